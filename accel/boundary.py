@@ -1,0 +1,120 @@
+"""Argument checks shared by the fast backends: pure Python on shapes and parameters, no arrays.
+
+They state the same rules as the specification in the backend's own words, so that a wrong call is refused with
+the same clause everywhere, before any work is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import GRANULARITIES, SCHEMES
+
+__all__ = [
+    "check_bits",
+    "check_damping",
+    "check_gptq",
+    "check_group_scales",
+    "check_matrix",
+    "check_n_of_m",
+    "check_patch",
+    "check_square",
+    "code_range",
+    "grid_groups",
+    "refuse_nonfinite",
+]
+
+
+def check_bits(bits: int, scheme: str) -> None:
+    """Refuse a width or scheme outside clause Q-1."""
+    if scheme not in SCHEMES:
+        raise SpecError("Q-1", f"unknown scheme {scheme!r}; one of {', '.join(SCHEMES)}")
+    low = 1 if scheme == "asymmetric" else 2
+    if isinstance(bits, bool) or not isinstance(bits, int) or not low <= bits <= 8:
+        raise SpecError("Q-1", f"{scheme} grids have {low} to 8 bits, got {bits!r}")
+
+
+def code_range(bits: int, scheme: str) -> tuple[int, int]:
+    """Smallest and largest code of a checked width and scheme."""
+    return (0, 2**bits - 1) if scheme == "asymmetric" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def grid_groups(shape: Sequence[int], granularity: str, group_size: int | None) -> tuple[int, ...]:
+    """Shape of the scales for an input of ``shape``; refuses what clause Q-2 refuses."""
+    if granularity not in GRANULARITIES:
+        raise SpecError("Q-2", f"unknown granularity {granularity!r}; one of {', '.join(GRANULARITIES)}")
+    if granularity != "group" and group_size is not None:
+        raise SpecError("Q-2", f"group_size {group_size} needs granularity 'group', got {granularity!r}")
+    if granularity == "tensor":
+        return (1,) * len(shape)
+    if not shape:
+        raise SpecError("Q-2", f"granularity {granularity!r} needs at least one axis, got a 0-d array")
+    if granularity == "row" and len(shape) != 2:
+        raise SpecError("Q-2", f"granularity 'row' needs a 2-D array, got shape {tuple(shape)}")
+    if granularity != "group":
+        return (*shape[:-1], 1)
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
+        raise SpecError("Q-2", f"granularity 'group' needs a positive group_size, got {group_size!r}")
+    if shape[-1] % group_size:
+        raise SpecError("Q-2", f"group size {group_size} does not divide axis length {shape[-1]}")
+    return (*shape[:-1], shape[-1] // group_size)
+
+
+def check_matrix(clause: str, name: str, shape: Sequence[int], expected: tuple[int | None, ...]) -> None:
+    """Refuse a shape that differs from ``expected`` (None matches any length)."""
+    if len(shape) != len(expected) or any(e is not None and s != e for s, e in zip(shape, expected, strict=True)):
+        want = ", ".join("any" if e is None else str(e) for e in expected)
+        raise SpecError(clause, f"{name} must have shape ({want}), got {tuple(shape)}")
+
+
+def check_square(clause: str, name: str, shape: Sequence[int], size: int | None = None) -> None:
+    """Refuse anything but a (size, size) matrix."""
+    if len(shape) != 2 or shape[0] != shape[1] or (size is not None and shape[0] != size):
+        want = "square" if size is None else f"of shape ({size}, {size})"
+        raise SpecError(clause, f"{name} must be {want}, got {tuple(shape)}")
+
+
+def check_damping(clause: str, damping: float) -> None:
+    """Refuse a damping that is negative or not finite."""
+    if not (math.isfinite(damping) and damping >= 0):
+        raise SpecError(clause, f"damping must be finite and not negative, got {damping!r}")
+
+
+def check_n_of_m(clause: str, k: int, keep: int, of: int) -> None:
+    """Refuse an N:M pattern that does not tile the input axis."""
+    if not (isinstance(keep, int) and isinstance(of, int) and 0 < keep <= of):
+        raise SpecError(clause, f"keep must be between 1 and of, got keep={keep!r} of={of!r}")
+    if k % of:
+        raise SpecError(clause, f"{keep}:{of} sparsity needs an input axis divisible by {of}, got {k}")
+
+
+def check_gptq(clause: str, k: int, group_size: int | None, block_size: int) -> int:
+    """Refuse bad block and group sizes; return the length of one group."""
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
+        raise SpecError(clause, f"block_size must be a positive integer, got {block_size!r}")
+    if group_size is None:
+        return k
+    grid_groups((1, k), "group", group_size)
+    return group_size
+
+
+def check_group_scales(clause: str, group_scales: str) -> None:
+    """Refuse an unknown rule for which weights make a group's grid."""
+    if group_scales not in ("current", "block"):
+        raise SpecError(clause, f"group_scales must be 'current' or 'block', got {group_scales!r}")
+
+
+def check_patch(clause: str, shape: Sequence[int], rank: int, split: str) -> None:
+    """Refuse a rank outside 1..min(m, k) or an unknown split."""
+    check_matrix(clause, "d", shape, (None, None))
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(shape):
+        raise SpecError(clause, f"rank must be between 1 and {min(shape)} for shape {tuple(shape)}, got {rank!r}")
+    if split not in ("balanced", "left"):
+        raise SpecError(clause, f"split must be 'balanced' or 'left', got {split!r}")
+
+
+def refuse_nonfinite(clause: str, name: str, count: int, position: tuple[int, ...]) -> None:
+    """Raise the clause A-4 error for ``count`` bad values of argument ``name``, the first at ``position``."""
+    raise SpecError("A-4", f"{name} holds {count} NaN or infinite values, the first at {position} (clause {clause})")

@@ -1,0 +1,94 @@
+"""The specification: what every method computes, in float64 NumPy and SciPy, one algorithm per file.
+
+Reading order (the letter is the chapter, and the first part of every clause id):
+
+1.  ``rounding``    R  half to even, clipping, nearest level
+2.  ``uniform``     Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
+3.  ``packing``     Q  codes of 1 to 8 bits in 32-bit words, dense and padded
+4.  ``gptq``        G  GPTQ
+5.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
+6.  ``moments``     C  second moments of activations, exactly associative
+7.  ``low_rank``    C  SVD and activation-scaled SVD patches
+8.  ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
+
+``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
+the refusals themselves. The docstring of a function is the normative text; clause ids stand in brackets.
+
+This module is itself a backend, the slow one: it takes array-likes and answers in float64 NumPy arrays.
+
+>>> import lowbit.reference as reference
+>>> reference.quantize([[0.5, 1.5]], [[1.0]], [[0]], bits=2).tolist()
+[[0, 2]]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .eigenspace import (
+    eora,
+    eora_certified,
+    eora_published,
+    error_spectrum,
+    objective,
+    optimum,
+    quantize_adapter,
+    stationarity,
+)
+from .gptq import gptq, inverse_cholesky
+from .low_rank import scaled_svd_patch, svd_patch
+from .moments import moment_leaf, moment_merge, moment_total, recency_moment
+from .packing import pack, unpack
+from .rounding import nearest_level, round_clip, round_half_even
+from .sparsity import sparsegpt, wanda
+from .uniform import clip_search, dequantize, fit_grid, quantize
+
+__all__ = [  # noqa: RUF022  in reading order
+    "round_half_even",
+    "round_clip",
+    "nearest_level",
+    "fit_grid",
+    "clip_search",
+    "quantize",
+    "dequantize",
+    "pack",
+    "unpack",
+    "inverse_cholesky",
+    "gptq",
+    "sparsegpt",
+    "wanda",
+    "moment_leaf",
+    "moment_merge",
+    "moment_total",
+    "recency_moment",
+    "svd_patch",
+    "scaled_svd_patch",
+    "objective",
+    "eora",
+    "error_spectrum",
+    "optimum",
+    "eora_published",
+    "eora_certified",
+    "stationarity",
+    "quantize_adapter",
+]
+
+SPEC_VERSION = 1
+"""Version of the specification; ``lowbit.SPEC_VERSION`` is the same number."""
+
+name = "reference"
+compute_dtype = "float64"
+device = "cpu"
+
+
+def asarray(x: npt.NDArray[Any], /) -> npt.NDArray[Any]:
+    """NumPy to the backend's own array, which is NumPy."""
+    return np.asarray(x)
+
+
+def to_numpy(x: npt.NDArray[Any], /) -> npt.NDArray[Any]:
+    """The backend's own array to NumPy."""
+    return np.asarray(x)

@@ -1,0 +1,228 @@
+"""The backend contract: one Protocol per chapter, satisfied by a plain module or any object.
+
+Arrays are positional-only and of the backend's own type; options are keyword-only. A backend may leave out
+operations ("not implemented" in a report); what it has must keep the clauses named in brackets. The normative text
+of each operation is the docstring of the function of the same name in :mod:`lowbit.reference`.
+
+Every operation: never writes to its inputs [A-1], accepts non-contiguous arrays [A-2], refuses bad arguments with
+:class:`~lowbit.reference.errors.SpecError` before any work [A-3], and refuses NaN and infinities in weights,
+errors and statistics naming the argument and the first position [A-4].
+
+Floating results have the input's dtype, at least float32; codes are int32; masks are bool; moment nodes float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy.typing as npt
+
+from .types import (
+    AdapterMethod,
+    ClippedGrid,
+    Compensation,
+    EigenPolicy,
+    Granularity,
+    Grid,
+    GroupScales,
+    InverseFactor,
+    LowRank,
+    MomentNode,
+    PackLayout,
+    Pruned,
+    QuantizedAdapter,
+    QuantizedWeight,
+    ScaleDtype,
+    Scheme,
+    SecondMoment,
+    SparseWeight,
+    Split,
+    Stationarity,
+)
+
+Arr = TypeVar("Arr")
+
+
+@runtime_checkable
+class Backend(Protocol[Arr]):
+    """What every backend says of itself; everything else is optional, chapter by chapter."""
+
+    name: str  # short name for reports
+    compute_dtype: str  # "float64" or "float32": the precision of sums when inputs are float32
+    device: str  # "cpu", "cuda", ... for reports
+
+    def asarray(self, x: npt.NDArray[Any], /) -> Arr:
+        """NumPy → own array on the backend's device, same dtype and values."""
+        ...
+
+    def to_numpy(self, x: Arr, /) -> npt.NDArray[Any]:
+        """Own array → NumPy, same dtype and values."""
+        ...
+
+
+class RoundingOps(Protocol[Arr]):
+    """Chapter R."""
+
+    def round_half_even(self, x: Arr, /) -> Arr: ...  # R-1, any shape
+    def round_clip(self, x: Arr, /, *, low: int, high: int) -> Arr: ...  # R-2 → int32
+    def nearest_level(self, x: Arr, levels: Arr, /) -> Arr: ...  # R-3 → int32 index into levels (L,), ascending
+
+
+class UniformOps(Protocol[Arr]):
+    """Chapter Q: affine grids along the last axis, and packing."""
+
+    def fit_grid(
+        self,
+        x: Arr,
+        /,
+        *,
+        bits: int,
+        scheme: Scheme = "asymmetric",
+        granularity: Granularity = "row",
+        group_size: int | None = None,
+        clip_ratio: float = 1.0,
+        include_zero: bool = True,
+        range_floor: float = 0.0,
+        scale_dtype: ScaleDtype | None = None,
+    ) -> Grid[Arr]: ...  # Q-2, Q-8
+
+    def clip_search(
+        self,
+        x: Arr,
+        /,
+        *,
+        bits: int,
+        scheme: Scheme = "asymmetric",
+        granularity: Granularity = "row",
+        group_size: int | None = None,
+        norm: float = 2.4,
+        grid: int = 100,
+        max_shrink: float = 0.8,
+        range_floor: float = 0.0,
+        scale_dtype: ScaleDtype | None = None,
+    ) -> ClippedGrid[Arr]: ...  # Q-5
+
+    def quantize(
+        self, x: Arr, scale: Arr, zero_point: Arr, /, *, bits: int, scheme: Scheme = "asymmetric"
+    ) -> Arr: ...  # Q-3 → int32 codes; scale broadcasts by groups along the last axis
+
+    def dequantize(self, codes: Arr, scale: Arr, zero_point: Arr, /) -> Arr: ...  # Q-4, dtype of scale
+
+    def pack(self, codes: Arr, /, *, bits: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
+    def unpack(self, words: Arr, /, *, bits: int, length: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
+
+
+class GptqOps(Protocol[Arr]):
+    """Chapter G: second-order compression."""
+
+    def inverse_cholesky(self, h: Arr, /, *, damping: float = 0.01) -> InverseFactor[Arr]: ...  # G-1
+
+    def gptq(
+        self,
+        w: Arr,
+        h: Arr,
+        /,
+        *,
+        bits: int,
+        scheme: Scheme = "asymmetric",
+        group_size: int | None = None,
+        act_order: bool = False,
+        static_groups: bool = False,
+        group_scales: GroupScales = "current",
+        clip_search: bool = False,
+        range_floor: float = 0.0,
+        block_size: int = 128,
+        damping: float = 0.01,
+        scale_dtype: ScaleDtype | None = None,
+    ) -> QuantizedWeight[Arr]: ...  # G-2, G-3, G-4
+
+    def sparsegpt(
+        self,
+        w: Arr,
+        h: Arr,
+        /,
+        *,
+        keep: int = 2,
+        of: int = 4,
+        bits: int | None = None,
+        scheme: Scheme = "asymmetric",
+        group_size: int | None = None,
+        group_scales: GroupScales = "current",
+        block_size: int = 128,
+        damping: float = 0.01,
+        scale_dtype: ScaleDtype | None = None,
+    ) -> SparseWeight[Arr]: ...  # G-5
+
+    def wanda(self, w: Arr, feature_moment: Arr, /, *, keep: int = 2, of: int = 4) -> Pruned[Arr]: ...  # G-6
+
+
+class MomentOps(Protocol[Arr]):
+    """Chapter C, first half: second moments of activations, exactly associative."""
+
+    def moment_leaf(self, x: Arr, /, *, index: int) -> tuple[MomentNode[Arr], ...]: ...  # C-1
+    def moment_merge(
+        self, left: Sequence[MomentNode[Arr]], right: Sequence[MomentNode[Arr]], /
+    ) -> tuple[MomentNode[Arr], ...]: ...  # C-2
+    def moment_total(self, nodes: Sequence[MomentNode[Arr]], /) -> SecondMoment[Arr]: ...  # C-2
+    def recency_moment(self, batches: Sequence[Arr], /, *, total: int) -> Arr: ...  # C-3: (b, T, k) each → (k, k)
+
+
+class LowRankOps(Protocol[Arr]):
+    """Chapter C, second half: patches that ignore or only scale by the activations."""
+
+    def svd_patch(self, d: Arr, /, *, rank: int, split: Split = "balanced") -> LowRank[Arr]: ...  # C-4
+    def scaled_svd_patch(
+        self, d: Arr, channel_scale: Arr, /, *, rank: int, split: Split = "balanced"
+    ) -> LowRank[Arr]: ...  # C-5
+
+
+class EigenspaceOps(Protocol[Arr]):
+    """Chapter E: EoRA."""
+
+    def objective(self, d: Arr, c: Arr, /) -> float: ...  # E-1
+    def eora(self, d: Arr, c: Arr, /, *, rank: int, split: Split = "balanced") -> LowRank[Arr]: ...  # E-2
+    def error_spectrum(self, d: Arr, c: Arr, /) -> Arr: ...  # E-3 → (min(m, k),), descending
+    def optimum(self, d: Arr, c: Arr, /, *, rank: int) -> float: ...  # E-3
+    def eora_published(
+        self, d: Arr, c: Arr, /, *, rank: int, policy: EigenPolicy = "truncate"
+    ) -> LowRank[Arr]: ...  # E-4
+    def eora_certified(
+        self, d: Arr, c: Arr, /, *, rank: int, tolerance: float = 1e-6, split: Split = "balanced"
+    ) -> Compensation[Arr]: ...  # E-5
+    def stationarity(self, d: Arr, c: Arr, b: Arr, a: Arr, /) -> Stationarity: ...  # E-6
+    def quantize_adapter(
+        self,
+        b: Arr,
+        a: Arr,
+        c: Arr,
+        /,
+        *,
+        bits: int,
+        method: AdapterMethod = "gptq",
+        scheme: Scheme = "asymmetric",
+        group_size: int | None = None,
+        damping: float = 0.01,
+        scale_dtype: ScaleDtype | None = None,
+    ) -> QuantizedAdapter[Arr]: ...  # E-7
+
+
+PROTOCOLS: tuple[type, ...] = (RoundingOps, UniformOps, GptqOps, MomentOps, LowRankOps, EigenspaceOps)
+
+
+def operations() -> tuple[str, ...]:
+    """Names of every operation of the contract, in reading order."""
+    return tuple(name for proto in PROTOCOLS for name in vars(proto) if not name.startswith("_"))
+
+
+__all__ = [
+    "PROTOCOLS",
+    "Backend",
+    "EigenspaceOps",
+    "GptqOps",
+    "LowRankOps",
+    "MomentOps",
+    "RoundingOps",
+    "UniformOps",
+    "operations",
+]

@@ -1,0 +1,125 @@
+"""Results of the specification: named tuples with the shape beside each field.
+
+Symbols used in every shape: a weight is ``(m, k)`` = (out, in), inputs are rows ``(T, k)`` = (tokens, in),
+``r`` is a rank and ``G`` the number of scales along the input axis (1 for a row, ``k / group_size`` for groups).
+``Arr`` is the array type of whoever computes: NumPy for the reference and Numba, ``torch.Tensor`` for Torch.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+Arr = TypeVar("Arr")
+
+Scheme: TypeAlias = Literal["asymmetric", "symmetric", "symmetric-full", "symmetric-gptq"]
+Granularity: TypeAlias = Literal["tensor", "row", "token", "group"]
+PackLayout: TypeAlias = Literal["dense", "padded"]
+ScaleDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+GroupScales: TypeAlias = Literal["current", "block"]
+EigenPolicy: TypeAlias = Literal["nvlabs", "truncate"]
+Split: TypeAlias = Literal["balanced", "left"]
+AdapterMethod: TypeAlias = Literal["rtn", "gptq"]
+
+SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
+GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
+
+
+class Grid(NamedTuple, Generic[Arr]):
+    """Affine grid x ≈ scale · (code − zero_point)."""
+
+    scale: Arr  # float, (1,)*ndim for "tensor", (..., 1) for "row" and "token", (..., G) for "group"; always > 0
+    zero_point: Arr  # int32, same shape; 0 for every symmetric scheme
+
+
+class ClippedGrid(NamedTuple, Generic[Arr]):
+    """Grid found by a clip search."""
+
+    scale: Arr  # float, as in Grid
+    zero_point: Arr  # int32, as in Grid
+    step: Arr  # int32, same shape: the chosen ratio is 1 − step / grid
+
+
+class InverseFactor(NamedTuple, Generic[Arr]):
+    """Upper Cholesky factor of a damped inverse Hessian."""
+
+    factor: Arr  # float, (k, k), upper triangular U with inv(H + damp·I) = Uᵀ U
+    dead: Arr  # bool, (k,), True where H_jj = 0
+
+
+class QuantizedWeight(NamedTuple, Generic[Arr]):
+    """Result of GPTQ."""
+
+    codes: Arr  # int32, (m, k), columns in the original order
+    scale: Arr  # float, (m, G)
+    zero_point: Arr  # int32, (m, G)
+    group_index: Arr  # int32, (k,): column j uses scale[:, group_index[j]]
+    weight: Arr  # float, (m, k): scale · (codes − zero_point)
+    loss: float  # Σ (w − q)² / (2 U_ii²)
+
+
+class Pruned(NamedTuple, Generic[Arr]):
+    """Result of a pruning rule without quantization."""
+
+    weight: Arr  # float, (m, k), zero where mask is True
+    mask: Arr  # bool, (m, k), True = pruned
+
+
+class SparseWeight(NamedTuple, Generic[Arr]):
+    """Result of SparseGPT, alone or joint with quantization."""
+
+    weight: Arr  # float, (m, k), zero where mask is True
+    mask: Arr  # bool, (m, k), True = pruned
+    codes: Arr | None  # int32, (m, k), or None when bits is None
+    scale: Arr | None  # float, (m, G), or None
+    zero_point: Arr | None  # int32, (m, G), or None
+    group_index: Arr | None  # int32, (k,), or None
+    loss: float  # Σ (w − q)² / (2 U_ii²)
+
+
+class MomentNode(NamedTuple, Generic[Arr]):
+    """One node of the fixed summation tree: leaves [index·2^level, (index+1)·2^level)."""
+
+    level: int
+    index: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
+    sum: Arr  # float64, (k, k): Σ xᵀx over the node's tokens
+    magnitude: Arr  # float64, (k,): Σ |x| over the node's tokens
+    tokens: int
+
+
+class SecondMoment(NamedTuple, Generic[Arr]):
+    """Folded statistics of all leaves of a moment set."""
+
+    matrix: Arr  # float64, (k, k): Σ xᵀx / tokens
+    magnitude: Arr  # float64, (k,): Σ |x| / tokens
+    tokens: int
+
+
+class LowRank(NamedTuple, Generic[Arr]):
+    """Rank-r patch Ŵ + B A."""
+
+    B: Arr  # float, (m, r)
+    A: Arr  # float, (r, k)
+
+
+class Compensation(NamedTuple, Generic[Arr]):
+    """Rank-r patch with a certificate: lower_bound ≤ optimum ≤ objective ≤ (1 + tolerance) · lower_bound."""
+
+    B: Arr  # float, (m, r)
+    A: Arr  # float, (r, k)
+    objective: float  # tr[(D − BA) C (D − BA)ᵀ], of the factors returned
+    lower_bound: float  # no rank-r patch can be below this
+    method: str  # "exact" or "krylov"
+
+
+class Stationarity(NamedTuple):
+    """Relative residuals of the first-order conditions of eq. (1.1); both 0 at the optimum."""
+
+    left: float  # ‖Bᵀ (D − BA) C‖ / (‖B‖ ‖D C‖)
+    right: float  # ‖(D − BA) C Aᵀ‖ / (‖A‖ ‖D C‖)
+
+
+class QuantizedAdapter(NamedTuple, Generic[Arr]):
+    """Both factors of a patch, quantized as ordinary linear layers."""
+
+    B: QuantizedWeight[Arr]  # over (m, r)
+    A: QuantizedWeight[Arr]  # over (r, k)

@@ -1,0 +1,196 @@
+"""Chapter A: what holds for every operation, whatever it computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import lowbit.reference as ref
+from lowbit.reference.errors import SpecError, Unsupported
+
+from .bounds import Array, psd
+
+g = np.random.default_rng(0)
+W, D, C = g.standard_normal((4, 8)), g.standard_normal((4, 8)), psd(g, 8)
+S, Z = ref.fit_grid(W, bits=4)
+CODES = ref.quantize(W, S, Z, bits=4)
+LEAF, OTHER = ref.moment_leaf(W, index=0), ref.moment_leaf(D, index=1)
+B, A = ref.eora(D, C, rank=2)
+
+
+class Call(NamedTuple):
+    """An operation with valid arguments, and the names of the arrays that must be finite."""
+
+    name: str
+    arrays: tuple[Any, ...]
+    options: dict[str, Any]
+    finite: tuple[str, ...] = ()
+
+    def __call__(self, *arrays: Any) -> Any:
+        operation: Callable[..., Any] = getattr(ref, self.name)
+        return operation(*(arrays or self.arrays), **self.options)
+
+
+CALLS = [
+    Call("round_half_even", (W,), {}),
+    Call("round_clip", (W,), {"low": -2, "high": 2}),
+    Call("nearest_level", (W, np.array([-1.0, 0.0, 1.0])), {}, ("x", "levels")),
+    Call("fit_grid", (W,), {"bits": 4}, ("x",)),
+    Call("clip_search", (W,), {"bits": 4}, ("x",)),
+    Call("quantize", (W, S, Z), {"bits": 4}, ("x", "scale")),
+    Call("dequantize", (CODES, S, Z), {}, ("", "scale")),
+    Call("pack", (CODES,), {"bits": 4}),
+    Call("unpack", (ref.pack(CODES, bits=4),), {"bits": 4, "length": 8}),
+    Call("inverse_cholesky", (C,), {}, ("h",)),
+    Call("gptq", (W, C), {"bits": 4}, ("w", "h")),
+    Call("sparsegpt", (W, C), {"bits": 4}, ("w", "h")),
+    Call("wanda", (W, np.diag(C).copy()), {}, ("w", "feature_moment")),
+    Call("moment_leaf", (W,), {"index": 0}, ("x",)),
+    Call("moment_merge", (LEAF, OTHER), {}),
+    Call("moment_total", (LEAF,), {}),
+    Call("recency_moment", ([W[None], D[None]],), {"total": 2}),
+    Call("svd_patch", (D,), {"rank": 2}, ("d",)),
+    Call("scaled_svd_patch", (D, np.diag(C).copy()), {"rank": 2}, ("d", "channel_scale")),
+    Call("objective", (D, C), {}, ("d", "c")),
+    Call("eora", (D, C), {"rank": 2}, ("d", "c")),
+    Call("error_spectrum", (D, C), {}, ("d", "c")),
+    Call("optimum", (D, C), {"rank": 2}, ("d", "c")),
+    Call("eora_published", (D, C), {"rank": 2}, ("d", "c")),
+    Call("eora_certified", (D, C), {"rank": 2}, ("d", "c")),
+    Call("stationarity", (D, C, B, A), {}, ("d", "c", "b", "a")),
+    Call("quantize_adapter", (B, A, C), {"bits": 4}, ("b", "a", "c")),
+]
+calls = pytest.mark.parametrize("call", CALLS, ids=lambda c: c.name)
+# Moment nodes are float64 arrays by definition: there is no other precision and no list to pass.
+calls_on_values = pytest.mark.parametrize(
+    "call", [c for c in CALLS if c.name not in ("moment_merge", "moment_total")], ids=lambda c: c.name
+)
+
+
+def leaves(x: Any) -> list[Array]:
+    """Every array of nested tuples and lists."""
+    if isinstance(x, np.ndarray):
+        return [x]
+    return [leaf for part in x for leaf in leaves(part)] if isinstance(x, (tuple, list)) else []
+
+
+def each(x: Any, change: Callable[[Array], Any]) -> Any:
+    if isinstance(x, np.ndarray):
+        return change(x)
+    if isinstance(x, (tuple, list)):
+        parts = [each(part, change) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    return x
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert [a.tobytes() for a in leaves(one)] == [a.tobytes() for a in leaves(other)]
+
+
+def strided(x: Array) -> Array:
+    """The same values with every second element in between."""
+    spaced = np.full(tuple(2 * n for n in x.shape), 99, x.dtype)
+    view = spaced[tuple(slice(None, None, 2) for _ in x.shape)]
+    view[...] = x
+    return view
+
+
+def test_every_operation_is_called_here() -> None:
+    assert [call.name for call in CALLS] == ref.__all__
+
+
+@calls
+def test_a1_inputs_are_never_written_and_results_are_fresh(call: Call) -> None:
+    arrays = copy.deepcopy(call.arrays)
+    result = call(*arrays)
+    assert_same(arrays, call.arrays)
+    for out in leaves(result):
+        assert out.flags.writeable
+        assert not any(np.shares_memory(out, given) for given in leaves(arrays))
+
+
+@calls
+def test_a2_non_contiguous_inputs(call: Call) -> None:
+    assert_same(call(*each(call.arrays, strided)), call())
+    assert_same(call(*each(call.arrays, np.asfortranarray)), call())
+
+
+@calls
+def test_a2_read_only_inputs(call: Call) -> None:
+    arrays = copy.deepcopy(call.arrays)
+    for array in leaves(arrays):
+        array.flags.writeable = False
+    assert_same(call(*arrays), call())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@calls_on_values
+def test_low_precision_inputs_are_the_same_numbers(call: Call, dtype: type) -> None:
+    low = each(call.arrays, lambda x: x.astype(dtype) if x.dtype.kind == "f" else x)
+    wide = each(low, lambda x: x.astype(np.float64) if x.dtype.kind == "f" else x)
+    result = call(*low)
+    assert_same(result, call(*wide))
+    assert all(out.dtype in (np.float64, np.int32, np.bool_) for out in leaves(result))
+
+
+@calls_on_values
+def test_array_likes(call: Call) -> None:
+    assert_same(call(*each(call.arrays, lambda x: x.tolist())), call())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("call", [c for c in CALLS if c.finite], ids=lambda c: c.name)
+def test_a4_not_finite_is_refused_with_name_and_position(call: Call, bad: float) -> None:
+    for i, name in enumerate(call.finite):
+        if not name:
+            continue
+        arrays = list(copy.deepcopy(call.arrays))
+        at = tuple(n - 1 for n in arrays[i].shape)
+        arrays[i][at] = bad
+        with pytest.raises(SpecError) as refused:
+            call(*arrays)
+        assert refused.value.clause == "A-4"
+        assert refused.value.reason == f"{name} holds {bad} at {at}"
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [
+        (Call("fit_grid", (np.zeros((0, 8)),), {"bits": 4}), (0, 1)),
+        (Call("fit_grid", (np.zeros((3, 0)),), {"bits": 4}), (3, 1)),
+        (Call("fit_grid", (np.zeros((3, 0)),), {"bits": 4, "granularity": "group", "group_size": 4}), (3, 0)),
+        (Call("fit_grid", (np.zeros((0, 0)),), {"bits": 4, "granularity": "tensor"}), (1, 1)),
+        (Call("fit_grid", (np.zeros((0, 0)),), {"bits": 4, "include_zero": False}), (0, 1)),
+        (Call("clip_search", (np.zeros((3, 0)),), {"bits": 4}), (3, 1)),
+        (Call("quantize", (np.zeros((3, 0)), np.ones((3, 1)), np.zeros((3, 1), int)), {"bits": 4}), (3, 0)),
+        (Call("dequantize", (np.zeros((0, 8), int), np.ones((0, 2)), np.zeros((0, 2), int)), {}), (0, 8)),
+        (Call("pack", (np.zeros((2, 0), int),), {"bits": 3}), (2, 0)),
+        (Call("pack", ([[]],), {"bits": 3}), (1, 0)),
+        (Call("unpack", (np.zeros((0, 2), int),), {"bits": 3, "length": 20}), (0, 20)),
+        (Call("inverse_cholesky", (np.zeros((0, 0)),), {}), (0, 0)),
+        (Call("nearest_level", (np.zeros((0,)), [0.0]), {}), (0,)),
+        (Call("error_spectrum", (np.zeros((0, 3)), np.eye(3)), {}), (0,)),
+        (Call("error_spectrum", (np.zeros((3, 0)), np.eye(0)), {}), (0,)),
+    ],
+)
+def test_a2_zero_size(call: Call, shape: tuple[int, ...]) -> None:
+    result = call()
+    assert leaves(result)[0].shape == shape
+    assert ref.objective(np.zeros((0, 3)), np.eye(3)) == 0
+
+
+def test_unsupported_carries_its_reason() -> None:
+    refusal = Unsupported("no float64 on this device")
+    assert refusal.reason == str(refusal) == "no float64 on this device"
+    assert not isinstance(refusal, SpecError)
+
+
+def test_a3_a_refusal_names_the_clause() -> None:
+    with pytest.raises(SpecError) as refused:
+        ref.fit_grid(np.ones((2, 12)), bits=4, granularity="group", group_size=5)
+    assert refused.value.clause == "Q-2"
+    assert str(refused.value) == "[Q-2] group size 5 does not divide axis length 12"
