@@ -1,1 +1,94 @@
-"""Part of lowbit."""
+"""The Torch backend: every operation of the contract on torch tensors of any device.
+
+>>> import lowbit, numpy as np
+>>> torch_backend = lowbit.load("torch")
+>>> torch_backend.round_half_even(torch_backend.asarray(np.array([0.5, 1.5, -0.5]))).tolist()
+[0.0, 2.0, -0.0]
+
+The module itself is the backend on the CPU; :func:`configure` gives it another device or choice of kernels.
+"""
+
+from __future__ import annotations
+
+from .backend import TorchBackend, configure
+
+_cpu = TorchBackend()
+
+name = _cpu.name
+compute_dtype = _cpu.compute_dtype
+device = _cpu.device
+asarray = _cpu.asarray
+to_numpy = _cpu.to_numpy
+supports = _cpu.supports
+
+round_half_even = _cpu.round_half_even
+round_clip = _cpu.round_clip
+nearest_level = _cpu.nearest_level
+
+fit_grid = _cpu.fit_grid
+clip_search = _cpu.clip_search
+quantize = _cpu.quantize
+dequantize = _cpu.dequantize
+pack = _cpu.pack
+unpack = _cpu.unpack
+dequantize_packed = _cpu.dequantize_packed
+
+inverse_cholesky = _cpu.inverse_cholesky
+gptq = _cpu.gptq
+sparsegpt = _cpu.sparsegpt
+wanda = _cpu.wanda
+
+moment_leaf = _cpu.moment_leaf
+moment_merge = _cpu.moment_merge
+moment_total = _cpu.moment_total
+recency_moment = _cpu.recency_moment
+svd_patch = _cpu.svd_patch
+scaled_svd_patch = _cpu.scaled_svd_patch
+
+objective = _cpu.objective
+eora = _cpu.eora
+error_spectrum = _cpu.error_spectrum
+optimum = _cpu.optimum
+eora_published = _cpu.eora_published
+eora_certified = _cpu.eora_certified
+stationarity = _cpu.stationarity
+quantize_adapter = _cpu.quantize_adapter
+
+__all__ = [
+    "TorchBackend",
+    "asarray",
+    "clip_search",
+    "compute_dtype",
+    "configure",
+    "dequantize",
+    "dequantize_packed",
+    "device",
+    "eora",
+    "eora_certified",
+    "eora_published",
+    "error_spectrum",
+    "fit_grid",
+    "gptq",
+    "inverse_cholesky",
+    "moment_leaf",
+    "moment_merge",
+    "moment_total",
+    "name",
+    "nearest_level",
+    "objective",
+    "optimum",
+    "pack",
+    "quantize",
+    "quantize_adapter",
+    "recency_moment",
+    "round_clip",
+    "round_half_even",
+    "scaled_svd_patch",
+    "sparsegpt",
+    "stationarity",
+    "supports",
+    "svd_patch",
+    "to_numpy",
+    "unpack",
+    "wanda",
+]

@@ -1,1 +1,19 @@
-"""Part of lowbit."""
+"""The clauses as tests, a file per chapter; run by ``lowbit conform BACKEND``, or by hand with
+
+pytest --pyargs lowbit.conformance.suite -p lowbit.conformance.plugin --lowbit-backend BACKEND
+
+Every test takes a :class:`~lowbit.conformance.kit.Kit` and states one law. No test holds a tolerance: bounds come from
+:mod:`lowbit.conformance.compare`.
+"""
+
+MODULES = (
+    "test_rounding",
+    "test_uniform",
+    "test_packing",
+    "test_second_order",
+    "test_moments",
+    "test_low_rank",
+    "test_eigenspace",
+    "test_contract",
+)
+"""Test modules in reading order."""

@@ -1,1 +1,5 @@
-"""Part of lowbit."""
+"""One self-contained page per run: what was done, what it cost, and the evidence layer by layer."""
+
+from .page import render, write_report
+
+__all__ = ["render", "write_report"]

@@ -1,0 +1,202 @@
+"""The Torch backend as an object: a device for new arrays and a choice of kernels, and every operation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lowbit.accel.boundary import code_range
+from lowbit.reference.types import PackLayout, Scheme
+
+from . import adapter, arrays, eigenspace, low_rank, moments, packing, rounding, sparsity, triton, uniform
+from .arrays import operation, working_dtype
+from .gptq import gptq, inverse_cholesky
+
+__all__ = ["Kernels", "TorchBackend", "configure"]
+
+Kernels = Literal["auto", "torch", "triton"]
+
+
+class TorchBackend:
+    """The operations of the contract on torch tensors of any device.
+
+    Results live on the device of the arguments. Halves are computed in float32 and answered in float32; float64 is
+    computed in float64. Nothing is recorded for autograd, autocast is off inside an operation, and float32 products
+    use neither TF32 nor bfloat16 whatever the process allows.
+
+    Attributes:
+        name: ``"torch"``.
+        compute_dtype: ``"float32"``: the precision of sums when inputs are float32.
+        device: where :meth:`asarray` puts arrays.
+        kernels: ``"auto"``, Triton on CUDA tensors where :meth:`supports` allows; ``"torch"``, never; ``"triton"``,
+            wherever a kernel exists, on CPU tensors too under Triton's interpreter.
+    """
+
+    name: str = "torch"
+    compute_dtype: str = "float32"
+
+    def __init__(self, device: str = "cpu", kernels: Kernels = "auto") -> None:
+        self.device = device
+        self.kernels = kernels
+
+    def __repr__(self) -> str:
+        return f"TorchBackend(device={self.device!r}, kernels={self.kernels!r})"
+
+    def asarray(self, x: npt.NDArray[Any], /) -> Tensor:
+        """NumPy → tensor on the backend's device, same dtype and values; shares memory on a CPU where torch can.
+
+        ``ml_dtypes.bfloat16`` arrays become torch.bfloat16.
+        """
+        x = np.asarray(x)
+        if x.dtype.name == "bfloat16":
+            return torch.from_numpy(x.view(np.uint16).copy()).view(torch.bfloat16).to(self.device)
+        if not x.flags.writeable or any(s < 0 for s in x.strides) or not x.dtype.isnative:
+            x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
+        return torch.from_numpy(x).to(self.device)
+
+    to_numpy = staticmethod(arrays.to_numpy)
+
+    def supports(self, op: str, /, **facts: Any) -> Literal[True] | str:
+        """True when a Triton kernel would serve ``op``, else the reason why torch does.
+
+        Args:
+            op: name of an operation.
+            facts: ``device`` (default: the backend's) and ``dtype`` of the values.
+        """
+        if self.kernels == "torch":
+            return "kernels='torch' was asked for"
+        device = torch.device(facts.setdefault("device", self.device))
+        if self.kernels == "auto" and op in triton.KERNELS and device.type != "cuda":
+            return f"kernels='auto' uses Triton on cuda only, not on {device.type}"
+        return triton.supports(op, **facts)
+
+    # --- R
+    round_half_even = staticmethod(rounding.round_half_even)
+    round_clip = staticmethod(rounding.round_clip)
+    nearest_level = staticmethod(rounding.nearest_level)
+
+    # --- Q
+    fit_grid = staticmethod(uniform.fit_grid)
+    clip_search = staticmethod(uniform.clip_search)
+
+    @operation
+    def quantize(
+        self, x: Tensor, scale: Tensor, zero_point: Tensor, /, *, bits: int, scheme: Scheme = "asymmetric"
+    ) -> Tensor:
+        x, scale, zero_point = uniform.check_quantize(x, scale, zero_point, bits, scheme)
+        if self.supports("quantize", device=x.device, dtype=x.dtype) is True:
+            codes: Tensor = triton.launcher().quantize(x, scale, zero_point, *code_range(bits, scheme))
+            return codes
+        return uniform.quantize_checked(x, scale, zero_point, bits, scheme)
+
+    @operation
+    def dequantize(self, codes: Tensor, scale: Tensor, zero_point: Tensor, /) -> Tensor:
+        codes, scale, zero_point = uniform.check_dequantize(codes, scale, zero_point)
+        if self.supports("dequantize", device=codes.device, dtype=scale.dtype) is True:
+            values: Tensor = triton.launcher().dequantize(codes, scale, zero_point, working_dtype(scale))
+            return values
+        return uniform.dequantize_checked(codes, scale, zero_point)
+
+    @operation
+    def pack(self, codes: Tensor, /, *, bits: int, layout: PackLayout = "dense") -> Tensor:
+        codes = packing.check_pack(codes, bits, layout)
+        if self.supports("pack", device=codes.device) is True:
+            width = packing.word_count(codes.shape[1], bits, layout)
+            words: Tensor = triton.launcher().pack(codes, bits, layout == "padded", width)
+            return words
+        return packing.pack_checked(codes, bits, layout)
+
+    @operation
+    def unpack(self, words: Tensor, /, *, bits: int, length: int, layout: PackLayout = "dense") -> Tensor:
+        words = packing.check_unpack(words, bits, length, layout)
+        if self.supports("unpack", device=words.device) is True:
+            codes: Tensor = triton.launcher().unpack(words, bits, layout == "padded", length)
+            return codes
+        return packing.unpack_checked(words, bits, length, layout)
+
+    @operation
+    def dequantize_packed(
+        self,
+        words: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        /,
+        *,
+        bits: int,
+        length: int,
+        layout: PackLayout = "dense",
+        offset: int = 0,
+    ) -> Tensor:
+        words, scale, zero_point = packing.check_dequantize_packed(
+            words, scale, zero_point, bits=bits, length=length, layout=layout
+        )
+        if self.supports("dequantize_packed", device=words.device, dtype=scale.dtype) is True:
+            values: Tensor = triton.launcher().dequantize_packed(
+                words, scale, zero_point, bits, layout == "padded", length, offset, working_dtype(scale)
+            )
+            return values
+        return packing.dequantize_packed_checked(words, scale, zero_point, bits, length, layout, offset)
+
+    quantize.__doc__ = uniform.quantize.__doc__
+    dequantize.__doc__ = uniform.dequantize.__doc__
+    pack.__doc__ = packing.pack.__doc__
+    unpack.__doc__ = packing.unpack.__doc__
+    dequantize_packed.__doc__ = packing.dequantize_packed.__doc__
+
+    # --- G
+    inverse_cholesky = staticmethod(inverse_cholesky)
+    gptq = staticmethod(gptq)
+    sparsegpt = staticmethod(sparsity.sparsegpt)
+    wanda = staticmethod(sparsity.wanda)
+
+    # --- C
+    moment_leaf = staticmethod(moments.moment_leaf)
+    moment_merge = staticmethod(moments.moment_merge)
+    moment_total = staticmethod(moments.moment_total)
+    recency_moment = staticmethod(moments.recency_moment)
+    svd_patch = staticmethod(low_rank.svd_patch)
+    scaled_svd_patch = staticmethod(low_rank.scaled_svd_patch)
+
+    # --- E
+    objective = staticmethod(operation(eigenspace.objective))
+    eora = staticmethod(operation(eigenspace.eora))
+    error_spectrum = staticmethod(operation(eigenspace.error_spectrum))
+    optimum = staticmethod(operation(eigenspace.optimum))
+    eora_published = staticmethod(operation(eigenspace.eora_published))
+    eora_certified = staticmethod(operation(eigenspace.eora_certified))
+    stationarity = staticmethod(operation(eigenspace.stationarity))
+    quantize_adapter = staticmethod(adapter.quantize_adapter)
+
+
+def configure(device: str = "cpu", kernels: Kernels = "auto") -> TorchBackend:
+    """The backend on another device, or with another choice of kernels.
+
+    Args:
+        device: a torch device, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; it must hold float64.
+        kernels: see :class:`TorchBackend`.
+
+    Raises:
+        ValueError: the device is unknown or cannot be used here, or ``kernels="triton"`` cannot run on it.
+    """
+    if kernels not in get_args(Kernels):
+        raise ValueError(f"kernels must be one of {', '.join(get_args(Kernels))}, got {kernels!r}")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"unknown device {device!r}: {str(error).splitlines()[0]}") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not available: torch {torch.__version__} finds no CUDA GPU here")
+    try:
+        torch.ones((), dtype=torch.float64, device=place).item()
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    backend = TorchBackend(str(place), kernels)
+    if kernels == "triton":
+        reason = backend.supports("quantize")
+        if reason is not True:
+            raise ValueError(f"kernels='triton' cannot be used on {device!r}: {reason}")
+    return backend

@@ -1,0 +1,649 @@
+"""Chapter E on torch tensors: EoRA, exact and certified.
+
+Opens with the reference line it implements (eq. 1.4): with M = D C Dᵀ and U_r its top r eigenvectors, the best patch
+is B A = U_r U_rᵀ D. No inverse of C and no singular value decomposition of D is formed anywhere but in
+:func:`eora_published`, which is there to reproduce the published recipe.
+
+Source: Liu et al. 2024, EoRA, arXiv 2410.21271.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowbit.accel.boundary import check_matrix, check_patch, check_square, refuse_nonfinite
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
+
+__all__ = [
+    "eora",
+    "eora_certified",
+    "eora_published",
+    "eora_within",
+    "error_spectrum",
+    "objective",
+    "optimum",
+    "stationarity",
+]
+
+_U64 = 2.0**-53
+_U32 = 2.0**-24
+_PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough to stay in cache
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _finite(clause: str, **arrays: Tensor) -> None:
+    """Refuse NaN and infinities, naming the argument and the first position [A-4]."""
+    for name, x in arrays.items():
+        # The sum of a block is finite only if all its entries are; look closer only when it is not (it may overflow).
+        if x.numel() == 0 or math.isfinite(float(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))):
+            continue
+        bad = ~torch.isfinite(x)
+        count = int(bad.sum())
+        if count:
+            first = tuple(int(i) for i in bad.nonzero()[0])
+            refuse_nonfinite(clause, name, count, first)
+
+
+def _problem(clause: str, d: Tensor, c: Tensor) -> None:
+    check_matrix(clause, "d", d.shape, (None, None))
+    check_square(clause, "c", c.shape, d.shape[1])
+    for name, x in (("d", d), ("c", c)):
+        if not x.is_floating_point():
+            raise SpecError(clause, f"{name} must hold real floating-point numbers, got {x.dtype}")
+    _finite(clause, d=d, c=c)
+
+
+def _float(*arrays: Tensor) -> torch.dtype:
+    """Result type: the widest input, but at least float32 and at most float64."""
+    dtype = torch.float32
+    for x in arrays:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return dtype
+
+
+# --- the exact solve on the smaller side -----------------------------------------------------------------------------
+
+
+def _eigen(d: Tensor, c: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """All min(m, k) leading eigenvalues of M = D C Dᵀ, descending, and its top ``rank`` eigenvectors, in float64.
+
+    With m ≤ k the m x m matrix M itself is decomposed. With k < m its dual is: if C = L Lᵀ, the non-zero eigenvalues
+    of M are those of the k x k matrix Lᵀ (DᵀD) L, and D L y is an eigenvector of M for every eigenvector y of the dual.
+    A singular C has no Cholesky factor; then D = Q R and M = Q (R C Rᵀ) Qᵀ, which needs no factor of C.
+
+    Shapes: d (m, k), c (k, k) → (min(m, k),), (m, rank).
+    """
+    d64, c64 = d.to(torch.float64), c.to(torch.float64)
+    m, k = d64.shape
+    if m <= k:
+        return _top(d64 @ c64 @ d64.T, rank)
+    lower, failed = torch.linalg.cholesky_ex((c64 + c64.T) / 2)
+    if int(failed) == 0:
+        dl = d64 @ lower
+        values, y = _top(dl.T @ dl, rank)
+        # Householder QR keeps the leading directions and completes those of eigenvalue 0 to an orthonormal set.
+        return values, torch.linalg.qr(dl @ y)[0]
+    q, r = torch.linalg.qr(d64)
+    values, y = _top(r @ c64 @ r.T, rank)
+    return values, q @ y
+
+
+def _top(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a symmetric matrix, descending and not below 0, and the first ``rank`` eigenvectors."""
+    if rank == 0:
+        return torch.linalg.eigvalsh((gram + gram.T) / 2).flip(0).clamp_min(0), gram[:, :0]
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    return values.flip(0).clamp_min(0), vectors[:, -rank:].flip(1)
+
+
+def _balance(values: Tensor, size: int) -> Tensor:
+    """sqrt of the singular values sqrt(λ), and 1 where λ is zero up to rounding; shape of ``values``."""
+    values = values.clamp_min(0)
+    floor = values.max() * (size * _U64) if values.numel() else 0.0
+    return torch.where(values > floor, values, torch.ones_like(values)).pow(0.25)
+
+
+def _factors(u: Tensor, values: Tensor, d: Tensor, split: Split, dtype: torch.dtype) -> LowRank[Tensor]:
+    """B = U, A = Uᵀ D, or both scaled to the same singular values (eq. 1.4)."""
+    b, a = u, u.T @ d.to(u.dtype)
+    if split == "balanced":
+        scale = _balance(values, max(d.shape))
+        b, a = b * scale, a / scale[:, None]
+    return LowRank(B=b.to(dtype), A=a.to(dtype))
+
+
+# --- objective -------------------------------------------------------------------------------------------------------
+
+
+def _trace(e: Tensor, c: Tensor) -> float:
+    """tr(E C Eᵀ) = ⟨EᵀE, C⟩ by panels of the Gram matrix, one triangle only: m k² multiplications, small workspace.
+
+    Products run in the precision of ``e``; the sum over panels is float64.
+    """
+    k = e.shape[1]
+    total = 0.0
+    for i in range(0, k, _PANEL):
+        left = e[:, i : i + _PANEL].T.contiguous()
+        for j in range(i, k, _PANEL):
+            gram = left @ e[:, j : j + _PANEL]
+            weight = c[i : i + _PANEL, j : j + _PANEL]
+            if j > i:
+                weight = weight + c[j : j + _PANEL, i : i + _PANEL].T
+            total += float((gram * weight).sum(dtype=torch.float64))
+    return total
+
+
+def objective(d: Tensor, c: Tensor, /) -> float:
+    """J = tr(D C Dᵀ), the error that no patch is left with.  [E-1]
+
+    Shapes: d (m, k), c (k, k). Products in the input's precision (at least float32), sums in float64.
+    """
+    _problem("E-1", d, c)
+    dtype = _float(d, c)
+    return _trace(d.to(dtype), c.to(dtype))
+
+
+def eora(d: Tensor, c: Tensor, /, *, rank: int, split: Split = "balanced") -> LowRank[Tensor]:
+    """The rank-r patch that minimises tr[(D − BA) C (D − BA)ᵀ], computed exactly in float64.  [E-2]
+
+        M = D C Dᵀ,   B = U_r,   A = U_rᵀ D                            (1.4)
+
+    "balanced" multiplies the columns of B and divides the rows of A by sqrt(s), s the singular values of D C^{1/2}.
+    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    """
+    check_patch("E-2", d.shape, rank, split)
+    _problem("E-2", d, c)
+    values, u = _eigen(d, c, rank)
+    return _factors(u, values[:rank], d, split, _float(d, c))
+
+
+def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
+    """Singular values of D C^{1/2}, descending.  [E-3]
+
+    Shapes: d (m, k), c (k, k) → (min(m, k),).
+    """
+    _problem("E-3", d, c)
+    if 0 in d.shape:
+        return torch.zeros(0, dtype=_float(d, c), device=d.device)
+    return _eigen(d, c, 0)[0].sqrt().to(_float(d, c))
+
+
+def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
+    """min J over all patches of rank r: Σ_{i>r} s_i².  [E-3]"""
+    check_patch("E-3", d.shape, rank, "balanced")
+    _problem("E-3", d, c)
+    return float(_eigen(d, c, 0)[0][rank:].sum())
+
+
+def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
+    """Relative residuals of the first-order conditions, 0 at the optimum.  [E-6]
+
+        left = ‖Bᵀ(D − BA)C‖ / (‖B‖ ‖DC‖),   right = ‖(D − BA)CAᵀ‖ / (‖A‖ ‖DC‖)
+
+    Shapes: d (m, k), c (k, k), b (m, r), a (r, k). Float64 throughout; 0 where a denominator vanishes.
+    """
+    check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
+    check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
+    _problem("E-6", d, c)
+    _finite("E-6", b=b, a=a)
+    d64, c64, b64, a64 = (x.to(torch.float64) for x in (d, c, b, a))
+    dc = d64 @ c64
+    rest = dc - b64 @ (a64 @ c64)
+    size = float(dc.norm())
+
+    def ratio(top: Tensor, factor: Tensor) -> float:
+        bottom = float(factor.norm()) * size
+        return float(top.norm()) / bottom if bottom > 0 else 0.0
+
+    return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
+
+
+def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Tensor]:
+    """The published recipe: float64 eigenvectors of C, then a full singular value decomposition of D C^{1/2}.  [E-4]
+
+        C = Q Λ Qᵀ,   S = Q Λ^{1/2},   U Σ Vᵀ = svd(D S),   B = U_r Σ_r^{1/2},   A = Σ_r^{1/2} V_rᵀ S⁻¹
+
+    Policy "nvlabs" lifts negative eigenvalues to the smallest positive one and cannot treat an exact zero; "truncate"
+    zeroes both roots at and below max(λ_max, 0)·min(1, max(1, k)·2^-23). S and S⁻¹ are rounded to the result's type.
+    """
+    check_patch("E-4", d.shape, rank, "balanced")
+    _problem("E-4", d, c)
+    if policy not in ("nvlabs", "truncate"):
+        raise SpecError("E-4", f"policy must be 'nvlabs' or 'truncate', got {policy!r}")
+    dtype = _float(d, c)
+    c64 = c.to(torch.float64)
+    values, q = torch.linalg.eigh((c64 + c64.T) / 2)
+    if policy == "nvlabs":
+        positive = values[values > 0]
+        if positive.numel() == 0:
+            raise SpecError("E-4", "policy 'nvlabs' needs a positive eigenvalue of c, and there is none")
+        if bool((values == 0).any()):
+            raise SpecError("E-4", "policy 'nvlabs' cannot invert the exact zero eigenvalue of c")
+        root = torch.where(values < 0, positive.min(), values).sqrt()
+        inverse = 1 / root
+    else:
+        cutoff = max(float(values[-1]), 0.0) * min(1.0, max(1, c.shape[0]) * 2.0**-23)
+        keep = values > cutoff
+        root = torch.where(keep, values, torch.zeros_like(values)).sqrt()
+        inverse = torch.where(keep, 1 / torch.where(keep, root, torch.ones_like(root)), torch.zeros_like(root))
+    u, s, vt = torch.linalg.svd(d.to(dtype) @ (q * root).to(dtype), full_matrices=False)
+    half = s[:rank].sqrt()
+    return LowRank(B=u[:, :rank] * half, A=(half[:, None] * vt[:rank]) @ (inverse[:, None] * q.T).to(dtype))
+
+
+# --- the certified solve ---------------------------------------------------------------------------------------------
+#
+# Vectors are rows, so that every product with D or C reads them along memory. Block Krylov iteration on M = D C Dᵀ
+# from a seeded Gaussian block gives an orthonormal basis V; M V is formed once per block, in float32 (float64 for
+# float64 input), everything of basis size in float64. Three facts make the certificate:
+#
+# (1) With T = V M Vᵀ, residual S = (I − VᵀV) M Vᵀ and β ≥ ‖(I − VᵀV) M (I − VᵀV)‖, in a basis that starts with V
+#         M  ≤  [[T, Sᵀ], [S, β I]]          (the difference has one block, β I − (...) ≥ 0)
+#     so the top r eigenvalues of that small matrix bound those of M. Only the last block of S is more than rounding.
+# (2) Rounding F of the computed M V is measured, not assumed: exact products would make V M Vᵀ symmetric, so its
+#     antisymmetric part is a sample of F, which then enters (1) beside S.
+# (3) β comes from p fresh Gaussian probes g: Σ ‖Hᑫ g‖² ≥ λ_max(H)²ᑫ χ²_p, so
+#         λ_max(H) ≤ (Σ ‖Hᑫ g‖² / x)^(1/2q)   except with probability P(χ²_p < x) = 1e-10.
+#
+# The bound on the optimum is then J − (bound of (1) − Σ θ_i), with J = tr(E C Eᵀ) taken from E = D − B A itself: a
+# sum of squares, accurate relative to J where tr M − Σ θ_i would cancel.
+
+_EXACT_BELOW = 1000  # min(m, k) up to which the exact solve is used: faster there, and a Krylov basis may break down
+_FILL = 0.5  # of the space: the largest basis that is still a saving
+_OVERSAMPLE = 16
+_MULTIPLE = 16  # block sizes are multiples of this
+_SEED = 0x10B17
+_PROBES = 16
+_CHI2 = 0.43368156896587584  # P(χ² with 16 degrees of freedom < this) = 1e-10
+_POWERS = 8  # most applications spent on β
+_SAFETY = 2.0  # on the measured rounding of M V (a root mean square of thousands of samples)
+_UNIT = {torch.float32: _U32, torch.float64: _U64}
+_TRACE_ERROR = {torch.float32: 4 * _U32, torch.float64: 64 * _U64}  # of J, relative: see `_trace`
+
+
+class _Stalled(Exception):
+    """The fast path cannot certify this problem; the message says why."""
+
+
+def _empty(rows: int, cols: int, like: Tensor) -> Tensor:
+    """Uninitialised matrix; on the CPU from NumPy, which asks for huge pages (first touch is several times faster)."""
+    if like.device.type == "cpu" and like.dtype == torch.float32:
+        return torch.from_numpy(np.empty((rows, cols), dtype=np.float32))
+    return torch.empty(rows, cols, dtype=like.dtype, device=like.device)
+
+
+def _power_of_two(x: Tensor) -> float:
+    """2^-e with max|x| in [2^e, 2^(e+1)), or 1 for a zero matrix."""
+    low, high = torch.aminmax(x)
+    top = max(-float(low), float(high))
+    return 2.0 ** -math.floor(math.log2(top)) if top > 0 else 1.0
+
+
+def _block(rank: int) -> int:
+    """Rows of a Krylov block: the rank and some more, so that the last wanted vectors converge too."""
+    return -(-(rank + _OVERSAMPLE) // _MULTIPLE) * _MULTIPLE
+
+
+class _Operator:
+    """X → X M scaled by powers of two, M = D C Dᵀ, for rows X (b, m); products in the precision of d and c."""
+
+    def __init__(self, d: Tensor, c: Tensor, d_scale: float, c_scale: float) -> None:
+        self.d, self.c, self.d_scale, self.c_scale = d, c, d_scale, c_scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = (x.to(self.d.dtype) @ self.d).mul_(self.d_scale)
+        z = (y @ self.c).mul_(self.c_scale)
+        return (z @ self.d.T).mul_(self.d_scale).to(x.dtype)
+
+
+def _orthonormal(rows: Tensor, size: Tensor, unit: float) -> Tensor:
+    """Orthonormal basis of the span of ``rows`` (b, m), float64; directions within rounding of ``size`` are left out.
+
+    Gram eigenvectors twice: stable for any rank, unlike a Cholesky factor. Rows below rounding of what they were
+    before projection (``size``, (b,)) hold no information and are dropped, which is how a breakdown ends the basis.
+    """
+    rows = rows[rows.norm(dim=1) > size * (4 * unit)]
+    for tolerance in (1e-10, 1e-2):
+        if rows.shape[0]:
+            rows = rows / rows.norm(dim=1, keepdim=True)
+            values, vectors = torch.linalg.eigh(rows @ rows.T)
+            keep = values > tolerance * values[-1]
+            rows = (vectors[:, keep] / values[keep].sqrt()).T @ rows
+    return rows
+
+
+class _Krylov:
+    """Growing orthonormal basis V (rows), T = V M Vᵀ, the residual of the last block, and measured rounding."""
+
+    def __init__(self, op: _Operator, start: Tensor) -> None:
+        self.op = op
+        self.dtype = op.d.dtype
+        self.unit = _UNIT[self.dtype]
+        self.v = start  # (K, m) float64, orthonormal in float64; products take it rounded, which is part of F
+        self.t = start.new_zeros((0, 0), dtype=torch.float64)
+        self.noise = start.new_zeros(0, dtype=torch.float64)  # (K,): squared norm of the rounding F per basis row
+        self.next = start.new_zeros((0, 0), dtype=torch.float64)  # residual rows of the last block
+        self.size = self.noise
+        self.last = 0
+
+    def extend(self) -> None:
+        """Apply M to the newest block and take it into T."""
+        known = self.t.shape[0]
+        w = self.op(self.v[known:].to(self.dtype)).to(torch.float64)
+        size = w.norm(dim=1)
+        if not math.isfinite(float(size.sum())):
+            raise _Stalled("the products overflow the working precision")
+        cross = self.v @ w.T  # (K, b)
+        self.next = w - cross.T @ self.v
+        square = cross[known:]
+        b, m = square.shape[0], w.shape[1]
+        # E skew_ij² = (φ_i² + φ_j²)/m for independent rounding of norm φ_i in row i. The median over j of such a
+        # squared normal variable is 0.4549 of its mean, and not moved by the few rows that are much larger.
+        skew = (square - square.T).square().sort(dim=1).values
+        phi = skew[:, min((b + 1) // 2, b - 1)] * (m / 0.4549)  # entry 0 of a sorted row is the diagonal
+        self.noise = torch.cat((self.noise, torch.maximum(phi, (0.5 * self.unit * size).square())))
+        grown = square.new_zeros((known + b, known + b))
+        grown[:known, :known] = self.t
+        grown[:known, known:] = cross[:known]
+        grown[known:, :known] = cross[:known].T
+        grown[known:, known:] = (square + square.T) / 2
+        self.t = grown
+        self.size = size
+        self.last = b
+
+    def advance(self) -> bool:
+        """Orthonormalise the residual into a new block; False when nothing is left of it (an invariant subspace)."""
+        # A short residual is less orthogonal to V than float64 allows, by the factor that it is shorter than the
+        # product it came from; the second projection is of unit rows, and what it leaves is rounding.
+        rows = _orthonormal(self.next, self.size, self.unit)
+        rows = _orthonormal(rows - (rows @ self.v.T) @ self.v, rows.new_zeros(rows.shape[0]), self.unit)
+        # What deflation left out counts with the rounding of that block, all of it in every row: its rows may be alike.
+        left = self.next - (self.next @ rows.T) @ rows
+        self.noise[-self.last :] += left.square().sum()
+        if rows.shape[0] == 0:
+            self.next = self.next[:0]
+            return False
+        self.v = torch.cat((self.v, rows))
+        return True
+
+
+class _Ritz:
+    """Ritz values (descending) and vectors of a Krylov basis, with what the bound (1) needs."""
+
+    def __init__(self, space: _Krylov) -> None:
+        values, vectors = torch.linalg.eigh(space.t)
+        self.values = values.flip(0)
+        self.y = vectors.flip(1)  # (K, K), columns
+        rest = space.next
+        gram_values, gram_vectors = torch.linalg.eigh(rest @ rest.T)
+        root = gram_values.clamp_min(0).sqrt()[:, None] * gram_vectors.T  # (b, b)
+        self.s = root @ self.y[self.y.shape[0] - rest.shape[0] :] if rest.shape[0] else rest.new_zeros((0, len(values)))
+        self.phi = _SAFETY * (space.noise @ self.y.square()).sqrt()  # (K,): norm of F per Ritz vector
+
+    def outlook(self, rank: int, beta: float, dimension: int) -> tuple[float, float]:
+        """The shares of residual and of rounding in what `excess` bounds, each alone and to second order; no bound."""
+        gap = (self.values[:rank] - beta).clamp_min(1e-300)
+        residual = float((self.s[:, :rank].square().sum(0) / gap).sum())
+        return residual, self._rounding(rank, beta, dimension, 1.0)
+
+    def excess(self, rank: int, beta: float, dimension: int, weight: float) -> float:
+        """Bound on (Σ of the top r eigenvalues of M) − (Σ of the top r Rayleigh quotients)."""
+        # The sum of the top r eigenvalues is convex: (1) is p times a matrix with 1/p of the residual alone plus 1 − p
+        # times one with 1/(1 − p) of the rounding alone, for any 0 < p < 1 (``weight``).
+        count, b = len(self.values), self.s.shape[0]
+        small = self.values.new_zeros((count + b, count + b))
+        small[:count, :count].diagonal().copy_(self.values)
+        small[count:, :count] = self.s / weight
+        small[:count, count:] = self.s.T / weight
+        small[count:, count:].diagonal().fill_(beta)
+        residual = self._gain(torch.linalg.eigvalsh(small), rank, beta, dimension) * weight
+        return residual + self._rounding(rank, beta, dimension, 1 - weight)
+
+    def _gain(self, bounds: Tensor, rank: int, beta: float, dimension: int) -> float:
+        """Top r sum of ``bounds`` and the β of the dimensions outside the basis, less that of the Ritz values."""
+        outside = bounds.new_full((min(rank, max(dimension - len(self.values), 0)),), beta)
+        largest = torch.cat((bounds, outside)).sort(descending=True).values[:rank]
+        return max(float(largest.sum() - self.values[:rank].sum()), 0.0)
+
+    def _rounding(self, rank: int, beta: float, dimension: int, weight: float) -> float:
+        values, count = self.values, len(self.values)
+        # (2): rows of F are the rounding errors of different products, so F Fᵀ ≤ (1 + sqrt(K/m))² diag(φ²), as for
+        # independent rows of length m; then the small matrix falls apart into 2 x 2 ones.
+        phi = (1 + math.sqrt(count / dimension)) / weight * self.phi
+        bounds = (values + beta) / 2 + torch.hypot((values - beta) / 2, phi)
+        rounding = self._gain(bounds, rank, beta, dimension) * weight
+        # Between a kept and a dropped Ritz vector: a pair with gap g and coupling ν gains at most min(ν, ν²/g).
+        nu = torch.maximum(self.phi[:rank, None], self.phi[None, rank:]) / math.sqrt(dimension)
+        gap = (values[:rank, None] - values[None, rank:]).clamp_min(0)
+        pairs = torch.where(gap > nu, nu * (nu / gap.clamp_min(1e-300)), nu)
+        return rounding + float(pairs.sum()) + _U64 * count * float(values[:rank].sum())
+
+
+def _outer_norm(op: _Operator, space: _Krylov, enough: float, generator: torch.Generator) -> float:
+    """Upper bound of ‖(I − VᵀV) M (I − VᵀV)‖ by fresh probes (3); stops as soon as it is below ``enough``."""
+    v, m = space.v.to(space.dtype), space.v.shape[1]
+    g = torch.randn(_PROBES, m, generator=generator, dtype=torch.float64).to(device=v.device, dtype=v.dtype)
+    log_scale, best = 0.0, math.inf
+    g = g - (g @ v.T) @ v
+    for power in range(1, _POWERS + 1):
+        g = op(g)
+        for _ in range(2):
+            g = g - (g @ v.T) @ v
+        square = float(g.square().sum(dtype=torch.float64))
+        if square == 0:
+            return 0.0
+        bound = math.exp((log_scale + math.log(square / _CHI2)) / (2 * power))
+        best = min(best, bound * (1 + 64 * _U32))
+        if best <= enough:
+            break
+        g = g / math.sqrt(square)
+        log_scale += math.log(square)
+    return best
+
+
+def _start(dimension: int, block: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Orthonormal rows of a seeded Gaussian block."""
+    x = torch.randn(block, dimension, generator=generator).to(like.device, torch.float64)
+    return _orthonormal(x, x.new_zeros(block), _U64)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class _Solved(NamedTuple):
+    """Leading invariant subspace of the scaled operator, within ``excess`` of the best in the sum of eigenvalues."""
+
+    op: _Operator
+    u: Tensor  # (r, m) rows, working precision
+    theta: Tensor  # (r,) Rayleigh quotients, float64, scaled
+    excess: float  # scaled
+
+
+def _solve(d: Tensor, c: Tensor, rank: int, tolerance: float) -> _Solved:
+    """Block Krylov until (1) to (3) leave at most two thirds of the tolerance; raises `_Stalled` when that cannot be."""
+    dtype, m = d.dtype, d.shape[0]
+    if tolerance < 4 * _TRACE_ERROR[dtype]:
+        raise _Stalled(f"tolerance {tolerance:g} is below what {_name(dtype)} products can certify")
+    generator = torch.Generator().manual_seed(_SEED)
+    op = _Operator(d, c, _power_of_two(d), _power_of_two(c))
+    block = _block(rank)
+    limit = int(_FILL * min(d.shape))
+    space = _Krylov(op, _start(m, block, d, generator))
+    restarts = 0
+    exhausted = False
+    while True:
+        if not exhausted:
+            space.extend()
+        count = space.t.shape[0]
+        if count >= 3 * block or restarts or exhausted or count + block > limit:
+            ritz = _Ritz(space)
+            # The part of the optimum inside the basis is a lower bound of it; aim at two thirds of the tolerance.
+            allowed = 0.65 * tolerance * float(ritz.values[rank:].clamp_min(0).sum())
+            # A cheap look with a guess of β, before the real one and the real bound are paid for.
+            residual, rounding = ritz.outlook(rank, float(ritz.values[min(count, block) - 1]), m)
+            if (math.sqrt(residual) + math.sqrt(rounding)) ** 2 <= allowed:
+                beta = _outer_norm(op, space, 0.9 * float(ritz.values[rank - 1]), generator)
+                # The best weight to second order.
+                weight = math.sqrt(residual) / max(math.sqrt(residual) + math.sqrt(rounding), 1e-300)
+                excess = ritz.excess(rank, beta, m, min(max(weight, 0.1), 0.9))
+                if excess <= allowed:
+                    break
+            if rounding > allowed and residual < 0.1 * allowed:
+                # Rounding of a basis row is that of its largest Ritz component; Ritz vectors as first block grade it.
+                if restarts:
+                    share = rounding / max(2 * allowed, 1e-300)
+                    raise _Stalled(f"{_name(dtype)} rounding alone takes {share:.1e} of the tolerance")
+                restarts += 1
+                exhausted = False
+                space = _Krylov(op, ritz.y[:, :block].T @ space.v)
+                continue
+        if exhausted:
+            raise _Stalled(f"the Krylov space is exhausted at {count} dimensions")
+        if count + block > limit:
+            raise _Stalled(f"the basis would exceed half of the space ({limit} of {min(d.shape)} dimensions)")
+        exhausted = not space.advance()
+    u = (ritz.y[:, :rank].T @ space.v).to(dtype)
+    return _Solved(op, u, ritz.values[:rank], excess)
+
+
+def _patch(d: Tensor, solved: _Solved, split: Split) -> tuple[LowRank[Tensor], Tensor]:
+    """Factors of the wanted split, and Uᵀ D before scaling."""
+    op, u, theta = solved.op, solved.u, solved.theta
+    plain = u @ d
+    if split == "left":
+        return LowRank(B=u.T.contiguous(), A=plain), plain
+    unit = 1.0 / (op.d_scale * op.d_scale) / op.c_scale  # value of 1 in the caller's units
+    scale = (_balance(theta, max(d.shape)) * unit**0.25).to(d.dtype)
+    return LowRank(B=(u.T * scale).contiguous(), A=plain / scale[:, None]), plain
+
+
+def _certified(d: Tensor, c: Tensor, rank: int, tolerance: float, split: Split) -> Compensation[Tensor]:
+    """The fast path with its numbers; raises `_Stalled` when it cannot certify the tolerance."""
+    dtype = d.dtype
+    solved = _solve(d, c, rank, tolerance)
+    op = solved.op
+    (b, a), plain = _patch(d, solved, split)
+    z = (plain * op.d_scale) @ c  # (r, k)
+    found = _residual_objective(d, c, b, a, z, solved.theta, op)
+    unit = 1.0 / (op.d_scale * op.d_scale) / op.c_scale
+    excess = solved.excess * unit
+    # J of the factors as they are, against J as computed: 4u for the sum of m·k² products, whose rounding averages
+    # out; and the rounding δ of E = D − B A, whose first-order share 2⟨δ, E C⟩ is of the order u·sqrt(J tr M / m).
+    total = found + float(solved.theta.sum()) * unit
+    spread = 8 * _UNIT[dtype] * math.sqrt(max(found, 0.0) * total / min(d.shape))
+    lower = found * (1 - _TRACE_ERROR[dtype]) - spread - excess
+    if not found <= lower * (1 + tolerance):
+        raise _Stalled(f"the bound leaves a gap of {(found - lower) / max(found, 1e-300):.1e} of the objective")
+    return Compensation(B=b, A=a, objective=found, lower_bound=lower, method="krylov")
+
+
+def _residual_objective(d: Tensor, c: Tensor, b: Tensor, a: Tensor, z: Tensor, theta: Tensor, op: _Operator) -> float:
+    """J = tr(E C Eᵀ) of E = D − B A, without the cancellation of ⟨EᵀE, C⟩ over the directions that A has removed.
+
+    For any Z (r, k) and Θ > 0: J = tr(E C′ Eᵀ) + ‖Θ^{-1/2} Z Eᵀ‖² with C′ = C − Zᵀ Θ⁻¹ Z. With Z = U_rᵀ D C the
+    eigenvalues of D C′ Dᵀ are those of M beyond the first r, so the terms of the sum are of the size of J, not of
+    tr M; and Z Eᵀ is only the residual of the eigenvectors.
+    """
+    (m, k), d_scale = d.shape, op.d_scale
+    e = torch.addmm(d, b, a, beta=d_scale, alpha=-d_scale, out=_empty(m, k, d))
+    positive = theta > 0
+    # In units of D alone: Θ is that of the scaled operator, so Θ/c_scale belongs to d_scale·D and the given C.
+    w = z[positive].to(torch.float64) / (theta[positive] / op.c_scale).sqrt()[:, None]
+    total = float((w.to(e.dtype) @ e.T).square().sum(dtype=torch.float64))
+    half = _PANEL // 2
+    for i in range(0, k, half):
+        gram = e[:, i : i + half].T @ e[:, i:]
+        for j in range(i, k, 4 * half):
+            part = gram[:, j - i : j - i + 4 * half]
+            rest = c[i : i + half, j : j + 4 * half].to(torch.float64, copy=True)
+            part *= rest.addmm_(w[:, i : i + half].T, w[:, j : j + 4 * half], alpha=-1).to(gram.dtype)
+        sums = gram.sum(dim=0, dtype=torch.float64)
+        total += 2 * float(sums.sum()) - float(sums[:half].sum())
+    return total / d_scale / d_scale
+
+
+def _exact(d: Tensor, c: Tensor, rank: int, split: Split) -> Compensation[Tensor]:
+    """Exact solve with its objective and a float64 lower bound."""
+    values, u = _eigen(d, c, rank)
+    low = _factors(u, values[:rank], d, split, _float(d, c))
+    d64, c64 = d.to(torch.float64), c.to(torch.float64)
+    found = max(_trace(d64 - low.B.to(torch.float64) @ low.A.to(torch.float64), c64), 0.0)
+    # LAPACK's eigenvalues are those of M + F with ‖F‖ ≤ p(n)·u·‖M‖; the sum of the trailing ones and the trace of
+    # the residual then agree within a small multiple of n·u·tr M, which the bound gives up.
+    slack = _U64 * max(d.shape) * float(values.sum())
+    best = float(values[rank:].sum())
+    return Compensation(
+        B=low.B, A=low.A, objective=found, lower_bound=min(max(best - slack, 0.0), found), method="exact"
+    )
+
+
+def _checked(d: Tensor, c: Tensor, rank: int, tolerance: float, split: Split) -> bool:
+    """Refuse bad arguments; True when the fast path is worth its while."""
+    check_patch("E-5", d.shape, rank, split)
+    _problem("E-5", d, c)
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise SpecError("E-5", f"tolerance must be finite and not negative, got {tolerance!r}")
+    return min(d.shape) > _EXACT_BELOW and 4 * _block(rank) <= _FILL * min(d.shape)
+
+
+def _loud(name: str, d: Tensor, rank: int, stalled: _Stalled) -> None:
+    """Say that the exact solve has to follow, and why."""
+    warnings.warn(
+        f"{name}: no fast certificate for shape {tuple(d.shape)}, rank {rank}: {stalled}; solving exactly instead",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def eora_certified(
+    d: Tensor, c: Tensor, /, *, rank: int, tolerance: float = 1e-6, split: Split = "balanced"
+) -> Compensation[Tensor]:
+    """EoRA with a certificate: lower_bound ≤ optimum ≤ objective ≤ (1 + tolerance)·lower_bound.  [E-5]
+
+    Up to min(m, k) of about a thousand, or when a Krylov basis would fill the space, the exact solve in float64.
+    Above, block Krylov iteration on M = D C Dᵀ in operator form (M is never formed) with an a-posteriori bound. When
+    that bound cannot be brought to ``tolerance`` (a spectrum flat to the end, an optimum below rounding, a tolerance
+    below the precision of the input), a RuntimeWarning says so and the exact solve follows. The bound holds except
+    with probability 1e-10 over the seeded probes, and takes rounding errors of different products as independent.
+
+    About half of the time goes into the two numbers: J itself is a sum of m k² products. See :func:`eora_within`.
+
+    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    """
+    if _checked(d, c, rank, tolerance, split):
+        dtype = _float(d)
+        try:
+            return _certified(d.to(dtype), c.to(dtype), rank, tolerance, split)
+        except _Stalled as stalled:
+            _loud("eora_certified", d, rank, stalled)
+    return _exact(d, c, rank, split)
+
+
+def eora_within(
+    d: Tensor, c: Tensor, /, *, rank: int, tolerance: float = 1e-6, split: Split = "balanced"
+) -> LowRank[Tensor]:
+    """EoRA within ``tolerance`` of the optimum, certified as :func:`eora_certified`, but without J and its bound.
+
+    J(BA) ≤ (1 + tolerance)·optimum needs no J: the distance to the optimum is bounded by itself, and the trailing
+    Ritz values bound the optimum from below. Not an operation of the contract.
+
+    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    """
+    if _checked(d, c, rank, tolerance, split):
+        dtype = _float(d)
+        try:
+            d, c = d.to(dtype), c.to(dtype)
+            return _patch(d, _solve(d, c, rank, tolerance), split)[0]
+        except _Stalled as stalled:
+            _loud("eora_within", d, rank, stalled)
+    return eora(d, c, rank=rank, split=split)

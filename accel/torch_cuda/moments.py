@@ -1,0 +1,192 @@
+"""Chapter C, first half: second moments of activations, summed along a fixed tree.
+
+A leaf is one sequence; leaves meet in the same pairs whatever the order of work, so the bytes of a total depend on
+the set of leaves alone (and on how a leaf's own product is summed, which is up to the machine).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lowbit.accel.boundary import check_matrix
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import MomentNode, SecondMoment
+
+from .arrays import as_weights, full_precision, operation, refuse_nan, working_dtype
+
+__all__ = ["moment_leaf", "moment_merge", "moment_total", "recency_moment"]
+
+_STRIP = 192  # columns of the product at a time: only strips of the lower triangle are computed, mirrored in tiles
+
+
+def gram(x: Tensor, work: Tensor | None = None) -> Tensor:
+    """``xᵀ x`` as float64, exactly symmetric; products and sums in the working dtype of ``x``.
+
+    ``work`` is ``x`` in that dtype, when the caller has it. bfloat16 values multiply exactly in float32, so CPU matrix
+    units may take them as they are: sums stay in float32.
+    """
+    k = x.shape[1]
+    if work is None:
+        work = x.to(working_dtype(x))
+    result = torch.empty((k, k), dtype=torch.float64, device=x.device)
+    with full_precision(bfloat16_products=x.dtype == torch.bfloat16):
+        for start in range(0, k, _STRIP):
+            stop = min(start + _STRIP, k)
+            strip = work[:, start:stop].mT @ work[:, :stop]
+            result[start:stop, :start] = strip[:, :start]
+            for tile in range(0, start, _STRIP):
+                result[tile : tile + _STRIP, start:stop] = strip[:, tile : tile + _STRIP].mT
+            corner = strip[:, start:].tril()
+            result[start:stop, start:stop] = corner + corner.tril(-1).mT
+    return result
+
+
+@operation
+def moment_leaf(x: Tensor, /, *, index: int) -> tuple[MomentNode[Tensor], ...]:
+    """Statistics of one sequence as leaf ``index`` of the tree.  [C-1]
+
+    Args:
+        x: floating, (T, k), rows are tokens.
+        index: at least 0.
+
+    Returns:
+        One node of level 0: sum = xᵀx, float64 (k, k), exactly symmetric, accumulated in float32 (float64 inputs:
+        float64); magnitude = Σ abs(x), float64 (k,); tokens = T.
+
+    Raises:
+        SpecError: C-1 for shape and index, A-4 for NaN or infinities.
+    """
+    x = as_weights("C-1", "x", x)
+    check_matrix("C-1", "x", x.shape, (None, None))
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        raise SpecError("C-1", f"index must be a non-negative integer, got {index!r}")
+    work = x.to(working_dtype(x))
+    magnitude = work.abs().sum(0).to(torch.float64)
+    if x.numel() and not bool(torch.isfinite(magnitude.sum())):
+        refuse_nan("C-1", "x", x)
+        magnitude = x.to(torch.float64).abs().sum(0)  # finite values whose float32 sum overflows
+    return (MomentNode(level=0, index=index, sum=gram(x, work), magnitude=magnitude, tokens=x.shape[0]),)
+
+
+def _first(node: MomentNode[Tensor]) -> int:
+    return node.index << node.level
+
+
+def _end(node: MomentNode[Tensor]) -> int:
+    return (node.index + 1) << node.level
+
+
+def _add(left: MomentNode[Tensor], right: MomentNode[Tensor], level: int, index: int) -> MomentNode[Tensor]:
+    return MomentNode(level, index, left.sum + right.sum, left.magnitude + right.magnitude, left.tokens + right.tokens)
+
+
+def _check_nodes(nodes: Sequence[MomentNode[Tensor]]) -> list[MomentNode[Tensor]]:
+    """Nodes by first leaf; refuses strangers, different widths and overlaps."""
+    for node in nodes:
+        if not isinstance(node, MomentNode):
+            raise SpecError("C-2", f"moment sets hold MomentNode tuples, got {type(node).__name__}")
+    ordered = sorted(nodes, key=_first)
+    for before, after in itertools.pairwise(ordered):
+        if before.sum.shape != after.sum.shape:
+            raise SpecError("C-2", f"nodes of different widths: {tuple(before.sum.shape)} and {tuple(after.sum.shape)}")
+        if _first(after) < _end(before):
+            raise SpecError("C-2", f"leaf {_first(after)} is counted twice")
+    return ordered
+
+
+@operation
+def moment_merge(
+    left: Sequence[MomentNode[Tensor]], right: Sequence[MomentNode[Tensor]], /
+) -> tuple[MomentNode[Tensor], ...]:
+    """Union of two disjoint sets of leaves; siblings are added as soon as both are there.  [C-2]
+
+    Associative and commutative to the last bit: every node is the sum of its two halves, left + right in float64.
+
+    Args:
+        left, right: nodes of one width.
+
+    Returns:
+        Nodes by first leaf, no two of them siblings.
+
+    Raises:
+        SpecError: C-2 when a leaf is in both sets or the widths differ.
+    """
+    done: list[MomentNode[Tensor]] = []
+    for node in _check_nodes((*left, *right)):
+        while done and done[-1].level == node.level and node.index == done[-1].index + 1 and node.index % 2:
+            node = _add(done.pop(), node, node.level + 1, node.index // 2)
+        done.append(node)
+    return tuple(done)
+
+
+@operation
+def moment_total(nodes: Sequence[MomentNode[Tensor]], /) -> SecondMoment[Tensor]:
+    """Mean second moment and mean magnitude over all tokens.  [C-2]
+
+    Leftover nodes are folded along the tree over ``[0, 2^L)``; an absent half passes the other through.
+
+    Args:
+        nodes: a moment set with at least one token.
+
+    Returns:
+        matrix, float64 (k, k); magnitude, float64 (k,); tokens.
+
+    Raises:
+        SpecError: C-2 for an empty set, overlapping leaves or different widths.
+    """
+    merged = moment_merge(nodes, ())
+    tokens = sum(node.tokens for node in merged)
+    if tokens == 0:
+        raise SpecError("C-2", "a moment set without tokens has no mean")
+    # merge carries nodes upward like a binary counter; folding is the same walk with missing siblings let through
+    level_of_root = (_end(merged[-1]) - 1).bit_length()
+    pending = list(merged)
+    for level in range(level_of_root + 1):
+        lifted: list[MomentNode[Tensor]] = []
+        for node in pending:
+            before = lifted[-1] if lifted else None
+            if node.level <= level and before is not None and _first(before) >> level == _first(node) >> level:
+                lifted[-1] = _add(before, node, level, _first(node) >> level)
+            else:
+                lifted.append(node)
+        pending = lifted
+    (root,) = pending
+    return SecondMoment(matrix=root.sum / tokens, magnitude=root.magnitude / tokens, tokens=tokens)
+
+
+@operation
+def recency_moment(batches: Sequence[Tensor], /, *, total: int) -> Tensor:
+    """Second moment as the published hook weighs it: not a mean, the last batch counts most.  [C-3]
+
+    ``C = C N / (N + b)`` and ``C = C + Σ xᵀx / N`` for each batch of b sequences, N = ``total``.
+
+    Args:
+        batches: floating, (b, T, k) each, in order.
+        total: number of sequences of the whole run, at least 1.
+
+    Returns:
+        (k, k), dtype of the batches but at least float32; accumulated in float64.
+
+    Raises:
+        SpecError: C-3 for shapes and total, A-4 for NaN or infinities.
+    """
+    if isinstance(total, bool) or not isinstance(total, int) or total < 1:
+        raise SpecError("C-3", f"total must be a positive integer, got {total!r}")
+    if not batches:
+        raise SpecError("C-3", "batches must hold at least one (b, T, k) array")
+    checked: list[Tensor] = []
+    for i, batch in enumerate(batches):
+        x = as_weights("C-3", f"batches[{i}]", batch, like=checked[0] if checked else None)
+        check_matrix("C-3", f"batches[{i}]", x.shape, (None, None, checked[0].shape[2] if checked else None))
+        refuse_nan("C-3", f"batches[{i}]", x)
+        checked.append(x)
+    k = checked[0].shape[2]
+    moment = torch.zeros((k, k), dtype=torch.float64, device=checked[0].device)
+    for x in checked:
+        moment *= total / (total + x.shape[0])
+        moment += gram(x.reshape(-1, k)) / total
+    return moment.to(working_dtype(*checked))

@@ -1,0 +1,94 @@
+"""Chapter R: half to even, clipping, nearest level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowbit.reference.errors import SpecError
+
+from .arrays import as_weights, operation, refuse_nan, refuse_only_nan, working_dtype
+
+__all__ = ["nearest_level", "round_clip", "round_half_even"]
+
+_INT32 = (-(2**31), 2**31 - 1)
+
+
+@operation
+def round_half_even(x: Tensor, /) -> Tensor:
+    """Round to the nearest integer, ties to the even one.  [R-1]
+
+    Args:
+        x: floating, any shape; NaN and infinities pass through.
+
+    Returns:
+        Same shape, same dtype but at least float32.
+    """
+    x = as_weights("R-1", "x", x)
+    return torch.round(x.to(working_dtype(x)))
+
+
+@operation
+def round_clip(x: Tensor, /, *, low: int, high: int) -> Tensor:
+    """Round half to even, then clip to ``[low, high]``.  [R-2]
+
+    Args:
+        x: floating, any shape; infinities saturate.
+        low: smallest result, an int32 value.
+        high: largest result, an int32 value, ``low <= high``.
+
+    Returns:
+        int32, same shape.
+
+    Raises:
+        SpecError: R-2 for a NaN, for bounds that are not int32 integers, or ``low > high``.
+    """
+    x = as_weights("R-2", "x", x)
+    for name, bound in (("low", low), ("high", high)):
+        if isinstance(bound, bool) or not isinstance(bound, int) or not _INT32[0] <= bound <= _INT32[1]:
+            raise SpecError("R-2", f"{name} must be an int32 integer, got {bound!r}")
+    if low > high:
+        raise SpecError("R-2", f"low must not exceed high, got low={low} high={high}")
+    refuse_only_nan("R-2", "x", x)
+    # float32 holds every integer up to 2^24 only; beyond, the bounds themselves need float64
+    wide = x.dtype == torch.float64 or max(abs(low), abs(high)) > 2**24
+    x = x.to(torch.float64 if wide else torch.float32)
+    return torch.round(x).clamp_(low, high).to(torch.int32)
+
+
+@operation
+def nearest_level(x: Tensor, levels: Tensor, /) -> Tensor:
+    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]
+
+    Level i is chosen where ``mid[i-1] < x <= mid[i]`` with ``mid[i] = (levels[i] + levels[i+1]) / 2``. A float32 ``x``
+    is compared exactly: ``x <= mid`` holds just when ``x`` is at most the largest float32 not above ``mid``.
+
+    Args:
+        x: floating, any shape.
+        levels: floating, (L,), strictly ascending, L >= 1.
+
+    Returns:
+        int32, shape of ``x``.
+
+    Raises:
+        SpecError: R-3 for levels that are not a strictly ascending vector, A-4 for NaN or infinities.
+    """
+    x = as_weights("R-3", "x", x)
+    levels = as_weights("R-3", "levels", levels, like=x)
+    if levels.ndim != 1 or levels.numel() == 0:
+        raise SpecError("R-3", f"levels must have shape (L,) with L >= 1, got {tuple(levels.shape)}")
+    refuse_nan("R-3", "levels", levels)
+    wide = levels.to(torch.float64)
+    if not bool((wide[1:] > wide[:-1]).all()):
+        at = int((wide[1:] > wide[:-1]).to(torch.uint8).argmin())
+        raise SpecError(
+            "R-3", f"levels must be strictly ascending, got {wide[at].item()!r} before {wide[at + 1].item()!r}"
+        )
+    refuse_nan("R-3", "x", x)
+    middle = wide[:-1] / 2 + wide[1:] / 2 if bool(wide.abs().max() > 1e300) else (wide[:-1] + wide[1:]) / 2
+    x = x.to(working_dtype(x))
+    if x.dtype == torch.float32:
+        rounded = middle.to(torch.float32)
+        down = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+        middle = torch.where(rounded.to(torch.float64) > middle, down, rounded)
+    return torch.searchsorted(middle, x.contiguous(), right=False, out_int32=True)

@@ -1,0 +1,216 @@
+"""Kernels of chapter Q: one program works on a run of outputs of one row.
+
+The arithmetic is that of the specification: a division rounded to nearest (Triton's plain ``/`` of float32 is not),
+half to even, no fused multiply-add, zero points added as integers.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
+# mypy: disallow-untyped-calls=False
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (Triton reads annotations of kernels as its own types)
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["INTERPRETED", "dequantize", "dequantize_packed", "pack", "quantize", "unpack"]
+
+_BLOCK = 1024  # most outputs of a program
+
+
+@triton.jit
+def _round_half_even(x):
+    floor = tl.floor(x)
+    fraction = x - floor
+    odd = (floor - 2.0 * tl.floor(floor * 0.5)) != 0.0
+    return tl.where((fraction > 0.5) | ((fraction == 0.5) & odd), floor + 1.0, floor)
+
+
+@triton.jit
+def _place(BLOCK: tl.constexpr):
+    """Row of this program, as 64 bits, and its columns."""
+    return tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def _unpacked(words, column, inside, BITS: tl.constexpr, PADDED: tl.constexpr):
+    """Codes of the given columns of one packed row.  [Q-6, Q-7]"""
+    if PADDED:
+        word = column // (32 // BITS)
+        shift = (column % (32 // BITS)) * BITS
+    else:
+        word = (column * BITS) // 32
+        shift = (column * BITS) % 32
+    low = tl.load(words + word, mask=inside, other=0).to(tl.uint32, bitcast=True)
+    crosses = inside & (shift + BITS > 32)
+    high = tl.load(words + word + 1, mask=crosses, other=0).to(tl.uint32, bitcast=True)
+    # as 64 bits, so that a shift by 32 - shift = 32 is defined
+    both = low.to(tl.uint64) | (high.to(tl.uint64) << 32)
+    return ((both >> shift.to(tl.uint64)) & ((1 << BITS) - 1)).to(tl.int32)
+
+
+@triton.jit
+def _quantize(x, scale, zero, codes, k, groups, size, low, high, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """codes = clip(round(x / s) + z, low, high)"""
+    row, column = _place(BLOCK)
+    inside = column < k
+    group = row * groups + column // size
+    s = tl.load(scale + group, mask=inside, other=1.0)
+    z = tl.load(zero + group, mask=inside, other=0).to(tl.int64)
+    value = tl.load(x + row * k + column, mask=inside, other=0.0)
+    if WIDE:
+        level = value.to(tl.float64) / s.to(tl.float64)
+    else:
+        level = tl.div_rn(value.to(tl.float32), s.to(tl.float32))
+    level = _round_half_even(level)
+    # 2^40 is beyond any zero point, so clipping there first changes no code and keeps the integer sum in range
+    level = tl.minimum(tl.maximum(level, -1099511627776.0), 1099511627776.0).to(tl.int64) + z
+    tl.store(codes + row * k + column, tl.minimum(tl.maximum(level, low), high).to(tl.int32), mask=inside)
+
+
+@triton.jit
+def _dequantize(codes, scale, zero, values, k, groups, size, BLOCK: tl.constexpr):
+    """values = s (code - z)"""
+    row, column = _place(BLOCK)
+    inside = column < k
+    group = row * groups + column // size
+    s = tl.load(scale + group, mask=inside, other=1.0)
+    z = tl.load(zero + group, mask=inside, other=0).to(tl.int64)
+    level = tl.load(codes + row * k + column, mask=inside, other=0).to(tl.int64) - z
+    tl.store(values + row * k + column, level.to(s.dtype) * s, mask=inside)
+
+
+@triton.jit
+def _pack(codes, words, k, width, BITS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+    """Every lane gathers the codes that touch its word."""
+    row, word = _place(BLOCK)
+    inside = word < width
+    codes += row * k
+    result = tl.zeros((BLOCK,), dtype=tl.uint64)
+    if PADDED:
+        for slot in tl.static_range(32 // BITS):
+            column = word * (32 // BITS) + slot
+            code = tl.load(codes + column, mask=inside & (column < k), other=0)
+            result |= code.to(tl.uint64) << (slot * BITS)
+    else:
+        first = (word * 32) // BITS
+        # codes are laid out from the first one's own bit; what it has in the word before is shifted out at the end
+        ahead = word * 32 - first * BITS
+        for slot in tl.static_range(31 // BITS + 2):
+            column = first + slot
+            code = tl.load(codes + column, mask=inside & (column < k), other=0)
+            result |= code.to(tl.uint64) << (slot * BITS)
+        result = result >> ahead.to(tl.uint64)
+    result = (result & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True)
+    tl.store(words + row * width + word, result, mask=inside)
+
+
+@triton.jit
+def _unpack(words, codes, k, width, BITS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+    row, column = _place(BLOCK)
+    inside = column < k
+    tl.store(codes + row * k + column, _unpacked(words + row * width, column, inside, BITS, PADDED), mask=inside)
+
+
+@triton.jit
+def _dequantize_packed(
+    words, scale, zero, values, k, groups, size, width, offset, BITS: tl.constexpr, PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """values = s (code - offset - z), straight from the words"""
+    row, column = _place(BLOCK)
+    inside = column < k
+    group = row * groups + column // size
+    s = tl.load(scale + group, mask=inside, other=1.0)
+    z = tl.load(zero + group, mask=inside, other=0).to(tl.int64)
+    code = _unpacked(words + row * width, column, inside, BITS, PADDED).to(tl.int64)
+    tl.store(values + row * k + column, (code - offset - z).to(s.dtype) * s, mask=inside)
+
+
+INTERPRETED = not isinstance(_quantize, triton.runtime.JITFunction)
+"""True when the kernels run on CPU tensors in Triton's interpreter."""
+
+
+def _launch(kernel: Any, outputs: Tensor, *args: Any, **constants: Any) -> None:
+    """Run a kernel with one lane per entry of ``outputs``, seen as rows along its last axis."""
+    width = outputs.shape[-1] if outputs.ndim else 1
+    block = min(_BLOCK, triton.next_power_of_2(width))
+    rows = outputs.numel() // width
+    kernel[(rows, triton.cdiv(width, block))](*args, **constants, BLOCK=block, enable_fp_fusion=False)
+
+
+def _flat_groups(parameter: Tensor, shape: torch.Size) -> tuple[Tensor, int, int]:
+    """A grid parameter as contiguous rows, one per row of the values; groups per row; columns per group."""
+    if not shape:
+        return parameter, 1, 1
+    groups = parameter.shape[-1]
+    return parameter.expand(*shape[:-1], groups).contiguous(), groups, shape[-1] // groups
+
+
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """Codes of checked arguments; see :func:`lowbit.accel.torch_cuda.quantize`."""
+    codes = torch.empty(x.shape, dtype=torch.int32, device=x.device)
+    if codes.numel():
+        s, groups, size = _flat_groups(scale, x.shape)
+        z, _, _ = _flat_groups(zero_point, x.shape)
+        k = x.shape[-1] if x.ndim else 1
+        wide = torch.float64 in (x.dtype, s.dtype)
+        _launch(_quantize, codes, x.contiguous(), s, z, codes, k, groups, size, low, high, WIDE=wide)
+    return codes
+
+
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values of checked arguments; see :func:`lowbit.accel.torch_cuda.dequantize`."""
+    values = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    if values.numel():
+        s, groups, size = _flat_groups(scale.to(dtype), codes.shape)
+        z, _, _ = _flat_groups(zero_point, codes.shape)
+        k = codes.shape[-1] if codes.ndim else 1
+        _launch(_dequantize, values, codes.contiguous(), s, z, values, k, groups, size)
+    return values
+
+
+def pack(codes: Tensor, bits: int, padded: bool, width: int) -> Tensor:
+    """Words of checked arguments; see :func:`lowbit.accel.torch_cuda.pack`."""
+    n, k = codes.shape
+    words = torch.empty((n, width), dtype=torch.int32, device=codes.device)
+    if words.numel():
+        _launch(_pack, words, codes.contiguous(), words, k, width, BITS=bits, PADDED=padded)
+    return words
+
+
+def unpack(words: Tensor, bits: int, padded: bool, length: int) -> Tensor:
+    """Codes of checked arguments; see :func:`lowbit.accel.torch_cuda.unpack`."""
+    n, width = words.shape
+    codes = torch.empty((n, length), dtype=torch.int32, device=words.device)
+    if codes.numel():
+        _launch(_unpack, codes, words.contiguous(), codes, length, width, BITS=bits, PADDED=padded)
+    return codes
+
+
+def dequantize_packed(
+    words: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    bits: int,
+    padded: bool,
+    length: int,
+    offset: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Values of checked arguments; see :func:`lowbit.accel.torch_cuda.packing.dequantize_packed`."""
+    n, width = words.shape
+    values = torch.empty((n, length), dtype=dtype, device=words.device)
+    if values.numel():
+        s, groups, size = _flat_groups(scale.to(dtype), values.shape)
+        z, _, _ = _flat_groups(zero_point, values.shape)
+        _launch(
+            _dequantize_packed, values, words.contiguous(), s, z, values, length, groups, size, width, offset,
+            BITS=bits, PADDED=padded,
+        )  # fmt: skip
+    return values

@@ -1,0 +1,209 @@
+"""The numbered clauses of the specification, and the decorator that ties a test to one of them.
+
+A clause has an id (``Q-3``; a letter refines it, ``Q-3a``), a tier of comparison, a level and the operations it
+needs. Ids never change their meaning within one ``SPEC_VERSION``. The normative text of a clause is the docstring of
+the operation in :mod:`lowbit.reference`; the title here says in one line what is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .compare import Tier
+
+if TYPE_CHECKING:
+    from .kit import Kit
+
+__all__ = ["CHAPTERS", "CLAUSES", "Check", "Clause", "ClauseError", "Level", "base_id", "clause", "select"]
+
+Level: TypeAlias = Literal["core", "full"]
+
+CHAPTERS = {
+    "R": "rounding",
+    "Q": "uniform grids and packing",
+    "G": "second-order compression",
+    "C": "second moments and low-rank patches",
+    "E": "eigenspace compensation",
+    "A": "the contract itself",
+}
+
+
+class ClauseError(ValueError):
+    """An id that no clause has, or a test that contradicts the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One numbered rule of the specification."""
+
+    id: str  # "Q-3a": chapter letter, number, refinement
+    title: str  # what is checked, in one line
+    level: Level  # core: every backend that has the operations; full: also the published variants and corner cases
+    tier: Tier  # how results are compared
+    ops: tuple[str, ...] = ()  # operations without which the clause is "not implemented"; empty: whatever there is
+
+    @property
+    def chapter(self) -> str:
+        """Letter of the chapter, a key of :data:`CHAPTERS`."""
+        return self.id[0]
+
+
+_TABLE = (
+    # -- R
+    Clause("R-1", "rounds half to even, on any shape", "core", "exact", ("round_half_even",)),
+    Clause("R-2", "rounds and saturates into int32, infinities included", "core", "exact", ("round_clip",)),
+    Clause("R-3", "finds the nearest level", "core", "tie-band", ("nearest_level",)),
+    Clause("R-3a", "an exact midpoint goes to the lower level", "core", "exact", ("nearest_level",)),
+    # -- Q
+    Clause("Q-1", "codes use the whole range of a width and a scheme, and no more", "core", "exact", ("quantize",)),
+    Clause("Q-2", "asymmetric grid: scale and zero point", "core", "forward-error", ("fit_grid",)),
+    Clause("Q-2a", "symmetric grids: the three conventions", "core", "forward-error", ("fit_grid",)),
+    Clause("Q-2b", "a scale depends on its own tensor, row, token or group only", "core", "exact", ("fit_grid",)),
+    Clause("Q-2c", "the scale is rounded into scale_dtype before the zero point", "full", "tie-band", ("fit_grid",)),
+    Clause("Q-2d", "the range floor acts before the clip ratio", "full", "forward-error", ("fit_grid",)),
+    Clause("Q-3", "codes differ only inside the tie band", "core", "tie-band", ("quantize",)),
+    Clause("Q-3a", "ties of x / s go to the even code, by division", "core", "exact", ("quantize",)),
+    Clause("Q-3b", "each scale covers its own consecutive columns", "core", "exact", ("quantize", "dequantize")),
+    Clause("Q-4", "dequantized value is scale times (code minus zero point)", "core", "forward-error", ("dequantize",)),
+    Clause("Q-5", "clip search finds the smallest error of its candidates", "full", "certificate", ("clip_search",)),
+    Clause("Q-5a", "equal errors: the larger clip ratio wins", "full", "exact", ("clip_search",)),
+    Clause("Q-6", "dense packing: one bit stream, little end first", "core", "exact", ("pack", "unpack")),
+    Clause("Q-7", "padded packing: 32 // bits codes in a word", "full", "exact", ("pack", "unpack")),
+    Clause("Q-8", "degenerate groups have a usable grid and zeros stay zero", "core", "exact", ("fit_grid",)),
+    # -- G
+    Clause("G-1", "upper Cholesky factor of the damped inverse", "core", "forward-error", ("inverse_cholesky",)),
+    Clause("G-1a", "dead columns are found and repaired", "core", "exact", ("inverse_cholesky",)),
+    Clause("G-2", "each code is the rounding of the updated weight", "core", "tie-band", ("gptq",)),
+    Clause("G-2a", "the loss is half the damped quadratic form", "core", "forward-error", ("gptq",)),
+    Clause("G-2b", "the weight is what the codes stand for", "core", "forward-error", ("gptq",)),
+    Clause("G-2c", "dead columns become zero and do not disturb the others", "core", "tie-band", ("gptq",)),
+    Clause("G-3", "act-order goes by the descending diagonal, ties by lower index", "full", "exact", ("gptq",)),
+    Clause("G-3a", "static groups keep the grids of the un-updated weight", "full", "tie-band", ("gptq",)),
+    Clause("G-3b", "groups under act-order are runs of visited columns", "full", "tie-band", ("gptq",)),
+    Clause("G-4", "group grids come from current or block-start weights, as asked", "full", "tie-band", ("gptq",)),
+    Clause("G-4a", "the grid of a row may come from the clip search", "full", "tie-band", ("gptq", "clip_search")),
+    Clause("G-5", "SparseGPT prunes the smallest saliencies, then updates", "full", "tie-band", ("sparsegpt",)),
+    Clause("G-5a", "SparseGPT prunes the lower index of equal saliencies", "full", "exact", ("sparsegpt",)),
+    Clause("G-5b", "SparseGPT quantizes the survivors in the same pass", "full", "tie-band", ("sparsegpt",)),
+    Clause("G-6", "Wanda prunes the smallest abs(w) times root moment", "core", "tie-band", ("wanda",)),
+    Clause("G-6a", "Wanda prunes the lower index of equal scores", "core", "exact", ("wanda",)),
+    # -- C
+    Clause("C-1", "a leaf sums outer products and magnitudes", "core", "forward-error", ("moment_leaf",)),
+    Clause("C-1a", "a leaf is float64 and exactly symmetric", "core", "exact", ("moment_leaf",)),
+    Clause("C-2", "bytes of a merge do not depend on its order", "core", "exact", ("moment_leaf", "moment_merge")),
+    Clause(
+        "C-2a",
+        "the total is the mean over all tokens",
+        "core",
+        "forward-error",
+        ("moment_leaf", "moment_merge", "moment_total"),
+    ),
+    Clause("C-2b", "overlapping and empty sets are refused", "core", "exact", ("moment_leaf", "moment_merge")),
+    Clause("C-3", "recency weighting as published", "full", "forward-error", ("recency_moment",)),
+    Clause("C-4", "a truncated SVD is the best patch", "core", "certificate", ("svd_patch",)),
+    Clause("C-4a", "the singular values are split as asked", "full", "forward-error", ("svd_patch",)),
+    Clause("C-5", "the scaled SVD is the best patch in scaled columns", "full", "certificate", ("scaled_svd_patch",)),
+    Clause("C-5a", "a channel of scale zero gets no patch", "full", "exact", ("scaled_svd_patch",)),
+    # -- E
+    Clause("E-1", "the objective is tr(D C Dᵀ)", "core", "forward-error", ("objective",)),
+    Clause("E-2", "EoRA reaches the optimum", "core", "certificate", ("eora",)),
+    Clause("E-2a", "EoRA projects the error, off the range of C too", "full", "forward-error", ("eora",)),
+    Clause("E-3", "the error spectrum, descending", "core", "forward-error", ("error_spectrum",)),
+    Clause("E-3a", "the optimum is the tail of the squared spectrum", "core", "forward-error", ("optimum",)),
+    Clause("E-4", "the published recipe reaches its optimum", "full", "certificate", ("eora_published",)),
+    Clause("E-4a", "the published policy for negative eigenvalues", "full", "certificate", ("eora_published",)),
+    Clause("E-4b", "an exact zero eigenvalue is refused or truncated", "full", "exact", ("eora_published",)),
+    Clause("E-5", "the certified lower bound is below the optimum", "full", "certificate", ("eora_certified",)),
+    Clause(
+        "E-5a", "the certified objective is honest and within tolerance", "full", "certificate", ("eora_certified",)
+    ),
+    Clause("E-5b", "the certificate holds where solvers iterate", "full", "certificate", ("eora_certified",)),
+    Clause(
+        "E-6",
+        "stationarity residuals are those of the first-order conditions",
+        "full",
+        "forward-error",
+        ("stationarity",),
+    ),
+    Clause("E-7", "the adapter is quantized factor by factor", "full", "tie-band", ("quantize_adapter",)),
+    # -- A
+    Clause("A-1", "inputs are never written", "core", "exact"),
+    Clause("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact"),
+    Clause("A-2", "strides are honoured", "core", "forward-error"),
+    Clause("A-2a", "zero-size arrays are answered", "core", "exact"),
+    Clause("A-2b", "results have the promised dtypes and fields", "core", "exact"),
+    Clause("A-3", "wrong shapes and parameters are refused with SpecError", "core", "exact"),
+    Clause("A-4", "NaN and infinity are refused, naming argument and position", "core", "exact"),
+)
+
+CLAUSES: dict[str, Clause] = {c.id: c for c in _TABLE}
+"""Every clause by id, in reading order."""
+
+
+def base_id(identifier: str) -> str:
+    """The id without its refinement: ``"Q-3a"`` → ``"Q-3"``."""
+    return re.sub(r"[a-z]$", "", identifier)
+
+
+def select(wanted: Iterable[str]) -> list[str]:
+    """Ids meant by a list of ids, base ids (with their refinements) and chapter letters; all of them for an empty list.
+
+    Raises:
+        ClauseError: a word that names no clause.
+
+    >>> select(["Q-3", "G-6a"])
+    ['Q-3', 'Q-3a', 'Q-3b', 'G-6a']
+    """
+    wanted = list(wanted)
+    chosen: set[str] = set()
+    for word in wanted:
+        found = [i for i in CLAUSES if word in (i, base_id(i), i[0])]
+        if not found:
+            raise ClauseError(f"no clause {word!r}; clauses are {', '.join(CLAUSES)}")
+        chosen.update(found)
+    return [i for i in CLAUSES if not wanted or i in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One test of one clause: ``body(kit, **drawn)`` for every draw of ``inputs``, or once when there are none."""
+
+    clause: Clause
+    name: str
+    body: Callable[..., None]
+    inputs: dict[str, Any] = field(default_factory=dict)  # argument name → Hypothesis strategy
+
+
+def clause(identifier: str, *, tier: Tier, **inputs: Any) -> Callable[[Callable[..., None]], Callable[[Kit], None]]:
+    """Make a function ``f(kit, **drawn)`` a test of a clause.
+
+    Args:
+        identifier: id of the clause.
+        tier: repeated from the registry, so that a reader of the test sees how it compares.
+        inputs: Hypothesis strategies by argument name; the profile decides how many examples are drawn.
+
+    Raises:
+        ClauseError: unknown id, or another tier than the registry's.
+    """
+    if identifier not in CLAUSES:
+        raise ClauseError(f"no clause {identifier!r}")
+    entry = CLAUSES[identifier]
+    if entry.tier != tier:
+        raise ClauseError(f"clause {identifier} is in tier {entry.tier}, not {tier}")
+
+    def decorate(body: Callable[..., None]) -> Callable[[Kit], None]:
+        check = Check(entry, body.__name__, body, dict(inputs))
+
+        def test(kit: Kit) -> None:
+            __tracebackhide__ = True
+            kit.run(check)
+
+        test.__name__, test.__qualname__ = body.__name__, body.__qualname__
+        test.__doc__, test.__module__ = body.__doc__, body.__module__
+        test.__lowbit_check__ = check  # type: ignore[attr-defined]
+        return test
+
+    return decorate

@@ -1,0 +1,344 @@
+"""Inputs on which wrong code differs from right code: ties, dead channels, hard spectra, degenerate groups.
+
+Random Gaussian data cannot test a rounding rule: half-even and half-away differ on 3 of 1.9 million such inputs, and
+on a quarter of the dyadic grids drawn here. Elements are drawn one by one as small integers times a unit, so that
+Hypothesis can shrink a failing array to a few non-zero entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+__all__ = [
+    "DAMPINGS",
+    "LARGE_SPECTRA",
+    "SCHEMES",
+    "TOLERANCES",
+    "AffineInput",
+    "GridInput",
+    "LargeProblem",
+    "PatchProblem",
+    "WeightProblem",
+    "activations",
+    "affine_inputs",
+    "affine_ties",
+    "degenerate_groups",
+    "dyadic",
+    "float_dtypes",
+    "grid_inputs",
+    "hessians",
+    "large_problem",
+    "matrices",
+    "packed_codes",
+    "patch_problems",
+    "sorted_levels",
+    "weight_problems",
+]
+
+Array = npt.NDArray[Any]
+SCHEMES = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
+UNITS = (1.0, 0.125, 1 / 3, 0.1, 0.0078125, 2.7182818284590451)  # dyadic ones keep arithmetic exact, the others round
+DAMPINGS = (0.01, 0.1, 1.0)
+TOLERANCES = (1e-6, 1e-3)  # asked of the certified solve; an option of the operation, not of a comparison
+
+
+def float_dtypes(*, half: bool = False) -> st.SearchStrategy[str]:
+    """Input dtypes of the contract; ``half`` adds float16."""
+    return st.sampled_from(["float32", "float64", "float16"] if half else ["float32", "float64"])
+
+
+def _integers(shape: tuple[int, ...], limit: int) -> st.SearchStrategy[Array]:
+    # no fill value: every entry is drawn, or most of a large array would be one repeated number
+    return arrays(np.int64, shape, elements=st.integers(-limit, limit), fill=st.nothing())
+
+
+@st.composite
+def dyadic(draw: st.DrawFn, *, dtype: str | None = None, limit: int = 4000, max_dims: int = 3) -> Array:
+    """Multiples of 1/8 below ``limit``/8 in absolute value, of any shape: 0-d, zero-size, up to three axes."""
+    shape = draw(
+        st.one_of(
+            st.sampled_from([(), (0,), (3, 0)]),
+            st.lists(st.integers(1, 6), min_size=1, max_size=max_dims).map(tuple),
+            st.integers(8, 40).map(lambda n: (n,)),
+        )
+    )
+    kind = dtype or draw(float_dtypes(half=True))
+    bound = min(limit, 2000) if kind == "float16" else limit  # 11 significand bits hold 2000/8 exactly
+    return np.asarray(draw(_integers(shape, bound)) / 8, kind)
+
+
+@st.composite
+def sorted_levels(draw: st.DrawFn) -> Array:
+    """1 to 17 strictly ascending multiples of 1/4, exactly representable everywhere."""
+    values = draw(st.lists(st.integers(-64, 64), min_size=1, max_size=17, unique=True))
+    return np.asarray(sorted(values), np.float64) / 4
+
+
+@st.composite
+def matrices(
+    draw: st.DrawFn,
+    *,
+    rows: tuple[int, int] = (1, 6),
+    columns: tuple[int, int] = (1, 12),
+    multiple: int = 1,
+    dtype: str | None = None,
+) -> Array:
+    """General or awkward content: huge range over columns, dead columns, zero rows, repeated rows, constants."""
+    m = draw(st.integers(*rows))
+    k = multiple * draw(st.integers(-(-columns[0] // multiple), columns[1] // multiple))
+    values = draw(_integers((m, k), 999)) * draw(st.sampled_from(UNITS))
+    match draw(st.sampled_from(["general", "general", "general", "range", "dead", "zero row", "repeated", "constant"])):
+        case "range":
+            values = values * np.ldexp(1.0, draw(arrays(np.int64, (k,), elements=st.integers(-20, 6))))
+        case "dead":
+            values[:, draw(arrays(np.bool_, (k,)))] = 0.0
+        case "zero row":
+            values[draw(st.integers(0, m - 1))] = 0.0
+        case "repeated":
+            values[:] = values[0]
+        case "constant":
+            values[:] = values.flat[0] if values.size else 0.0
+        case _:
+            pass
+    return values.astype(dtype or draw(float_dtypes()))
+
+
+class GridInput(NamedTuple):
+    """Arguments of ``fit_grid``."""
+
+    x: Array
+    options: dict[str, Any]
+
+
+@st.composite
+def grid_inputs(draw: st.DrawFn, *, schemes: tuple[str, ...] = SCHEMES, half: bool = True) -> GridInput:
+    """An array with every way to group it."""
+    scheme = draw(st.sampled_from(schemes))
+    granularity = draw(st.sampled_from(["group", "row", "token", "tensor"]))
+    dtype = draw(float_dtypes(half=half))
+    x = draw(matrices(columns=(2, 12), multiple=2))
+    x = np.clip(x, -6e4, 6e4).astype(dtype)
+    options: dict[str, Any] = {
+        "bits": draw(st.integers(1 if scheme == "asymmetric" else 2, 8)),
+        "scheme": scheme,
+        "granularity": granularity,
+    }
+    if granularity == "group":
+        divisors = [g for g in range(1, x.shape[1] + 1) if x.shape[1] % g == 0]
+        options["group_size"] = draw(st.sampled_from(divisors))
+    elif granularity in ("token", "tensor") and draw(st.booleans()):
+        x = x.reshape(x.shape[0], 2, -1)  # three axes: only the last one is grouped
+    return GridInput(x, options)
+
+
+@st.composite
+def degenerate_groups(draw: st.DrawFn) -> Array:
+    """Rows that are all zero, constant, or ordinary, side by side; (m, k) float32 or float64."""
+    k = draw(st.integers(1, 8))
+    kinds = draw(st.lists(st.sampled_from(["zero", "constant", "ordinary"]), min_size=1, max_size=5))
+    rows = []
+    for kind in kinds:
+        row = draw(_integers((k,), 99)) / 8
+        rows.append(row * 0 if kind == "zero" else np.full(k, row[0]) if kind == "constant" else row)
+    return np.asarray(rows).astype(draw(float_dtypes(half=True)))
+
+
+class AffineInput(NamedTuple):
+    """Arguments of ``quantize``."""
+
+    x: Array  # (m, k)
+    scale: Array  # (m, G)
+    zero_point: Array  # int32, (m, G)
+    bits: int
+    scheme: str
+
+
+@st.composite
+def _affine_shape(draw: st.DrawFn) -> tuple[int, int, int, int, str, str]:
+    m, groups, width = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    scheme = draw(st.sampled_from(SCHEMES))
+    bits = draw(st.integers(1 if scheme == "asymmetric" else 2, 8))
+    return m, groups, width, bits, scheme, draw(float_dtypes())
+
+
+def _zero_points(draw: st.DrawFn, shape: tuple[int, int], bits: int, scheme: str) -> Array:
+    top = 2**bits - 1
+    values = draw(arrays(np.int64, shape, elements=st.integers(0, top))) if scheme == "asymmetric" else np.zeros(shape)
+    return np.asarray(values, np.int32)
+
+
+@st.composite
+def affine_ties(draw: st.DrawFn) -> AffineInput:
+    """x / s is exactly a multiple of 1/2, with s an odd integer times a power of two.
+
+    x = (2n + 1)·s/2 is representable, so the quotient is exact in every IEEE format and only the rounding rule decides;
+    the product x·(1/s) is not exact, and misses the tie.
+    """
+    m, groups, width, bits, scheme, dtype = draw(_affine_shape())
+    odd = 2 * draw(arrays(np.int64, (m, groups), elements=st.integers(0, 60))) + 1
+    scale = odd * np.ldexp(1.0, draw(st.integers(-12, 4)))
+    halves = draw(_integers((m, groups * width), 2 ** (bits + 1) + 3))
+    x = halves / 2 * np.repeat(scale, width, axis=1)
+    zero = _zero_points(draw, (m, groups), bits, scheme)
+    return AffineInput(x.astype(dtype), scale.astype(dtype), zero, bits, scheme)
+
+
+@st.composite
+def affine_inputs(draw: st.DrawFn) -> AffineInput:
+    """General x and scales; a third of the entries are pushed next to a tie by one unit in the last place or two."""
+    m, groups, width, bits, scheme, dtype = draw(_affine_shape())
+    scale = ((1 + np.abs(draw(_integers((m, groups), 999)))) / 701).astype(dtype)
+    wide = np.repeat(scale, width, axis=1)
+    general = (draw(_integers((m, groups * width), 999)) / 999 * 2**bits * wide).astype(dtype)
+    halves = draw(_integers((m, groups * width), 2**bits))
+    close = ((halves + 0.5) * wide).astype(dtype)
+    nudge = draw(arrays(np.int64, close.shape, elements=st.integers(-2, 2)))
+    close = (close + nudge * np.spacing(close)).astype(dtype)
+    x = np.where(draw(arrays(np.bool_, close.shape)), close, general)
+    return AffineInput(x, scale, _zero_points(draw, (m, groups), bits, scheme), bits, scheme)
+
+
+@st.composite
+def packed_codes(draw: st.DrawFn) -> tuple[Array, int]:
+    """Unsigned codes (n, k) int32 and their width; k straddles word borders."""
+    bits = draw(st.integers(1, 8))
+    n, k = draw(st.integers(1, 3)), draw(st.integers(1, 40))
+    return draw(arrays(np.int32, (n, k), elements=st.integers(0, 2**bits - 1), fill=st.nothing())), bits
+
+
+@st.composite
+def activations(draw: st.DrawFn, *, features: tuple[int, int] = (1, 8), half: bool = False) -> Array:
+    """Tokens (T, k): outlier features, dead features, few tokens."""
+    k, tokens = draw(st.integers(*features)), draw(st.integers(1, 24))
+    x = draw(_integers((tokens, k), 99)) * draw(st.sampled_from(UNITS))
+    if draw(st.booleans()):
+        x = x * np.ldexp(1.0, draw(arrays(np.int64, (k,), elements=st.sampled_from([-6, 0, 0, 5]))))
+    if draw(st.booleans()):
+        x[:, draw(arrays(np.bool_, (k,)))] = 0.0
+    return np.clip(x, -6e4, 6e4).astype(draw(float_dtypes(half=half)))
+
+
+def _symmetric(x: Array, dtype: str) -> Array:
+    gram = (x.T @ x).astype(dtype)
+    return np.asarray(np.triu(gram) + np.triu(gram, 1).T)
+
+
+@st.composite
+def hessians(draw: st.DrawFn, k: int, dtype: str) -> Array:
+    """XᵀX (k, k), exactly symmetric: well-conditioned, rank-deficient, dead columns, diagonal, equal diagonal."""
+    kind = draw(st.sampled_from(["good", "good", "few tokens", "dead", "diagonal", "equal diagonal"]))
+    if kind == "diagonal":
+        return np.diag(draw(arrays(np.int64, (k,), elements=st.integers(1, 9), fill=st.nothing()))).astype(dtype)
+    tokens = draw(st.integers(1, k)) if kind == "few tokens" else 2 * k + 4
+    x = draw(_integers((tokens, k), 9)).astype(np.float64)
+    if kind == "dead":
+        x[:, draw(arrays(np.bool_, (k,)))] = 0.0
+    h = _symmetric(x, "float64")
+    if kind in ("good", "dead", "equal diagonal"):  # a ridge on the live columns bounds the condition number
+        live = np.diag(h) > 0
+        h[live, live] += 30 * k
+    if kind == "equal diagonal":
+        np.fill_diagonal(h, np.max(np.diag(h)))
+    return h.astype(dtype)
+
+
+class WeightProblem(NamedTuple):
+    """A weight, its Hessian, and the damping."""
+
+    w: Array  # (m, k)
+    h: Array  # (k, k)
+    damping: float
+
+
+@st.composite
+def weight_problems(draw: st.DrawFn, *, multiple: int = 4, largest: int = 12) -> WeightProblem:
+    """Inputs of GPTQ and SparseGPT; k is a multiple of ``multiple``."""
+    dtype = draw(float_dtypes())
+    m, k = draw(st.integers(1, 4)), multiple * draw(st.integers(1, largest // multiple))
+    w = draw(_integers((m, k), 999)) / draw(st.sampled_from([999.0, 100.0, 64.0]))
+    if draw(st.booleans()):
+        w[:, draw(st.integers(0, k - 1))] *= 0.0
+    return WeightProblem(w.astype(dtype), draw(hessians(k, dtype)), draw(st.sampled_from(DAMPINGS)))
+
+
+class PatchProblem(NamedTuple):
+    """A compression error, a second moment, and a rank."""
+
+    d: Array  # (m, k)
+    c: Array  # (k, k), symmetric positive semidefinite
+    rank: int
+
+
+@st.composite
+def patch_problems(draw: st.DrawFn, *, largest: int = 10, singular: bool = True) -> PatchProblem:
+    """Errors and moments whose spectra are general, rank-deficient, of huge range, or repeated across the cut."""
+    dtype = draw(float_dtypes())
+    m, k = draw(st.integers(1, largest)), draw(st.integers(1, largest))
+    rank = draw(st.integers(1, min(m, k)))
+    spectra = ["general", "general", "repeated", "range"] + (["few tokens", "dead", "low rank"] if singular else [])
+    kind = draw(st.sampled_from(spectra))
+    if kind == "repeated":  # a permutation has one singular value, min(m, k) times: the cut always splits a tie
+        size = max(m, k)
+        d = np.eye(size)[draw(st.permutations(range(size)))][:m, :k] * draw(st.sampled_from(UNITS))
+        return PatchProblem(d.astype(dtype), (4 * np.eye(k)).astype(dtype), rank)
+    d = draw(_integers((m, k), 99)) * draw(st.sampled_from(UNITS))
+    if kind == "low rank":
+        inner = draw(st.integers(1, min(m, k)))
+        d = (draw(_integers((m, inner), 9)) @ draw(_integers((inner, k), 9))).astype(np.float64)
+    tokens = draw(st.integers(1, k)) if kind == "few tokens" else 2 * k + 2
+    x = draw(_integers((tokens, k), 9)).astype(np.float64)
+    if kind == "range":
+        x = x * np.ldexp(1.0, -np.arange(k))
+    if kind == "dead":
+        x[:, draw(arrays(np.bool_, (k,)))] = 0.0
+    c = x.T @ x
+    if not singular:
+        c += np.diag(np.maximum(np.diag(c), 1.0))
+    return PatchProblem(d.astype(dtype), _symmetric_from(c, dtype), rank)
+
+
+def _symmetric_from(c: Array, dtype: str) -> Array:
+    c = c.astype(dtype)
+    return np.asarray(np.triu(c) + np.triu(c, 1).T)
+
+
+LARGE_SPECTRA = ("equal blocks", "few directions", "scaled blocks")
+
+
+class LargeProblem(NamedTuple):
+    """A problem whose answer is known from small ones: D and C are block diagonal under a permutation."""
+
+    problem: PatchProblem
+    blocks: list[tuple[Array, Array]]  # float64 (d, c) of every block, the same numbers as in the whole
+
+
+def large_problem(spectrum: str, dtype: str = "float32") -> LargeProblem:
+    """A fixed problem of 1040 × 1027, where a solver has reason to iterate, of 13 blocks of 80 × 79.
+
+    equal blocks: every value 13 times, and the cut between equal ones. few directions: fewer than the rank asked for.
+    scaled blocks: powers of two apart, a long decay.
+    """
+    random = np.random.default_rng(20240229)
+    count, m, k, rank = 13, 80, 79, 9
+    d0 = (random.standard_normal((m, 40)) / np.arange(1, 41) ** 2) @ random.standard_normal((40, k))
+    if spectrum == "few directions":
+        d0 = random.integers(-3, 4, (m, 3)).astype(np.float64) @ random.integers(-3, 4, (3, k))
+    tokens = random.standard_normal((2 * k, k)) * np.ldexp(1.0, random.integers(-3, 2, k))
+    d0, c0 = d0.astype(dtype), _symmetric_from(tokens.T @ tokens, dtype)
+    factors = {
+        "equal blocks": np.ones(count),
+        "few directions": (np.arange(count) < 2).astype(np.float64),
+        "scaled blocks": np.ldexp(1.0, -np.arange(count)),
+    }[spectrum]
+    d, c = np.zeros((count * m, count * k), dtype), np.zeros((count * k, count * k), dtype)
+    for i, factor in enumerate(factors):  # powers of two: exact in every format
+        d[i * m : (i + 1) * m, i * k : (i + 1) * k] = factor * d0
+        c[i * k : (i + 1) * k, i * k : (i + 1) * k] = c0
+    rows, columns = random.permutation(count * m), random.permutation(count * k)
+    whole = PatchProblem(d[np.ix_(rows, columns)], c[np.ix_(columns, columns)], rank)
+    return LargeProblem(whole, [(factor * d0.astype(np.float64), c0.astype(np.float64)) for factor in factors])

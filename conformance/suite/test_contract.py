@@ -1,0 +1,472 @@
+"""Chapter A: what holds for every operation, whatever it computes."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowbit.conformance import compare
+from lowbit.conformance.clauses import clause
+from lowbit.conformance.kit import Kit
+from lowbit.conformance.strategies import Array
+from lowbit.reference.errors import Unsupported
+from lowbit.reference.protocol import operations
+from lowbit.reference.types import MomentNode
+
+
+class Call(NamedTuple):
+    """An ordinary call of one operation."""
+
+    op: str
+    names: tuple[str, ...]  # of the positional arguments, as in the protocol
+    arrays: tuple[Any, ...]  # NumPy; a list or tuple of arrays where the operation takes a sequence
+    options: dict[str, Any]
+
+
+def ordinary_calls(dtype: str = "float32") -> list[Call]:
+    """One or two well-conditioned calls of every operation, in reading order; inputs are fresh arrays every time."""
+    draw = np.random.default_rng(20240229)
+    w, d = (draw.standard_normal((4, 8)).astype(dtype) for _ in range(2))
+    x = draw.standard_normal((20, 8))
+    h = (x.T @ x + 20 * np.eye(8)).astype(dtype)
+    h = np.asarray(np.triu(h) + np.triu(h, 1).T)
+    b, a = draw.standard_normal((4, 2)).astype(dtype), draw.standard_normal((2, 8)).astype(dtype)
+    scale = (0.1 + draw.random((4, 2))).astype(dtype)
+    zero = draw.integers(0, 15, (4, 2)).astype(np.int32)
+    codes = draw.integers(0, 16, (4, 8)).astype(np.int32)
+    words = np.array([[0x12345678, 0x0BCDEF01], [7, -1]], np.int32)
+    levels = np.array([-1.0, -0.25, 0.5, 2.0], dtype)
+    moment = (0.5 + draw.random(8)).astype(dtype)
+
+    def node(index: int) -> MomentNode[Array]:
+        leaf = draw.integers(-9, 9, (3, 4)).astype(np.float64)
+        return MomentNode(0, index, leaf.T @ leaf, np.abs(leaf).sum(axis=0), 3)
+
+    nodes = tuple(node(i) for i in (0, 2, 5))
+    batches = [draw.standard_normal((n, 3, 4)).astype(dtype) for n in (1, 2)]
+    return [
+        Call("round_half_even", ("x",), (4 * w,), {}),
+        Call("round_clip", ("x",), (4 * w,), {"low": -3, "high": 3}),
+        Call("nearest_level", ("x", "levels"), (w, levels), {}),
+        Call("fit_grid", ("x",), (w,), {"bits": 4}),
+        Call("fit_grid", ("x",), (w,), {"bits": 3, "scheme": "symmetric", "granularity": "group", "group_size": 4}),
+        Call("fit_grid", ("x",), (w,), {"bits": 8, "granularity": "tensor", "scale_dtype": "float16"}),
+        Call("clip_search", ("x",), (w,), {"bits": 3, "grid": 20}),
+        Call("quantize", ("x", "scale", "zero_point"), (w, scale, zero), {"bits": 4}),
+        Call("dequantize", ("codes", "scale", "zero_point"), (codes, scale, zero), {}),
+        Call("pack", ("codes",), (codes,), {"bits": 4}),
+        Call("pack", ("codes",), (codes,), {"bits": 5, "layout": "padded"}),
+        Call("unpack", ("words",), (words,), {"bits": 3, "length": 20}),
+        Call("unpack", ("words",), (words,), {"bits": 3, "length": 20, "layout": "padded"}),
+        Call("inverse_cholesky", ("h",), (h,), {}),
+        Call("gptq", ("w", "h"), (w, h), {"bits": 3}),
+        Call("gptq", ("w", "h"), (w, h), {"bits": 4, "group_size": 4, "act_order": True, "scheme": "symmetric-full"}),
+        Call("sparsegpt", ("w", "h"), (w, h), {}),
+        Call("sparsegpt", ("w", "h"), (w, h), {"bits": 4, "group_size": 4}),
+        Call("wanda", ("w", "feature_moment"), (w, moment), {}),
+        Call("moment_leaf", ("x",), (x.astype(dtype),), {"index": 3}),
+        Call("moment_merge", ("left", "right"), (nodes, (node(1), node(7))), {}),
+        Call("moment_total", ("nodes",), (nodes,), {}),
+        Call("recency_moment", ("batches",), (batches,), {"total": 3}),
+        Call("svd_patch", ("d",), (d,), {"rank": 2}),
+        Call("scaled_svd_patch", ("d", "channel_scale"), (d, moment), {"rank": 2}),
+        Call("objective", ("d", "c"), (d, h), {}),
+        Call("eora", ("d", "c"), (d, h), {"rank": 2}),
+        Call("error_spectrum", ("d", "c"), (d, h), {}),
+        Call("optimum", ("d", "c"), (d, h), {"rank": 2}),
+        Call("eora_published", ("d", "c"), (d, h), {"rank": 2}),
+        Call("eora_certified", ("d", "c"), (d, h), {"rank": 2}),
+        Call("stationarity", ("d", "c", "b", "a"), (d, h, b, a), {}),
+        Call("quantize_adapter", ("b", "a", "c"), (b, a, h), {"bits": 4}),
+    ]
+
+
+def served(kit: Kit, calls: list[Call]) -> Iterator[Call]:
+    """The calls of operations that the backend has."""
+    for call in calls:
+        if kit.has(call.op):
+            yield call
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Every array-like inside nested tuples, lists and named tuples."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+    elif value is not None:
+        yield value
+
+
+def snapshot(kit: Kit, value: Any) -> list[bytes]:
+    """Bytes of everything inside a result or an argument; numbers and words by their text."""
+    found = []
+    for item in leaves(value):
+        plain = isinstance(item, bool | int | float | str)
+        found.append(repr(item).encode() if plain else np.ascontiguousarray(kit.numpy(item)).tobytes())
+    return found
+
+
+def attempt(kit: Kit, call: Call, arguments: Any) -> Any:
+    """Result of the call, or None when the backend cannot serve it."""
+    try:
+        return getattr(kit.backend, call.op)(*arguments, **call.options)
+    except Unsupported as refusal:
+        kit.note_refusal(f"{call.op}: {refusal.reason}")
+        return None
+
+
+@clause("A-1", tier="exact")
+def test_inputs_are_not_written(kit: Kit) -> None:
+    """Bytes of every argument, before and after; also of the NumPy arrays that the backend's may share memory with."""
+    for dtype in ("float32", "float64"):
+        for call in served(kit, ordinary_calls(dtype)):
+            own = kit.own(call.arrays)
+            before, outside = snapshot(kit, own), [a.copy() for a in leaves(call.arrays) if isinstance(a, np.ndarray)]
+            attempt(kit, call, own)
+            kit.require(snapshot(kit, own) == before, f"{call.op}({call.options}) writes to an argument")
+            inside = [a for a in leaves(call.arrays) if isinstance(a, np.ndarray)]
+            same = all(np.array_equal(a, b) for a, b in zip(inside, outside, strict=True))
+            kit.require(same, f"{call.op}({call.options}) writes to the array behind an argument")
+
+
+def numpy_state() -> Any:
+    """State of NumPy's global generator, as something that compares."""
+    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    return [np.asarray(part).tobytes() for part in state[1:]]
+
+
+def ambient() -> list[tuple[Callable[[int], Any], Callable[[], Any]]]:
+    """Seed and state of every global generator in this process: Python's, NumPy's, Torch's if someone imported it."""
+    sources: list[tuple[Callable[[int], Any], Callable[[], Any]]] = [
+        (random.seed, random.getstate),
+        (np.random.seed, numpy_state),
+    ]
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_rng_state"):
+        sources.append((torch.manual_seed, lambda: torch.get_rng_state().numpy().tobytes()))
+    return sources
+
+
+@clause("A-1a", tier="exact")
+def test_no_ambient_state(kit: Kit) -> None:
+    """Global generators stand where they stood, and other seeds in them change no byte of a result."""
+    keep = random.getstate(), np.random.get_state(legacy=True)  # noqa: NPY002
+    try:
+        for call in served(kit, ordinary_calls()):
+            results = []
+            for seed in (1, 2):
+                sources = ambient()
+                for reseed, _ in sources:
+                    reseed(seed)
+                before = [state() for _, state in sources]
+                results.append(snapshot(kit, attempt(kit, call, kit.own(call.arrays))))
+                after = [state() for _, state in sources]
+                kit.require(before == after, f"{call.op} draws from a global random generator")
+            kit.require(results[0] == results[1], f"{call.op}({call.options}): the same call gives other bytes")
+    finally:
+        random.setstate(keep[0])
+        np.random.set_state(keep[1])  # noqa: NPY002
+
+
+def strided(kit: Kit, array: Array, transposed: bool) -> Any:
+    """The same numbers as a view: every second entry of a larger array full of other numbers, or a transpose."""
+    if transposed and array.ndim == 2:
+        return kit.own(np.ascontiguousarray(array.T)).T
+    larger = np.full(tuple(2 * n for n in array.shape), 77, array.dtype)
+    every_second = tuple(slice(None, None, 2) for _ in array.shape)
+    larger[every_second] = array
+    return kit.own(larger)[every_second]
+
+
+def digest(call: Call, result: Any) -> list[Any]:
+    """What of a result two runs must share: products of factors, everything else field by field."""
+    if hasattr(result, "B") and call.op != "quantize_adapter":
+        return [result.B.astype(np.float64) @ result.A.astype(np.float64)]
+    return list(leaves(result))
+
+
+@clause("A-2", tier="forward-error")
+def test_strides_are_honoured(kit: Kit) -> None:
+    """Views give the result of their contiguous copies, up to the order of sums."""
+    for call in served(kit, ordinary_calls()):
+        plain = attempt(kit, call, kit.own(call.arrays))
+        if plain is None:
+            continue
+        expected = digest(call, kit.convert(call.op, plain))
+        for transposed in (False, True):
+
+            def view(value: Any, flip: bool = transposed) -> Any:
+                if isinstance(value, np.ndarray):
+                    return strided(kit, value, flip)
+                if isinstance(value, tuple) and hasattr(value, "_fields"):
+                    return type(value)(*(view(v) for v in value))
+                return type(value)(view(v) for v in value) if isinstance(value, list | tuple) else value
+
+            found = digest(call, kit.convert(call.op, attempt(kit, call, tuple(view(a) for a in call.arrays))))
+            for got, want in zip(found, expected, strict=True):
+                what = f"{call.op}({call.options}) on {'transposed' if transposed else 'strided'} views"
+                array = np.asarray(want)
+                if array.dtype.kind == "f":
+                    size = float(np.max(np.abs(array), initial=0.0))
+                    allowed = compare.layout_slack(20, condition(call), kit.u(np.float32)) * size
+                    kit.check(compare.forward(got, want, allowed + kit.tiny(20), what))
+                else:
+                    kit.check(compare.exact(got, want, what))
+
+
+def condition(call: Call) -> float:
+    """Condition number of what the call solves: of its second moment, squared where that is inverted and factorized."""
+    squares = [np.linalg.cond(a) for a in leaves(call.arrays) if np.ndim(a) == 2 and a.shape[0] == a.shape[1] == 8]
+    return float(max(squares, default=1.0)) ** 2
+
+
+@clause("A-2a", tier="exact")
+def test_zero_size_arrays(kit: Kit) -> None:
+    """No rows, no columns, no tokens: empty results of the right shape, sums of nothing are zero."""
+    f32, i32 = np.float32, np.int32
+    eye = np.eye(4, dtype=f32)
+    table: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], Any], Any]] = [
+        ("round_half_even", (np.zeros((0, 3), f32),), {}, np.shape, (0, 3)),
+        ("round_half_even", (np.array(2.5, f32),), {}, np.shape, ()),
+        ("round_clip", (np.zeros((3, 0), f32),), {"low": 0, "high": 1}, np.shape, (3, 0)),
+        ("nearest_level", (np.zeros(0, f32), np.zeros(1, f32)), {}, np.shape, (0,)),
+        (
+            "fit_grid",
+            (np.zeros((0, 4), f32),),
+            {"bits": 4},
+            lambda r: (r.scale.shape, r.zero_point.shape),
+            ((0, 1), (0, 1)),
+        ),
+        ("fit_grid", (np.zeros((2, 0), f32),), {"bits": 4}, lambda r: r.zero_point.tolist(), [[8], [8]]),
+        ("fit_grid", (np.array(3.0, f32),), {"bits": 4, "granularity": "tensor"}, lambda r: r.scale.shape, ()),
+        (
+            "quantize",
+            (np.zeros((0, 4), f32), np.ones((0, 2), f32), np.zeros((0, 2), i32)),
+            {"bits": 4},
+            np.shape,
+            (0, 4),
+        ),
+        (
+            "quantize",
+            (np.zeros((2, 0), f32), np.ones((2, 1), f32), np.zeros((2, 1), i32)),
+            {"bits": 4},
+            np.shape,
+            (2, 0),
+        ),
+        ("dequantize", (np.zeros((0, 4), i32), np.ones((0, 2), f32), np.zeros((0, 2), i32)), {}, np.shape, (0, 4)),
+        ("clip_search", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: r.step.shape, (0, 1)),
+        ("pack", (np.zeros((0, 5), i32),), {"bits": 7}, np.shape, (0, 2)),
+        ("pack", (np.zeros((2, 0), i32),), {"bits": 7}, np.shape, (2, 0)),
+        ("unpack", (np.zeros((0, 2), i32),), {"bits": 7, "length": 5}, np.shape, (0, 5)),
+        ("unpack", (np.zeros((2, 0), i32),), {"bits": 7, "length": 0}, np.shape, (2, 0)),
+        ("gptq", (np.zeros((0, 4), f32), eye), {"bits": 4}, lambda r: (r.codes.shape, float(r.loss)), ((0, 4), 0.0)),
+        ("sparsegpt", (np.zeros((0, 4), f32), eye), {}, lambda r: (r.mask.shape, float(r.loss)), ((0, 4), 0.0)),
+        ("wanda", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, lambda r: r.mask.shape, (0, 4)),
+        (
+            "moment_leaf",
+            (np.zeros((0, 2), f32),),
+            {"index": 1},
+            lambda r: (r[0].sum.tolist(), int(r[0].tokens)),
+            ([[0, 0]] * 2, 0),
+        ),
+        ("objective", (np.zeros((0, 4), f32), eye), {}, float, 0.0),
+    ]
+    for op, arrays, options, look, expected in table:
+        if kit.has(op):
+            found = look(kit.call(op, *arrays, **options))
+            kit.require(found == expected, f"{op}({options}) on zero-size arrays: {found}, expected {expected}")
+
+
+FLOATS = ("float16", "float32", "float64")
+
+
+@clause("A-2b", tier="exact")
+def test_dtypes_of_results(kit: Kit) -> None:
+    """Floats keep the input's dtype but are float32 at least (or the wider compute dtype); codes int32, masks bool."""
+    for dtype in FLOATS:
+        for call in served(kit, ordinary_calls(dtype)):
+            result = attempt(kit, call, kit.own(call.arrays))
+            if result is None:
+                continue
+            wanted = np.result_type(dtype, np.float32)
+            allowed = {wanted, np.result_type(wanted, kit.backend.compute_dtype)}
+            if call.op in ("moment_leaf", "moment_merge", "moment_total"):
+                allowed = {np.dtype(np.float64)}
+            for name, value in named_leaves(kit.convert(call.op, result)):
+                if not isinstance(value, np.ndarray):
+                    continue
+                kind = value.dtype.kind
+                fine = (
+                    value.dtype in allowed if kind == "f" else value.dtype in (np.dtype(np.int32), np.dtype(np.bool_))
+                )
+                kit.require(fine, f"{call.op} on {dtype}: {name or 'the result'} has dtype {value.dtype}")
+
+
+def named_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Arrays with the field that holds each."""
+    fields = getattr(value, "_fields", None)
+    if fields:
+        for field, item in zip(fields, value, strict=True):
+            yield from named_leaves(item, field)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from named_leaves(item, name)
+    else:
+        yield name, value
+
+
+def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str, ...]]]:
+    """(operation, arguments, options, words that the message must contain) of calls that must be refused."""
+    f32, i32, nan = np.float32, np.int32, float("nan")
+    w, cube, eye = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.eye(8, dtype=f32)
+    vector, one, none = np.ones(8, f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
+    codes, words = np.ones((4, 8), i32), np.ones((4, 1), i32)
+    b, a = np.ones((4, 2), f32), np.ones((2, 8), f32)
+    return [
+        ("round_clip", (w,), {"low": 3, "high": 2}, ()),
+        ("nearest_level", (w, np.array([1.0, 0.0], f32)), {}, ()),
+        ("nearest_level", (w, np.array([1.0, 1.0], f32)), {}, ()),
+        ("nearest_level", (w, np.zeros(0, f32)), {}, ()),
+        ("nearest_level", (w, np.zeros((2, 2), f32)), {}, ()),
+        ("fit_grid", (w,), {"bits": 4, "granularity": "group", "group_size": 3}, ("3", "8")),
+        ("fit_grid", (w,), {"bits": 4, "granularity": "group", "group_size": 0}, ()),
+        ("fit_grid", (w,), {"bits": 4, "granularity": "group"}, ()),
+        ("fit_grid", (w,), {"bits": 4, "granularity": "row", "group_size": 4}, ()),
+        ("fit_grid", (w,), {"bits": 4, "granularity": "column"}, ("column",)),
+        ("fit_grid", (cube,), {"bits": 4, "granularity": "row"}, ()),
+        ("fit_grid", (w,), {"bits": 4, "clip_ratio": 0.0}, ()),
+        ("fit_grid", (w,), {"bits": 4, "clip_ratio": 1.5}, ("1.5",)),
+        ("fit_grid", (w,), {"bits": 4, "clip_ratio": nan}, ()),
+        ("fit_grid", (w,), {"bits": 4, "range_floor": -1.0}, ()),
+        ("fit_grid", (w,), {"bits": 4, "scale_dtype": "int8"}, ("int8",)),
+        ("clip_search", (w,), {"bits": 4, "grid": 0}, ()),
+        ("clip_search", (w,), {"bits": 4, "granularity": "group", "group_size": 5}, ("5", "8")),
+        ("quantize", (w, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {"bits": 4}, ("3", "8")),
+        ("quantize", (w, np.ones((3, 1), f32), np.zeros((3, 1), i32)), {"bits": 4}, ()),
+        ("quantize", (w, one, np.zeros((4, 2), i32)), {"bits": 4}, ()),
+        ("quantize", (w, np.zeros((4, 1), f32), none), {"bits": 4}, ()),
+        ("dequantize", (codes, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {}, ()),
+        ("pack", (codes[0],), {"bits": 4}, ()),
+        ("pack", (codes,), {"bits": 0}, ()),
+        ("pack", (codes,), {"bits": 9}, ("9",)),
+        ("pack", (codes,), {"bits": 4, "layout": "sparse"}, ("sparse",)),
+        ("unpack", (words,), {"bits": 4, "length": 9}, ()),
+        ("unpack", (words,), {"bits": 4, "length": -1}, ()),
+        ("inverse_cholesky", (w,), {}, ()),
+        ("inverse_cholesky", (eye,), {"damping": -0.1}, ()),
+        ("inverse_cholesky", (eye,), {"damping": nan}, ()),
+        ("gptq", (w, np.eye(4, dtype=f32)), {"bits": 4}, ()),
+        ("gptq", (vector, eye), {"bits": 4}, ()),
+        ("gptq", (w, eye), {"bits": 9}, ("9",)),
+        ("gptq", (w, eye), {"bits": 4, "group_size": 3}, ("3", "8")),
+        ("gptq", (w, eye), {"bits": 4, "block_size": 0}, ()),
+        ("gptq", (w, eye), {"bits": 4, "group_scales": "stale"}, ("stale",)),
+        ("sparsegpt", (w, eye), {"keep": 5, "of": 4}, ()),
+        ("sparsegpt", (w, eye), {"keep": 0, "of": 4}, ()),
+        ("sparsegpt", (w, eye), {"keep": 2, "of": 3}, ("3", "8")),
+        ("sparsegpt", (w, eye), {"block_size": 6}, ()),
+        ("sparsegpt", (w, np.eye(4, dtype=f32)), {}, ()),
+        ("wanda", (w, np.ones(4, f32)), {}, ()),
+        ("wanda", (w, -vector), {}, ()),
+        ("wanda", (w, vector), {"keep": 2, "of": 3}, ("3", "8")),
+        ("moment_leaf", (vector,), {"index": 0}, ()),
+        ("moment_leaf", (w,), {"index": -1}, ()),
+        ("recency_moment", ([cube],), {"total": 0}, ()),
+        ("recency_moment", ([],), {"total": 1}, ()),
+        ("recency_moment", ([cube, np.ones((1, 2, 3), f32)],), {"total": 2}, ()),
+        ("svd_patch", (w,), {"rank": 0}, ()),
+        ("svd_patch", (w,), {"rank": 5}, ("5", "4")),
+        ("svd_patch", (vector,), {"rank": 1}, ()),
+        ("svd_patch", (w,), {"rank": 1, "split": "right"}, ("right",)),
+        ("scaled_svd_patch", (w, np.ones(4, f32)), {"rank": 1}, ()),
+        ("scaled_svd_patch", (w, -vector), {"rank": 1}, ()),
+        ("objective", (w, np.eye(4, dtype=f32)), {}, ()),
+        ("objective", (vector, eye), {}, ()),
+        ("eora", (w, eye), {"rank": 5}, ("5", "4")),
+        ("eora", (w, np.eye(4, dtype=f32)), {"rank": 1}, ()),
+        ("eora", (w, eye), {"rank": 1, "split": "right"}, ("right",)),
+        ("error_spectrum", (w, vector), {}, ()),
+        ("optimum", (w, eye), {"rank": 0}, ()),
+        ("eora_published", (w, eye), {"rank": 1, "policy": "ignore"}, ("ignore",)),
+        ("eora_certified", (w, eye), {"rank": 1, "tolerance": -1.0}, ()),
+        ("eora_certified", (w, eye), {"rank": 9}, ("9",)),
+        ("stationarity", (w, eye, b, np.ones((3, 8), f32)), {}, ()),
+        ("stationarity", (w, eye, np.ones((3, 2), f32), a), {}, ()),
+        ("quantize_adapter", (b, a, eye), {"bits": 4, "method": "awq"}, ("awq",)),
+        ("quantize_adapter", (np.ones((4, 3), f32), a, eye), {"bits": 4}, ()),
+        ("quantize_adapter", (b, a, np.eye(4, dtype=f32)), {"bits": 4}, ()),
+    ]
+
+
+@clause("A-3", tier="exact")
+def test_wrong_arguments_are_refused(kit: Kit) -> None:
+    """SpecError of the operation's chapter, with the offending value where there is one."""
+    chapters = {op: chapter for chapter, ops in CHAPTER_OPS.items() for op in ops}
+    for op, arrays, options, words in wrong_calls():
+        if kit.has(op):
+            allowed = (
+                (chapters[op], "Q", "A-3") if op in ("gptq", "sparsegpt", "quantize_adapter") else (chapters[op], "A-3")
+            )
+            if op == "quantize_adapter":
+                allowed = (*allowed, "G")
+            try:
+                kit.refused(op, *arrays, clauses=allowed, words=words, **options)
+            except Unsupported as refusal:
+                kit.note_refusal(f"{op}: {refusal.reason}")
+
+
+CHAPTER_OPS = {
+    "R": ("round_half_even", "round_clip", "nearest_level"),
+    "Q": ("fit_grid", "clip_search", "quantize", "dequantize", "pack", "unpack"),
+    "G": ("inverse_cholesky", "gptq", "sparsegpt", "wanda"),
+    "C": ("moment_leaf", "moment_merge", "moment_total", "recency_moment", "svd_patch", "scaled_svd_patch"),
+    "E": (
+        "objective", "eora", "error_spectrum", "optimum", "eora_published", "eora_certified", "stationarity",
+        "quantize_adapter",
+    ),
+}  # fmt: skip
+
+
+@clause("A-4", tier="exact")
+def test_non_finite_values_are_refused(kit: Kit) -> None:
+    """A NaN or an infinity in any float argument: SpecError that says which argument and where."""
+    for dtype in ("float32", "float64"):
+        for call in served(kit, ordinary_calls(dtype)):
+            if call.op in ("round_half_even", "round_clip", "moment_merge", "moment_total"):
+                continue  # R-1 and R-2 have their own rule; moments were checked leaf by leaf
+            for position, name in enumerate(call.names):
+                for value in (np.nan, np.inf, -np.inf):
+                    arrays = list(call.arrays)
+                    poisoned, where = poison(arrays[position], value)
+                    if poisoned is None:
+                        continue
+                    arrays[position] = poisoned
+                    try:
+                        kit.refused(call.op, *arrays, clauses=("A-4",), words=(name, where), **call.options)
+                    except Unsupported as refusal:
+                        kit.note_refusal(f"{call.op}: {refusal.reason}")
+
+
+def poison(value: Any, bad: float) -> tuple[Any, str]:
+    """A copy with one bad entry and the text of its position; (None, "") for integers."""
+    if isinstance(value, list):
+        spoiled, where = poison(value[-1], bad)
+        return [*value[:-1], spoiled], where
+    if value.dtype.kind != "f":
+        return None, ""
+    copy = value.copy()
+    at = tuple(n - 1 if i else n // 2 for i, n in enumerate(copy.shape))
+    copy[at] = bad
+    if copy.ndim == 2 and copy.shape[0] == copy.shape[1] == 8:
+        copy[at[::-1]] = bad  # a second moment stays symmetric; the first bad entry in reading order is named
+        at = min(at, at[::-1])
+    return copy, str(at)
+
+
+def covered_operations() -> set[str]:
+    """Operations that :func:`ordinary_calls` exercises; the kit's own tests compare them with the protocol."""
+    return {call.op for call in ordinary_calls()} & set(operations())

@@ -1,0 +1,340 @@
+"""The figures of the chapter pages, computed by ``lowbit.reference`` and written as SVG.
+
+    python docs/_tools/figures.py            write docs/figures/*.svg
+    python docs/_tools/figures.py --check    compare with what is there
+
+The files are committed and pasted into the pages, so they take the colours of the page in light and dark, need no
+script and are read out by their title. Coordinates have one decimal: another processor's last bits do not show.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from lowbit import reference as ref
+
+FOLDER = Path(__file__).resolve().parent.parent / "figures"
+# Series differ by colour, dash and marker. The page sets the colours; the second value serves a file opened by itself.
+COLOURS = tuple(f"var(--lb-{i},{c})" for i, c in enumerate(("#0072b2", "#d55e00", "#008a62", "#8a4f7d", "#7a6a00"), 1))
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2")
+GRID = "var(--lb-grid,#8884)"
+
+
+def number(x: float) -> str:
+    """One decimal, without a trailing zero and without minus zero."""
+    text = f"{x:.1f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+@dataclass
+class Axes:
+    """A rectangle with two scales, drawn into SVG elements; ``log`` of an axis takes decades."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    box: tuple[float, float, float, float] = (64, 16, 560, 250)  # left, top, width, height
+    log_x: bool = False
+    log_y: bool = False
+    parts: list[str] = field(default_factory=list)
+
+    def px(self, v: float) -> float:
+        """Horizontal place of a value."""
+        lo, hi = self.x
+        t = np.log(v / lo) / np.log(hi / lo) if self.log_x else (v - lo) / (hi - lo)
+        return self.box[0] + float(t) * self.box[2]
+
+    def py(self, v: float) -> float:
+        """Vertical place of a value."""
+        lo, hi = self.y
+        t = np.log(v / lo) / np.log(hi / lo) if self.log_y else (v - lo) / (hi - lo)
+        return self.box[1] + (1 - float(t)) * self.box[3]
+
+    def text(
+        self, x: float, y: float, s: str, *, anchor: str = "middle", fill: str = "currentColor", size: int = 12
+    ) -> None:
+        """Text at a place in pixels."""
+        place = f'x="{number(x)}" y="{number(y)}" text-anchor="{anchor}"'
+        self.parts.append(f'<text {place} font-size="{size}" fill="{fill}">{escape(s)}</text>')
+
+    def line(self, points: Sequence[tuple[float, float]], *, stroke: str, width: float = 1, dash: str = "") -> None:
+        """A polyline through places in pixels."""
+        d = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(f'<path d="{d}" fill="none" stroke="{stroke}" stroke-width="{width}"{dashed}/>')
+
+    def frame(
+        self,
+        xticks: dict[float, str],
+        yticks: dict[float, str],
+        *,
+        xlabel: str = "",
+        ylabel: str = "",
+        grid: bool = True,
+    ) -> None:
+        """Ticks, grid lines and labels."""
+        left, top, width, height = self.box
+        for v, label in xticks.items():
+            x = self.px(v)
+            if grid:
+                self.line([(x, top), (x, top + height)], stroke=GRID)
+            self.text(x, top + height + 17, label)
+        for v, label in yticks.items():
+            y = self.py(v)
+            if grid:
+                self.line([(left, y), (left + width, y)], stroke=GRID)
+            self.text(left - 8, y + 4, label, anchor="end")
+        self.line([(left, top), (left, top + height), (left + width, top + height)], stroke="currentColor")
+        if xlabel:
+            self.text(left + width / 2, top + height + 38, xlabel)
+        if ylabel:
+            x, y = left - 48, top + height / 2
+            self.parts.append(
+                f'<text transform="translate({number(x)} {number(y)}) rotate(-90)" text-anchor="middle" font-size="12" '
+                f'fill="currentColor">{escape(ylabel)}</text>'
+            )
+
+    def curve(self, xs: Sequence[float], ys: Sequence[float], series: int, *, dots: bool = True) -> None:
+        """A series: colour, dash and marker all say which."""
+        colour = COLOURS[series]
+        points = [(self.px(x), self.py(y)) for x, y in zip(xs, ys, strict=True)]
+        self.line(points, stroke=colour, width=2, dash=DASHES[series])
+        if dots:
+            self.parts += [self.mark(x, y, series) for x, y in points]
+
+    @staticmethod
+    def mark(x: float, y: float, series: int, *, size: float = 3.2, hollow: bool = False) -> str:
+        """Circle, square, diamond, triangle or cross."""
+        colour = COLOURS[series]
+        fill = "var(--md-default-bg-color,#fff)" if hollow else colour
+        style = f'fill="{fill}" stroke="{colour}" stroke-width="1.5"'
+        x_, y_, s = number(x), number(y), size
+        if series == 0:
+            return f'<circle cx="{x_}" cy="{y_}" r="{s}" {style}/>'
+        if series == 1:
+            side = f'width="{number(2 * s)}" height="{number(2 * s)}"'
+            return f'<rect x="{number(x - s)}" y="{number(y - s)}" {side} {style}/>'
+        shape = {
+            2: [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],
+            3: [(0, -1.4), (1.3, 1), (-1.3, 1)],
+            4: [(0, 1.4), (1.3, -1), (-1.3, -1)],
+        }[series]
+        d = "M" + "L".join(f"{number(x + a * s)} {number(y + b * s)}" for a, b in shape) + "Z"
+        return f'<path d="{d}" {style}/>'
+
+    def legend(self, names: Sequence[str], x: float, y: float, *, step: float = 19, dots: bool = True) -> None:
+        """Names beside a piece of their line."""
+        for i, name in enumerate(names):
+            at = y + i * step
+            self.line([(x, at), (x + 30, at)], stroke=COLOURS[i], width=2, dash=DASHES[i])
+            if dots:
+                self.parts.append(self.mark(x + 15, at, i))
+            self.text(x + 38, at + 4, name, anchor="start")
+
+
+def svg(title: str, width: int, height: int, *axes: Axes) -> str:
+    """The file: one line per element, no blank lines, so that it can stand in a Markdown page."""
+    lines = [
+        f'<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img" font-family="inherit">',
+        f"<title>{escape(title)}</title>",
+        *(part for a in axes for part in a.parts),
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rounding() -> str:
+    """R: three rules, which differ on ties only."""
+    rules: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "half to even (R-1)": ref.round_half_even,
+        "half away from zero": lambda v: np.trunc(v + np.copysign(0.5, v)),
+        "half up, floor(x + 1/2)": lambda v: np.floor(v + 0.5),
+    }
+    parts = []
+    for i, (name, rule) in enumerate(rules.items()):
+        a = Axes((-2.8, 2.8), (-3.4, 3.4), box=(28 + i * 214, 30, 190, 190))
+        a.frame({v: str(v) for v in (-2, -1, 0, 1, 2)}, {v: str(v) for v in (-3, -2, -1, 0, 1, 2, 3)})
+        a.text(28 + i * 214 + 95, 18, name, size=13)
+        for n in range(-3, 4):
+            lo, hi = max(n - 0.5, -2.8), min(n + 0.5, 2.8)
+            if lo < hi:
+                a.line([(a.px(lo), a.py(n)), (a.px(hi), a.py(n))], stroke=COLOURS[i], width=2.5)
+        ties = np.arange(-2.5, 3)
+        chosen = rule(ties)
+        for t, c in zip(ties, chosen, strict=True):
+            for n in (t - 0.5, t + 0.5):
+                a.parts.append(a.mark(a.px(t), a.py(n), i, size=3.4, hollow=n != c))
+        parts.append(a)
+    return svg("Staircases of three rounding rules; filled markers are the integers chosen for ties.", 660, 250, *parts)
+
+
+def grids() -> str:
+    """Q: the levels of the four schemes for a mixed and for a positive group."""
+    rng = np.random.default_rng(3)
+    mixed = np.round(np.clip(rng.normal(0.15, 0.4, 24), -0.62, 1.0), 3)
+    mixed[:2] = -0.62, 1.0
+    parts = []
+    for panel, (name, x) in enumerate((("values of both signs", mixed), ("no negative value", np.abs(mixed)))):
+        a = Axes((-1.3, 1.3), (0, 5), box=(138, 34 + panel * 190, 500, 140))
+        a.frame({v: f"{v:g}" for v in (-1, -0.5, 0, 0.5, 1)}, {})
+        a.text(388, 22 + panel * 190, name, size=13)
+        for i, scheme in enumerate(("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")):
+            s, z = ref.fit_grid(x[None], bits=3, scheme=scheme)
+            codes = np.arange(8) if scheme == "asymmetric" else np.arange(-4, 4)
+            levels = ref.dequantize(codes[None], s, z)[0]
+            y = a.py(4.4 - i)
+            a.text(128, y + 4, scheme, anchor="end")
+            a.line([(a.px(-1.3), y), (a.px(1.3), y)], stroke=GRID)
+            a.parts += [a.mark(a.px(v), y, i, size=4) for v in levels if -1.3 <= v <= 1.3]
+        y = a.py(0.5)
+        a.text(128, y + 4, "values", anchor="end")
+        for v in x:
+            a.line([(a.px(v), y - 6), (a.px(v), y + 6)], stroke="currentColor", width=1)
+        parts.append(a)
+    return svg("Levels of four 3-bit schemes fitted to the same values.", 660, 400, *parts)
+
+
+def correlated(rng: np.random.Generator, k: int, decades: float) -> np.ndarray:
+    """A second moment whose eigenvalues fall by the given number of decades, in a random basis."""
+    q = np.linalg.qr(rng.standard_normal((k, k)))[0]
+    return (q * 10 ** -np.linspace(0, decades, k)) @ q.T
+
+
+def second_order() -> str:
+    """G: what GPTQ gains over rounding to nearest, against the spread of the inputs' spectrum."""
+    rng = np.random.default_rng(0)
+    w, decades = rng.standard_normal((32, 64)), np.linspace(0, 4, 9)
+    share: dict[str, list[float]] = {}
+    for d in decades:
+        c = correlated(rng, 64, float(d))
+        q = ref.fit_grid(w, bits=3)
+        rtn = ref.objective(w - ref.dequantize(ref.quantize(w, *q, bits=3), *q), c)
+        for name, options in (("GPTQ", {}), ("GPTQ, act-order", {"act_order": True})):
+            share.setdefault(name, []).append(ref.objective(w - ref.gptq(w, c, bits=3, **options).weight, c) / rtn)
+        pruned = ref.wanda(w, np.diag(c)).weight
+        sparse = ref.sparsegpt(w, c).weight
+        share.setdefault("SparseGPT 2:4 (against Wanda)", []).append(
+            ref.objective(w - sparse, c) / ref.objective(w - pruned, c)
+        )
+    a = Axes((0, 4), (0, 1.1))
+    a.frame(
+        {v: str(v) for v in range(5)},
+        {v: f"{v:g}" for v in (0, 0.25, 0.5, 0.75, 1)},
+        xlabel="decades between the largest and the smallest eigenvalue of the inputs' second moment",
+        ylabel="output error, relative",
+    )
+    for i, values in enumerate(share.values()):
+        a.curve(decades, values, i)
+    a.legend(list(share), 380, 36)
+    return svg(
+        "Output error of GPTQ relative to rounding to nearest, falling as inputs become correlated.", 660, 320, a
+    )
+
+
+def weighting() -> str:
+    """C: how much the running update weighs each sample, measured with the operation itself."""
+    total = 64
+    a = Axes((0, total - 1), (0, 1.1))
+    a.frame(
+        {v: str(v) for v in (0, 16, 32, 48, 63)},
+        {v: f"{v:g}" for v in (0, 0.25, 0.5, 0.75, 1)},
+        xlabel="place of the sample in the calibration set",
+        ylabel="weight, relative to the last",
+    )
+    # Sample j has its only token on channel j, so entry (j, j) of the result is its weight.
+    eye = np.eye(total)
+    for i, batch in enumerate((1, 16)):
+        samples = eye.reshape(-1, batch, 1, total)
+        weights = np.diag(ref.recency_moment(list(samples), total=total))
+        a.curve(range(total), weights / weights[-1], i, dots=False)
+    nodes = ()
+    for j in range(total):
+        nodes = ref.moment_merge(nodes, ref.moment_leaf(eye[j : j + 1], index=j))
+    mean = np.diag(ref.moment_total(nodes).matrix)
+    a.curve(range(total), mean / mean[-1], 2, dots=False)
+    a.legend(
+        ["published update, batches of 1", "published update, batches of 16", "mean (moment_total)"],
+        370,
+        210,
+        dots=False,
+    )
+    return svg("Weight of each calibration sample under the published running update and under the mean.", 660, 320, a)
+
+
+def compensation() -> str:
+    """E: what is left of the output error after a patch of rank r."""
+    rng = np.random.default_rng(1)
+    m, k = 48, 64
+    w = rng.standard_normal((m, k)) * rng.lognormal(size=(m, 1))
+    x = rng.standard_normal((2048, k)) @ np.linalg.cholesky(correlated(rng, k, 3)).T * rng.lognormal(sigma=0.7, size=k)
+    moment = ref.moment_total(ref.moment_leaf(x, index=0))
+    c = moment.matrix
+    q = ref.fit_grid(w, bits=3)
+    d = w - ref.dequantize(ref.quantize(w, *q, bits=3), *q)
+    before, ranks = ref.objective(d, c), (1, 2, 4, 8, 16, 32)
+    patches: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
+        "SVD": lambda r: ref.svd_patch(d, rank=r),
+        "activation-scaled SVD": lambda r: ref.scaled_svd_patch(d, moment.magnitude, rank=r),
+        "EoRA": lambda r: ref.eora(d, c, rank=r),
+    }
+    a = Axes((1, 32), (1e-4, 1), log_x=True, log_y=True)
+    a.frame(
+        {v: str(v) for v in ranks},
+        {v: f"{v:g}" for v in (0.0001, 0.001, 0.01, 0.1, 1)},
+        xlabel="rank of the patch",
+        ylabel="output error left",
+    )
+    optimum = [ref.optimum(d, c, rank=r) / before for r in ranks]
+    points = [(a.px(r), a.py(v)) for r, v in zip(ranks, optimum, strict=True)]
+    a.line(points, stroke=GRID, width=9)
+    for i, patch in enumerate(patches.values()):
+        left = [ref.objective(d - np.matmul(*patch(r)), c) / before for r in ranks]
+        a.curve(ranks, left, i)
+    a.legend([*patches], 80, 196)
+    a.line([(80, 253), (110, 253)], stroke=GRID, width=9)
+    a.text(118, 257, "sum of the squared singular values beyond r", anchor="start")
+    return svg("Output error left by patches of rank r: EoRA lies on the optimum.", 660, 320, a)
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "rounding": rounding,
+    "grids": grids,
+    "second_order": second_order,
+    "weighting": weighting,
+    "compensation": compensation,
+}
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def differences(old: str, new: str, *, pixels: float = 0.25) -> str | None:
+    """What distinguishes two figures beyond a quarter of a pixel, or None."""
+    if _NUMBER.sub("#", old) != _NUMBER.sub("#", new):
+        return "other elements"
+    a, b = (np.array(_NUMBER.findall(text), dtype=float) for text in (old, new))
+    worst = float(np.abs(a - b).max()) if a.size else 0.0
+    return f"a coordinate moved by {worst:g}" if worst > pixels else None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check all figures; the number of those that differ."""
+    FOLDER.mkdir(exist_ok=True)
+    wrong = 0
+    for name, draw in FIGURES.items():
+        path, text = FOLDER / f"{name}.svg", draw()
+        if "--check" not in arguments:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or (what := differences(path.read_text(encoding="utf-8"), text)):
+            print(f"{path.name}: {what if path.exists() else 'missing'}")
+            wrong += 1
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,230 @@
+"""What a person sees while a recipe works: a live bar on a terminal, one plain line per block elsewhere, or nothing.
+
+Everything is drawn from events; the console computes nothing that a result would need. Progress goes to standard
+error, so that a command's answer can be piped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from lowbit.recipes.events import Event
+
+__all__ = ["Console", "byte_size", "duration", "jsonable", "share", "write_json"]
+
+
+def byte_size(value: float) -> str:
+    """Bytes in powers of ten: ``538 MB``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}" if value < 999.5 * scale else f"{value / scale:.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """``0.42 s``, ``12.3 s``, ``4 min 05 s`` or ``2 h 10 min``."""
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def share(value: float | None) -> str:
+    """A ratio in percent with three digits: ``23.1 %``."""
+    if value is None:
+        return "-"
+    digits = 1 if abs(value) >= 0.0995 else 2 if abs(value) >= 0.00995 else 3
+    return f"{100 * value:.{digits}f} %"
+
+
+def jsonable(value: Any) -> Any:
+    """The same value with NaN and infinities as null, paths as text and tuples as lists: strict JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    text = json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class Console:
+    """Shows the events of one command.
+
+    Args:
+        quiet: show nothing but answers.
+        stream: where progress goes; standard error unless a test wants it.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self.stream = stream or sys.stderr
+        self.live = not quiet and self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._errors: list[tuple[float, float | None]] = []
+        self._evaluating = False
+
+    def say(self, text: str) -> None:
+        """One line of progress; nothing when quiet."""
+        if self.quiet:
+            return
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def answer(self, text: str) -> None:
+        """What the command was run for: standard output, also when quiet."""
+        print(text, flush=True)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Console]:
+        """A live display while the block runs, on a terminal."""
+        if not self.live:
+            yield self
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        progress = Progress(
+            TextColumn("{task.fields[what]:<10}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[cyan]{task.fields[left]}"),
+            TextColumn("{task.description}"),
+            console=RichConsole(file=self.stream),
+            transient=True,
+        )
+        with progress:
+            self._progress = progress
+            try:
+                yield self
+            finally:
+                self._progress, self._task = None, None
+
+    def on_event(self, event: Event) -> None:
+        """Show one event; unknown kinds are passed over, so that recipes may add some."""
+        if self.quiet:
+            return
+        handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
+        if handler is not None:
+            handler(event)
+
+    # ---- events --------------------------------------------------------------------------------------------------
+
+    def _bar(self, what: str, total: int, done: int, *, left: str = "", text: str = "") -> None:
+        if self._progress is None:
+            return
+        if self._task is None:
+            self._task = self._progress.add_task("", total=total, what=what, left="")
+        self._progress.update(self._task, total=total, completed=done, what=what, left=left, description=text)
+
+    def _on_started(self, event: Any) -> None:
+        again = f", {event.resumed_blocks} blocks already done" if event.resumed_blocks else ""
+        self.say(
+            f"{Path(event.model).name}: {event.modules} linear layers in {event.blocks} blocks, "
+            f"calibrated on {event.samples} x {event.length} tokens{again}"
+        )
+        self._bar("blocks", event.blocks, event.resumed_blocks)
+
+    def _on_note(self, event: Any) -> None:
+        self.say(f"note: {event.message}")
+
+    def _on_blockstarted(self, event: Any) -> None:
+        self._errors = []
+        self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
+
+    def _on_moduledone(self, event: Any) -> None:
+        self._errors.append((event.before, event.after))
+        if self._progress is not None and self._task is not None:
+            arrow = "" if event.after is None else f" → {share(event.after)}"
+            text = f"{event.name}  {share(event.before)}{arrow}  {duration(event.seconds)}"
+            self._progress.update(self._task, description=text)
+
+    def _on_blockresumed(self, event: Any) -> None:
+        self.say(f"block {event.index + 1:>3}/{event.total}  verified, continued from an earlier run")
+        self._bar("blocks", event.total, event.index + 1)
+
+    _left = ""
+
+    def _on_blockdone(self, event: Any) -> None:
+        before = math.fsum(b for b, _ in self._errors) / max(1, len(self._errors))
+        known = [a for _, a in self._errors if a is not None]
+        after = f" -> {share(math.fsum(known) / len(known))}" if known else ""
+        self._left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
+        self.say(
+            f"block {event.index + 1:>3}/{event.total}  {len(self._errors)} layers, error {share(before)}{after}"
+            f"  {duration(event.seconds)}, peak {byte_size(event.peak_memory)}"
+            + (f", {self._left}" if self._left and event.index + 1 < event.total else "")
+        )
+        self._bar("blocks", event.total, event.index + 1, left=self._left)
+
+    def _on_evaluationprogress(self, event: Any) -> None:
+        if not self._evaluating:
+            self._evaluating = True
+            self._task = None if self._progress is None else self._new_task(event.total)
+            if self._progress is None:
+                self.say(f"evaluating {event.total} blocks")
+        self._bar("evaluation", event.total, event.index + 1)
+
+    def _new_task(self, total: int) -> TaskID:
+        assert self._progress is not None
+        return self._progress.add_task("", total=total, what="evaluation", left="")
+
+    def _on_evaluated(self, event: Any) -> None:
+        self._evaluating = False
+        self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
+
+    def _on_finished(self, event: Any) -> None:
+        if event.already_done:
+            self.say(f"{event.out} is finished already: nothing to compute")
+            return
+        self.say(
+            f"{event.out}: {byte_size(event.bytes_before)} -> {byte_size(event.bytes_after)} "
+            f"({event.bytes_before / max(1, event.bytes_after):.2f} times smaller) "
+            f"in {duration(event.seconds)}, peak {byte_size(event.peak_memory)}"
+        )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under a header, the first left-aligned, the others right-aligned."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(cells[0]), "  ".join("-" * width for width in widths), *map(line, cells[1:])])

@@ -1,0 +1,344 @@
+"""Will it load? A directory against what each consumer reads, with the reason for every refusal.
+
+The rules come from the consumers' own code, read for the versions named in the project's notes; nothing is imported
+from them. A *failure* is a refusal or a silently wrong result; a *note* is a condition to meet.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import SafetensorsCheckpoint, causal_class, open_checkpoint
+from .compressed_tensors import WeightSchemes
+from .errors import CheckpointError
+from .packing import dense_words, padded_words
+from .peft import CONFIG, WEIGHTS, module_names, pattern_value, read_config, scaling
+from .safetensors_file import SafetensorsFile
+
+__all__ = ["CONSUMERS", "Verdict", "check_directory", "record", "report_lines"]
+
+CONSUMERS = ("peft", "transformers", "vllm", "llama.cpp", "gptqmodel")
+
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank takes
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that vLLM joins into one
+
+
+@dataclass
+class Verdict:
+    """What one consumer makes of a directory."""
+
+    consumer: str
+    passed: bool = True
+    reasons: list[str] = field(default_factory=list)  # why not
+    notes: list[str] = field(default_factory=list)  # conditions and facts
+
+    def fail(self, reason: str) -> None:
+        """Record a refusal."""
+        self.passed = False
+        self.reasons.append(reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
+def check_directory(folder: str | Path, consumers: Sequence[str] = CONSUMERS) -> tuple[str, list[Verdict]]:
+    """Check an adapter or a model directory.
+
+    Args:
+        folder: a directory with ``adapter_config.json`` or ``config.json``.
+        consumers: names out of :data:`CONSUMERS`.
+
+    Returns:
+        ``"adapter"`` or ``"model"``, and one verdict per consumer in the order asked.
+
+    Raises:
+        CheckpointError: neither kind of directory, or an unknown consumer.
+    """
+    unknown = [name for name in consumers if name not in CONSUMERS]
+    if unknown:
+        raise CheckpointError(f"unknown consumer {unknown[0]!r}; known: {', '.join(CONSUMERS)}")
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(f"{folder}: no such directory")
+    if (path / CONFIG).is_file():
+        return "adapter", _check_adapter(path, consumers)
+    if (path / "config.json").is_file():
+        return "model", _check_model(path, consumers)
+    raise CheckpointError(f"{folder}: neither {CONFIG} nor config.json: not an adapter, not a model")
+
+
+# ---- adapters -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Adapter:
+    config: dict[str, Any]
+    ranks: dict[str, int]  # module → rank of its factors
+    odd: list[str]  # tensors that are no factors of a linear layer
+    halves: list[str]  # modules with one factor, or factors that do not fit
+    scales: dict[str, float]  # module → what PEFT multiplies with
+
+
+def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
+    try:
+        config = read_config(folder)
+        file = SafetensorsFile(folder / WEIGHTS)
+    except CheckpointError as error:
+        return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
+    names = module_names(file.entries)
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, module in names.items():
+        pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.entries[key].shape
+    halves = [m for m, p in pairs.items() if len(p) != 2 or len(p["A"]) != 2 or p["A"][0] != p["B"][-1]]
+    ranks = {module: pair["A"][0] for module, pair in pairs.items() if module not in halves}
+    adapter = _Adapter(
+        config=config,
+        ranks=ranks,
+        odd=sorted(set(file.entries) - set(names)),
+        halves=halves,
+        scales={module: scaling(config, module, rank) for module, rank in ranks.items()},
+    )
+    rules: dict[str, Callable[[_Adapter, Verdict], None]] = {
+        "peft": _peft,
+        "transformers": _peft,
+        "vllm": _vllm_adapter,
+        "llama.cpp": _llama_cpp_adapter,
+        "gptqmodel": _gptqmodel_adapter,
+    }
+    verdicts = []
+    for name in consumers:
+        verdict = Verdict(name)
+        for module in adapter.halves:
+            verdict.fail(f"module {module}: its factors lora_A and lora_B do not fit together")
+        if not adapter.ranks:
+            verdict.fail("no factors of any linear layer")
+        rules[name](adapter, verdict)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _targeted(adapter: _Adapter, module: str) -> bool:
+    targets = adapter.config.get("target_modules") or []
+    if isinstance(targets, str):
+        return targets == "all-linear" or re.fullmatch(targets, module) is not None
+    return any(module == target or module.endswith("." + target) for target in targets)
+
+
+def _peft(adapter: _Adapter, verdict: Verdict) -> None:
+    if str(adapter.config.get("peft_type", "")).upper() != "LORA":
+        verdict.fail(f"peft_type is {adapter.config.get('peft_type')!r}, not 'LORA'")
+    for module, rank in adapter.ranks.items():
+        if not _targeted(adapter, module):
+            verdict.fail(f"module {module} has factors but is not in target_modules: they would be ignored")
+        stated = pattern_value(adapter.config.get("rank_pattern"), module, adapter.config.get("r"))
+        if stated != rank:
+            verdict.fail(f"module {module} has rank {rank}, but r and rank_pattern say {stated}")
+    if verdict.consumer == "transformers":
+        verdict.notes.append("through the peft package: model.load_adapter")
+
+
+def _vllm_adapter(adapter: _Adapter, verdict: Verdict) -> None:
+    config = adapter.config
+    for key in ("r", "lora_alpha", "target_modules"):
+        if config.get(key) is None:
+            verdict.fail(f"{key} is missing, which vLLM requires")
+    if config.get("use_dora"):
+        verdict.fail("use_dora is refused: merge the adapter, or refit it as LoRA")
+    if config.get("modules_to_save"):
+        verdict.fail(f"modules_to_save = {config['modules_to_save']!r} is refused")
+    if config.get("bias", "none") != "none":
+        verdict.fail(f"bias = {config['bias']!r} is refused")
+    for name in adapter.odd:
+        if not name.endswith(("lora_embedding_A", "lora_embedding_B")):
+            verdict.fail(f"tensor {name} is refused as an unsupported LoRA weight")
+    r, alpha = config.get("r"), config.get("lora_alpha")
+    if isinstance(r, int) and r > 0 and alpha is not None:
+        own = float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
+        wrong = {m: s for m, s in adapter.scales.items() if not math.isclose(s, own)}
+        if wrong:
+            module = min(wrong)
+            verdict.fail(
+                f"vLLM ignores rank_pattern and alpha_pattern and scales every layer by {own:g}, while {module} needs "
+                f"{wrong[module]:g}: {len(wrong)} layers would be silently wrong; fold the scales into lora_B"
+            )
+        need = next((limit for limit in _VLLM_RANKS if limit >= r), None)
+        if need is None:
+            verdict.fail(f"r = {r} is above {_VLLM_RANKS[-1]}, the largest --max-lora-rank")
+        else:
+            verdict.notes.append(f"serve with --enable-lora --max-lora-rank {need}")
+
+
+def _llama_cpp_adapter(adapter: _Adapter, verdict: Verdict) -> None:
+    if adapter.config.get("use_dora"):
+        verdict.fail("DoRA has no GGUF form")
+    for name in adapter.odd:
+        verdict.fail(f"tensor {name}: the converter stops at anything but lora_A and lora_B")
+    alpha = float(adapter.config.get("lora_alpha") or 0)
+    if alpha:
+        wrong = {m: s for m, s in adapter.scales.items() if not math.isclose(alpha / adapter.ranks[m], s)}
+        if wrong:
+            module = min(wrong)
+            verdict.fail(
+                f"llama.cpp scales by lora_alpha over each tensor's own rank, {alpha / adapter.ranks[module]:g} for "
+                f"{module}, which needs {wrong[module]:g}: pad all ranks to one, or write adapter.lora.alpha = 0"
+            )
+    verdict.notes.append("convert with convert_lora_to_gguf.py")
+
+
+def _gptqmodel_adapter(adapter: _Adapter, verdict: Verdict) -> None:
+    wrong = {m: s for m, s in adapter.scales.items() if not math.isclose(s, 1.0)}
+    if wrong:
+        module = min(wrong)
+        verdict.fail(
+            f"GPTQModel adds the product unscaled, while {module} needs {wrong[module]:g}: fold the scales into lora_B"
+        )
+    for name in adapter.odd:
+        verdict.fail(f"tensor {name} is not applied")
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
+    try:
+        checkpoint = open_checkpoint(folder)
+    except CheckpointError as error:
+        return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
+    assert isinstance(checkpoint, SafetensorsCheckpoint)
+    problems = _file_problems(checkpoint)
+    verdicts = []
+    for name in consumers:
+        verdict = Verdict(name)
+        if name == "llama.cpp":
+            verdict.fail("reads GGUF only: convert the model with convert_hf_to_gguf.py")
+        elif name == "gptqmodel" and checkpoint.quantization:
+            verdict.fail("does not read compressed-tensors checkpoints")
+        else:
+            for problem in problems:
+                verdict.fail(problem)
+            if checkpoint.quantization:
+                _packed_rules(checkpoint, verdict)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _file_problems(checkpoint: SafetensorsCheckpoint) -> list[str]:
+    """What every reader would stumble over: absent, surplus and misshapen tensors, and targets left dense."""
+    import torch
+
+    with torch.device("meta"):
+        model = causal_class(checkpoint.config, checkpoint.source)(checkpoint.config)
+    expected = model.state_dict()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    names = set(checkpoint.names())
+    problems = [f"no tensor {name}" for name in sorted(set(expected) - names - tied)]
+    for name in sorted(names & set(expected)):
+        try:
+            if checkpoint.shape(name) != tuple(expected[name].shape):
+                problems.append(
+                    f"tensor {name} has shape {checkpoint.shape(name)}, the model {tuple(expected[name].shape)}"
+                )
+        except CheckpointError as error:
+            problems.append(str(error))
+    if checkpoint.quantization:
+        schemes = WeightSchemes(checkpoint.quantization, checkpoint.source)
+        ignore = [str(entry) for entry in checkpoint.quantization.get("ignore") or []]
+        packed = set(checkpoint.packed_modules())
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and name not in packed and not _ignored(name, ignore):
+                problems.append(f"module {name} is a quantization target but is stored dense: add it to ignore")
+        for module in sorted(packed):
+            if _ignored(module, ignore):
+                problems.append(f"module {module} is packed but listed in ignore")
+            problems += _module_problems(checkpoint, schemes, module)
+    return problems
+
+
+def _ignored(module: str, ignore: Sequence[str]) -> bool:
+    return any(
+        entry == module or (entry.startswith("re:") and re.match(entry[3:], module) is not None) for entry in ignore
+    )
+
+
+def _module_problems(checkpoint: SafetensorsCheckpoint, schemes: WeightSchemes, module: str) -> list[str]:
+    try:
+        bits, scheme, group = schemes.of(module)
+        m, k = (int(n) for n in checkpoint.read_stored(f"{module}.weight_shape"))
+        groups = checkpoint.stored_shape(f"{module}.weight_scale")
+        packed = checkpoint.stored_shape(f"{module}.weight_packed")
+        zeros = checkpoint.stored_shape(f"{module}.weight_zero_point") if scheme == "asymmetric" else None
+    except CheckpointError as error:
+        return [str(error)]
+    problems = []
+    if group is not None and k % group:
+        problems.append(f"module {module}: groups of {group} do not divide {k} columns")
+    if groups[:2] != (m, k // group if group else 1):
+        problems.append(f"module {module}: weight_scale {groups} does not fit ({m}, {k}) in groups of {group}")
+    if packed != (m, dense_words(k, bits)):
+        old = packed == (m, padded_words(k, bits))
+        why = "is in the old layout of 32 // bits codes per word" if old else "has the wrong size"
+        problems.append(f"module {module}: weight_packed {packed} {why}; {bits} bits take {(m, dense_words(k, bits))}")
+    if zeros is not None and zeros != (dense_words(m, bits), groups[1]):
+        problems.append(f"module {module}: weight_zero_point {zeros} should be {(dense_words(m, bits), groups[1])}")
+    return problems
+
+
+def _packed_rules(checkpoint: SafetensorsCheckpoint, verdict: Verdict) -> None:
+    assert checkpoint.quantization is not None
+    schemes = WeightSchemes(checkpoint.quantization, checkpoint.source)
+    modules = checkpoint.packed_modules()
+    asymmetric = any(schemes.of(module).scheme == "asymmetric" for module in modules)
+    bits = sorted({schemes.of(module).bits for module in modules})
+    orders = {
+        str((group.get("weights") or {}).get("actorder"))
+        for group in (checkpoint.quantization.get("config_groups") or {}).values()
+    }
+    if orders & {"group", "dynamic", "True"}:
+        verdict.fail("actorder 'group' was removed from compressed-tensors: quantize with static groups")
+    if verdict.consumer in ("transformers", "peft"):
+        if asymmetric:
+            verdict.notes.append(
+                "asymmetric codes: from_pretrained(..., quantization_config=CompressedTensorsConfig(dequantize=True))"
+            )
+        if verdict.consumer == "peft":
+            verdict.notes.append("as the base of an adapter, loaded through transformers")
+    if verdict.consumer == "vllm":
+        packed = set(modules)
+        for module in modules:
+            parent, _, last = module.rpartition(".")
+            for family in _FUSED:
+                missing = [part for part in family if f"{parent}.{part}" not in packed]
+                if last == family[0] and missing and f"{parent}.{missing[0]}.weight" in checkpoint.names():
+                    verdict.fail(f"vLLM joins {', '.join(family)} of {parent}: pack all of them or none")
+        if set(bits) - {4, 8}:
+            widths = ", ".join(map(str, bits))
+            verdict.notes.append(f"{widths} bits need a vLLM with the Humming kernels; 4 and 8 bits run on any")
+
+
+def report_lines(folder: str | Path, kind: str, verdicts: Sequence[Verdict]) -> list[str]:
+    """Plain text, one consumer per paragraph."""
+    lines = [f"{folder}: {kind}"]
+    for verdict in verdicts:
+        lines.append(f"  {verdict.consumer:<13} {'pass' if verdict.passed else 'FAIL'}")
+        lines += [f"                - {reason}" for reason in verdict.reasons[:5]]
+        if len(verdict.reasons) > 5:
+            lines.append(f"                - and {len(verdict.reasons) - 5} more")
+        lines += [f"                  {note}" for note in verdict.notes]
+    return lines
+
+
+def record(folder: str | Path, kind: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The JSON record of the ``check`` command."""
+    return {
+        "schema": "lowbit.check/1",
+        "path": str(folder),
+        "kind": kind,
+        "passed": all(verdict.passed for verdict in verdicts),
+        "consumers": [verdict.as_dict() for verdict in verdicts],
+    }

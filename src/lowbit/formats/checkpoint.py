@@ -1,0 +1,397 @@
+"""Opening a language model by name: a local directory, a GGUF file or a hub id, read one tensor at a time.
+
+Weights come from safetensors or GGUF only. Pickles are refused, because opening one can run any code, and so is
+code shipped with a model. A directory compressed by lowbit (or by any tool that writes compressed-tensors
+``pack-quantized``) opens like a dense model: reading the weight of a packed module gives the dequantized weight.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from . import compressed_tensors as ct
+from .errors import CheckpointError
+from .safetensors_file import SafetensorsFile, TensorEntry
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+__all__ = ["Checkpoint", "SafetensorsCheckpoint", "causal_class", "open_checkpoint", "sha256_file", "weights_hash"]
+
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+"""What a model directory holds beside its configuration and its weights."""
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_IGNORED = ["*/*", "consolidated*"]  # second copies of the weights in other layouts
+
+
+class Checkpoint(Protocol):
+    """A model on disk, whatever its format.
+
+    Attributes:
+        kind: ``"safetensors"`` or ``"gguf"``.
+        source: what the caller asked for.
+        config: the model's configuration, without any quantization entry.
+        quantization: the configuration's quantization entry, or None for a dense model.
+    """
+
+    kind: str
+    source: str
+    config: PretrainedConfig
+    quantization: dict[str, Any] | None
+
+    def names(self) -> list[str]:
+        """Parameter names in Hugging Face terms, in the order of the files."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of what :meth:`read` returns."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Type of what :meth:`read` returns; float32 for GGUF, the type of the scales for a packed module."""
+        ...
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """One tensor, or rows ``[start, stop)`` of it, in memory of its own."""
+        ...
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """File name → SHA-256 of its content, for every file that decides what the model computes."""
+        ...
+
+    def save_side_files(self, out: Path) -> None:
+        """Write the tokenizer and the generation settings into ``out``; not the configuration."""
+        ...
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_hash(folder: str | Path) -> str:
+    """One SHA-256 over the names and contents of a directory's weight files: the identity of a base model.
+
+    Configuration and tokenizer do not enter, so that editing a README or a chat template keeps an adapter valid.
+    """
+    path = Path(folder)
+    files = [path] if path.is_file() else _weight_files(path)
+    listing = [[file.name, sha256_file(file)] for file in sorted(files, key=lambda file: file.name)]
+    return hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode()).hexdigest()
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open a model directory, a ``*.gguf`` file, or a hub id (downloaded once, without any pickle).
+
+    Raises:
+        CheckpointError: nothing there, pickles only, missing or damaged files, an architecture that is not a
+            decoder-only language model, or a quantization that is not compressed-tensors ``pack-quantized``.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix == ".gguf":
+            from .gguf import GgufCheckpoint
+
+            return GgufCheckpoint(path, str(source))
+        if any(path.match(pattern) for pattern in _PICKLES):
+            raise CheckpointError(_pickle_message(path))
+        hint = f"; pass its directory {path.parent}" if path.suffix == ".safetensors" else ""
+        raise CheckpointError(f"{source}: a model is a directory, a .gguf file or a hub id, not this file{hint}")
+    if path.is_dir():
+        return SafetensorsCheckpoint(path, str(source))
+    text = str(source)
+    if path.suffix == ".gguf" or not _HUB_ID.fullmatch(text):
+        raise CheckpointError(f"{source}: no such file or directory")
+    return SafetensorsCheckpoint(_download(text), text)
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(f"{name}: no such directory, and hub ids need: pip install 'lowbit[hf]'") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED))
+    except Exception as error:  # the hub client raises a dozen unrelated kinds; the user needs one sentence
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{name}: not a local file or directory, and as a hub id it cannot be downloaded ({reason})"
+        ) from error
+
+
+def _pickle_message(path: Path) -> str:
+    return (
+        f"{path}: a pickle, which can run any code when it is opened; lowbit reads safetensors and GGUF only. "
+        "Load it once where you trust it and save it with save_pretrained(..., safe_serialization=True)"
+    )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / _INDEX
+    if index.is_file():
+        return [folder / name for name in sorted(set(_read_index(index).values()))]
+    single = folder / _SINGLE
+    if single.is_file():
+        return [single]
+    found = sorted(path for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors")
+    if found:
+        return found
+    pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(_pickle_message(pickles[0]))
+    raise CheckpointError(f"{folder}: no {_SINGLE}, no {_INDEX} and no other *.safetensors file")
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(k, str) and isinstance(v, str) for k, v in weight_map.items()):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not a safetensors index: it needs a weight_map of names to files") from error
+    outside = sorted({name for name in weight_map.values() if Path(name).name != name})
+    if outside:
+        raise CheckpointError(f"{index}: names a file outside its directory: {outside[0]}")
+    return dict(weight_map)
+
+
+def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
+    """The configuration of a model, from known architectures only."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+    except (ValueError, KeyError, OSError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{source}: its configuration is not one that the installed transformers knows, and lowbit never runs "
+            f"code shipped with a model ({reason[:300]})"
+        ) from error
+
+
+def causal_class(config: PretrainedConfig, source: str) -> type[Any]:
+    """The decoder-only class of ``transformers`` that computes this configuration.
+
+    Raises:
+        CheckpointError: encoders, encoder-decoders, and anything else that does not predict the next token.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    stated = list(getattr(config, "architectures", None) or [])
+    name = stated[0] if stated else type(config).__name__
+    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if isinstance(cls, (tuple, list)):
+        cls = next((item for item in cls if item.__name__ in stated), cls[0])
+    # BERT and its kin have a causal class too, for use as half of an encoder-decoder; GPT-NeoX says is_decoder=False
+    # although it is nothing else.
+    encoder = getattr(config, "is_decoder", True) is False and type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    encoder = encoder or getattr(config, "is_encoder_decoder", False)
+    if cls is None or encoder or (stated and cls.__name__ not in stated):
+        raise CheckpointError(
+            f"{source}: architecture {name} is not a decoder-only language model (…ForCausalLM) of transformers"
+        )
+    return cls  # type: ignore[no-any-return]
+
+
+class SafetensorsCheckpoint:
+    """A directory of safetensors with ``config.json``; see :class:`Checkpoint`.
+
+    Names are those of the model class: a checkpoint saved from a bare base model (``h.0…`` where the class has
+    ``transformer.h.0…``) is shown with the prefix.
+    """
+
+    kind = "safetensors"
+
+    def __init__(self, folder: Path, source: str) -> None:
+        self.source = source
+        self.folder = folder
+        if not (folder / "config.json").is_file():
+            if (folder / "adapter_config.json").is_file():
+                raise CheckpointError(
+                    f"{source}: an adapter directory, not a model; pass the compressed model, and this as --adapter"
+                )
+            _weight_files(folder)
+            raise CheckpointError(f"{source}: no config.json")
+        config = load_config(folder, source)
+        self._class = causal_class(config, source)
+        self.config: PretrainedConfig = config
+        quantization: Any = getattr(config, "quantization_config", None)
+        if quantization is not None:
+            quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()
+            delattr(config, "quantization_config")  # the tensors that are read are dense
+        self.quantization: dict[str, Any] | None = quantization
+        self._scheme = None if quantization is None else ct.WeightSchemes(quantization, source)
+        self._files = {path.name: SafetensorsFile(path) for path in self._shards()}
+        self._where = self._locate()
+        self._stored = self._rename(list(self._where))
+        self._packed = {
+            name.removesuffix(ct.PACKED) + ".weight": name.removesuffix(ct.PACKED)
+            for name in self._stored
+            if name.endswith(ct.PACKED)
+        }
+        if self._packed and self._scheme is None:
+            raise CheckpointError(f"{source}: packed weights, but config.json has no quantization_config")
+        self._transposed = self._transposed_modules()
+
+    def _shards(self) -> list[Path]:
+        files = _weight_files(self.folder)
+        for path in files:
+            if not path.is_file():
+                raise CheckpointError(f"{path}: missing shard; {_INDEX} lists it, so download or copy it again")
+        if not (self.folder / _INDEX).is_file():
+            for path in files:
+                numbered = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.safetensors", path.name)
+                if numbered and len(files) < int(numbered[2]):
+                    raise CheckpointError(
+                        f"{self.folder}: {len(files)} of {int(numbered[2])} shards and no {_INDEX}; download the rest"
+                    )
+        return files
+
+    def _locate(self) -> dict[str, tuple[SafetensorsFile, str]]:
+        index = self.folder / _INDEX
+        if index.is_file():
+            found: dict[str, tuple[SafetensorsFile, str]] = {}
+            for name, shard in _read_index(index).items():
+                if name not in self._files[shard].entries:
+                    raise CheckpointError(f"{self.folder / shard}: lacks tensor {name}, which {_INDEX} places there")
+                found[name] = (self._files[shard], name)
+            return found
+        return {name: (file, name) for file in self._files.values() for name in file.entries}
+
+    def _rename(self, stored: list[str]) -> dict[str, str]:
+        prefix = str(getattr(self._class, "base_model_prefix", "") or "")
+        if not prefix or any(name.startswith(prefix + ".") for name in stored):
+            return {name: name for name in stored}
+        return {name if name.startswith("lm_head.") else f"{prefix}.{name}": name for name in stored}
+
+    def _transposed_modules(self) -> frozenset[str]:
+        marks = [file.metadata.get(ct.TRANSPOSED_KEY, "") for file in self._files.values()]
+        return frozenset(name for mark in marks for name in mark.split(",") if name)
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self._stored:
+            close = difflib.get_close_matches(name, self.names(), n=2)
+            hint = f"; it has {' and '.join(close)}" if close else ""
+            raise CheckpointError(f"{self.source}: no tensor {name}{hint}")
+        file, stored = self._where[self._stored[name]]
+        return file.entries[stored]
+
+    def names(self) -> list[str]:
+        """See :class:`Checkpoint`; the parts of a packed module appear as one ``….weight``."""
+        names: dict[str, None] = {}
+        for name in self._stored:
+            module, _, part = name.rpartition(".")
+            packed = f"{module}.weight" in self._packed and part in ct.PARTS
+            names[f"{module}.weight" if packed else name] = None
+        return list(names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See :class:`Checkpoint`."""
+        if name in self._packed:
+            m, k = (int(n) for n in self.read_stored(self._packed[name] + ".weight_shape"))
+            return (k, m) if self._packed[name] in self._transposed else (m, k)
+        return self._entry(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """See :class:`Checkpoint`."""
+        return self._entry(self._packed[name] + ".weight_scale" if name in self._packed else name).dtype
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor as stored, such as ``….weight_packed``."""
+        return self._entry(name).shape
+
+    def read_stored(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """One tensor exactly as stored, such as ``….weight_packed``."""
+        self._entry(name)
+        file, stored = self._where[self._stored[name]]
+        return file.read(stored, rows)
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """See :class:`Checkpoint`; the weight of a packed module is dequantized, bit for bit as transformers does."""
+        if name not in self._packed:
+            return self.read_stored(name, rows)
+        module = self._packed[name]
+        weight = self.dequantize(module)
+        if module in self._transposed:
+            weight = weight.T.contiguous()
+        return weight if rows is None else weight[rows[0] : rows[1]].contiguous()
+
+    def dequantize(self, module: str) -> torch.Tensor:
+        """Weight (m, k) of a packed module, in the type of its scales."""
+        assert self._scheme is not None
+        scheme = self._scheme.of(module)
+        return ct.dequantize_module(self.module_tensors(module), bits=scheme.bits, scheme=scheme.scheme)
+
+    def packed_modules(self) -> list[str]:
+        """Paths of the packed modules, in the order of the files."""
+        return list(self._packed.values())
+
+    def module_tensors(self, module: str) -> Mapping[str, torch.Tensor]:
+        """Stored parts of one packed module: ``weight_packed``, ``weight_scale`` ...
+
+        Raises:
+            CheckpointError: a part is missing.
+        """
+        present = {
+            part: self.read_stored(f"{module}.{part}") for part in ct.PARTS if f"{module}.{part}" in self._stored
+        }
+        for part in ("weight_scale", "weight_shape"):
+            if part not in present:
+                raise CheckpointError(f"{self.source}: module {module} is packed but lacks {part}")
+        return present
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See :class:`Checkpoint`."""
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except Exception as error:  # whatever the tokenizer libraries raise, the sentence is the same
+            raise CheckpointError(
+                f"{self.source}: its tokenizer cannot be loaded ({' '.join(str(error).split())[:300]})"
+            ) from error
+
+    def fingerprint(self) -> dict[str, str]:
+        """See :class:`Checkpoint`."""
+        beside = [self.folder / name for name in ("config.json", _INDEX, *SIDE_FILES)]
+        files = [path for path in beside if path.is_file()] + [file.path for file in self._files.values()]
+        return {path.name: sha256_file(path) for path in sorted(files, key=lambda path: path.name)}
+
+    def save_side_files(self, out: Path) -> None:
+        """See :class:`Checkpoint`; the files are copied byte for byte."""
+        for name in SIDE_FILES:
+            if (self.folder / name).is_file() and (self.folder / name).resolve() != (out / name).resolve():
+                shutil.copyfile(self.folder / name, out / name)

@@ -1,0 +1,312 @@
+"""compressed-tensors ``pack-quantized``: what transformers and vLLM load, written and read without the library.
+
+Per module (ecosystem names, ``w`` = ``weight``):
+
+=====================  ==================================  ==========================================================
+tensor                 shape                               content
+=====================  ==================================  ==========================================================
+``w_packed``           int32 (m, ceil(k·bits/32))          codes in 0..2^bits−1, dense layout [Q-6] along k
+``w_scale``            float (m, G)                        grid step of each group
+``w_shape``            int64 (2,)                          (m, k)
+``w_zero_point``       int32 (ceil(m·bits/32), G)          asymmetric only: codes 0..2^bits−1, dense, packed along m
+``w_g_idx``            int32 (k,)                          only when a column's group is not ``j // group_size``
+=====================  ==================================  ==========================================================
+
+The library speaks of signed values and stores value + 2^(bits−1); a symmetric code c ∈ −2^(bits−1).. is stored so,
+and an asymmetric code 0.. is stored as it is, which is the same number.
+
+Releases before 0.16 packed ``32 // bits`` codes per word. The two layouts are equal at 1, 2, 4 and 8 bits and differ
+at 3, 5, 6 and 7; a reader tells them apart by the number of packed columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .errors import CheckpointError
+from .packing import dense_words, pack_dense, padded_words, unpack_dense, unpack_padded
+
+__all__ = [
+    "PACKED",
+    "PARTS",
+    "TRANSPOSED_KEY",
+    "WeightScheme",
+    "WeightSchemes",
+    "dequantize_module",
+    "pack_module",
+    "quantization_config",
+    "unpack_module",
+]
+
+PACKED = ".weight_packed"
+PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+TRANSPOSED_KEY = "lowbit.transposed"
+"""Metadata entry of a safetensors file: comma-separated modules whose dense weight is (in, out), as in GPT-2."""
+
+BITS = (2, 3, 4, 8)
+SYMMETRIC = frozenset({"symmetric", "symmetric-full", "symmetric-gptq"})
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+Array = torch.Tensor | npt.NDArray[Any]
+
+
+class WeightScheme(NamedTuple):
+    """How the weight of one module is quantized."""
+
+    bits: int
+    scheme: str  # "asymmetric" or "symmetric"
+    group_size: int | None  # None for one group per row
+
+
+def _tensor(x: Array) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x.detach().cpu()
+
+
+def _codes(x: Array) -> npt.NDArray[np.int32]:
+    return _tensor(x).to(torch.int32).contiguous().numpy()
+
+
+def pack_module(
+    name: str,
+    codes: Array,
+    scale: Array,
+    zero_point: Array | None,
+    *,
+    bits: int,
+    scheme: str,
+    group_index: Array | None = None,
+) -> dict[str, torch.Tensor]:
+    """Tensors of one module, keyed by their full names.
+
+    Args:
+        name: module path, such as ``model.layers.0.mlp.up_proj``.
+        codes: int32 (m, k): 0..2^bits−1 for ``"asymmetric"``, −2^(bits−1)..2^(bits−1)−1 for a symmetric scheme.
+        scale: (m, G) float32, float16 or bfloat16; stored as given.
+        zero_point: int32 (m, G) in 0..2^bits−1; may be None (or zeros) for a symmetric scheme.
+        bits: 2, 3, 4 or 8.
+        scheme: a scheme of clause Q-1.
+        group_index: int (k,), the group of each column; None for contiguous groups.
+
+    Raises:
+        CheckpointError: shapes that do not fit, or codes or zero points outside what ``bits`` can hold.
+    """
+    if bits not in BITS:
+        raise CheckpointError(f"{name}: pack-quantized is written at {', '.join(map(str, BITS))} bits, not {bits}")
+    symmetric = scheme in SYMMETRIC
+    if not symmetric and scheme != "asymmetric":
+        raise CheckpointError(f"{name}: unknown scheme {scheme!r}")
+    values = _codes(codes)
+    steps = _tensor(scale)
+    if values.ndim != 2 or steps.ndim != 2 or steps.shape[0] != values.shape[0]:
+        raise CheckpointError(f"{name}: codes {values.shape} and scale {tuple(steps.shape)} are not (m, k) and (m, G)")
+    if steps.dtype not in _FLOATS:
+        raise CheckpointError(f"{name}: scale has type {steps.dtype}; float32, float16 or bfloat16 can be stored")
+    m, k = values.shape
+    groups = int(steps.shape[1])
+    if groups == 0 or k % groups:
+        raise CheckpointError(f"{name}: {groups} groups do not divide {k} columns")
+    stored = _shift(name, "codes", values, bits, symmetric)
+    tensors = {
+        f"{name}.weight_packed": torch.from_numpy(pack_dense(stored, bits)),
+        f"{name}.weight_scale": steps.contiguous(),
+        f"{name}.weight_shape": torch.tensor([m, k], dtype=torch.int64),
+    }
+    if not symmetric:
+        if zero_point is None:
+            raise CheckpointError(f"{name}: an asymmetric grid needs its zero points")
+        zeros = _codes(zero_point)
+        if zeros.shape != (m, groups):
+            raise CheckpointError(f"{name}: zero_point {zeros.shape} does not match scale {(m, groups)}")
+        zeros = _shift(name, "zero_point", zeros, bits, symmetric=False)
+        tensors[f"{name}.weight_zero_point"] = torch.from_numpy(np.ascontiguousarray(pack_dense(zeros.T, bits).T))
+    if group_index is not None:
+        index = _codes(group_index)
+        if index.shape != (k,) or (k and not 0 <= index.min() <= index.max() < groups):
+            raise CheckpointError(f"{name}: group_index {index.shape} must hold {k} groups in 0..{groups - 1}")
+        if not np.array_equal(index, np.arange(k) // (k // groups)):
+            tensors[f"{name}.weight_g_idx"] = torch.from_numpy(index)
+    return tensors
+
+
+def _shift(name: str, what: str, values: npt.NDArray[np.int32], bits: int, symmetric: bool) -> npt.NDArray[np.int32]:
+    stored = values + np.int32(1 << (bits - 1)) if symmetric else values
+    if stored.size and (stored.min() < 0 or stored.max() >= 1 << bits):
+        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if symmetric else (0, (1 << bits) - 1)
+        raise CheckpointError(
+            f"{name}: {what} lie in {int(values.min())}..{int(values.max())}, {bits} bits hold {low}..{high}"
+        )
+    return stored
+
+
+def quantization_config(
+    *, bits: int, scheme: str, group_size: int | None, ignore: list[str], act_order: bool
+) -> dict[str, Any]:
+    """The ``quantization_config`` entry of ``config.json``.
+
+    Args:
+        bits: code width.
+        scheme: a scheme of clause Q-1.
+        group_size: columns per group, or None (or 0) for one group per row.
+        ignore: paths of linear modules that stay dense, such as ``lm_head``.
+        act_order: columns were quantized in order of importance, with groups over original columns. (Groups over
+            the permuted order need ``weight_g_idx``, which compressed-tensors 0.20 no longer loads.)
+    """
+    weights: dict[str, Any] = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": scheme in SYMMETRIC,
+        "strategy": "group" if group_size else "channel",
+        "group_size": group_size or None,
+        "dynamic": False,
+        "observer": "minmax",
+        "observer_kwargs": {},
+        "block_structure": None,
+        "actorder": "weight" if act_order else None,
+    }
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": list(ignore),
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+class WeightSchemes:
+    """Which scheme a module has, from a ``quantization_config`` of any writer.
+
+    Raises:
+        CheckpointError: a method other than compressed-tensors, a format other than pack-quantized, or weights that
+            are not integers.
+    """
+
+    def __init__(self, config: Mapping[str, Any], source: str) -> None:
+        self.source = source
+        method = str(config.get("quant_method", "compressed-tensors"))
+        if method != "compressed-tensors":
+            raise CheckpointError(
+                f"{source}: already quantized by {method}, which lowbit does not read; "
+                "start from the full-precision model"
+            )
+        style = config.get("format", "pack-quantized")
+        self._groups: list[tuple[str, WeightScheme]] = []
+        for group in dict(config.get("config_groups") or {}).values():
+            args = group.get("weights")
+            own = group.get("format") or style
+            if own != "pack-quantized" or args is None or str(args.get("type", "int")) != "int":
+                raise CheckpointError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
+            size = args.get("group_size")
+            scheme = WeightScheme(
+                bits=int(args["num_bits"]),
+                scheme="symmetric" if args.get("symmetric", True) else "asymmetric",
+                group_size=int(size) if size and int(size) > 0 else None,
+            )
+            self._groups += [(str(target), scheme) for target in group.get("targets", ["Linear"])]
+        if not self._groups:
+            raise CheckpointError(f"{source}: quantization_config names no group of weights")
+
+    def of(self, module: str) -> WeightScheme:
+        """Scheme of a packed module: an exact name or ``re:`` pattern wins over a class such as ``Linear``."""
+        for target, scheme in self._groups:
+            if target == module or (target.startswith("re:") and re.match(target[3:], module)):
+                return scheme
+        for target, scheme in self._groups:
+            if "." not in target and not target.startswith("re:"):
+                return scheme
+        raise CheckpointError(f"{self.source}: module {module} is packed, but no group of quantization_config names it")
+
+
+def _layout(words: torch.Tensor, bits: int, length: int, what: str) -> frozenset[str]:
+    """Layouts whose size fits; both do for a few short lengths."""
+    if words.dtype != torch.int32 or words.ndim != 2:
+        raise CheckpointError(f"{what} must be int32 and two-dimensional, got {words.dtype} {tuple(words.shape)}")
+    sizes = {"dense": dense_words(length, bits), "padded": padded_words(length, bits)}
+    fitting = frozenset(layout for layout, size in sizes.items() if size == words.shape[1])
+    if not fitting:
+        raise CheckpointError(
+            f"{what} has {words.shape[1]} words per line; {length} codes of {bits} bits take {sizes['dense']} "
+            f"(dense) or {sizes['padded']} (padded): wrong bits or a damaged file"
+        )
+    return fitting
+
+
+def _unpack(words: torch.Tensor, bits: int, length: int, layout: str) -> npt.NDArray[np.int32]:
+    unpack = unpack_dense if layout == "dense" else unpack_padded
+    return unpack(words.contiguous().numpy(), bits, length)
+
+
+def unpack_module(
+    tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inverse of :func:`pack_module`, for both packing layouts.
+
+    Args:
+        tensors: the module's parts; keys may carry the module path or not.
+        bits: 1 to 8.
+        scheme: ``"asymmetric"`` or any symmetric one.
+
+    Returns:
+        codes int32 (m, k), scale (m, G) as stored, zero point int32 (m, G); conventions of clause Q-1.
+
+    Raises:
+        CheckpointError: a missing part, or sizes that fit no layout.
+    """
+    parts = {key.rpartition(".")[2]: value for key, value in tensors.items()}
+    missing = [part for part in PARTS[:3] if part not in parts]
+    if scheme not in SYMMETRIC and "weight_zero_point" not in parts:
+        missing.append("weight_zero_point")
+    if missing:
+        raise CheckpointError(f"packed module lacks {', '.join(missing)}")
+    m, k = (int(n) for n in parts["weight_shape"])
+    scale = parts["weight_scale"]
+    if scale.ndim == 1:  # one scale per row, as some writers store it
+        scale = scale.unsqueeze(1)
+    packed = parts["weight_packed"]
+    if packed.shape[0] != m or scale.shape[0] != m or scale.shape[1] == 0 or k % scale.shape[1]:
+        raise CheckpointError(
+            f"weight_packed {tuple(packed.shape)}, weight_scale {tuple(scale.shape)} do not fit weight_shape ({m}, {k})"
+        )
+    fitting = _layout(packed, bits, k, "weight_packed")
+    stored = None if scheme in SYMMETRIC else parts["weight_zero_point"].T
+    if stored is not None:
+        fitting &= _layout(stored, bits, m, "weight_zero_point")
+        if not fitting:
+            raise CheckpointError("weight_packed and weight_zero_point are packed in two different layouts")
+    layout = "dense" if "dense" in fitting else "padded"  # where the sizes cannot tell, what is written today
+    codes = _unpack(packed, bits, k, layout)
+    if stored is None:
+        codes -= np.int32(1 << (bits - 1))
+        zeros = torch.zeros(tuple(scale.shape), dtype=torch.int32)
+    else:
+        zeros = torch.from_numpy(np.ascontiguousarray(_unpack(stored, bits, m, layout).T))
+        if zeros.shape != scale.shape:
+            raise CheckpointError(
+                f"weight_zero_point {tuple(zeros.shape)} does not fit weight_scale {tuple(scale.shape)}"
+            )
+    return torch.from_numpy(codes), scale, zeros
+
+
+def dequantize_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str) -> torch.Tensor:
+    """Dense weight (m, k) in the type of the scales: scale · (code − zero point), bit-equal to the library.
+
+    ``code − zero point`` is a whole number of at most nine bits, exact in every type the scales may have: one rounding.
+    """
+    codes, scale, zeros = unpack_module(tensors, bits=bits, scheme=scheme)
+    m, k = codes.shape
+    groups = int(scale.shape[1])
+    index = next((value for key, value in tensors.items() if key.rpartition(".")[2] == "weight_g_idx"), None)
+    if index is not None:
+        column = index.to(torch.int64)
+        whole = codes - zeros[:, column]
+        return whole.to(scale.dtype) * scale[:, column]
+    whole = codes.view(m, groups, k // groups) - zeros.unsqueeze(-1)
+    return (whole.to(scale.dtype) * scale.unsqueeze(-1)).reshape(m, k)

@@ -1,0 +1,322 @@
+"""Any dense GGUF model of llama.cpp as a Hugging Face checkpoint, one dequantized tensor at a time.
+
+The file's tensors are matched to parameters through the name table of the ``gguf`` package, dequantized with its
+NumPy code, and what llama.cpp's converter did to their values is undone. The configuration and the tokenizer come from
+``transformers``. Only the header stays in memory; tensors are read with ordinary file reads, a few rows at a time.
+
+Left out on purpose: mixtures of experts, state-space models and encoder-decoders, whose tensors do not correspond one
+to one to parameters; they are refused by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .checkpoint import causal_class, load_config, sha256_file
+from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+__all__ = ["ARCHITECTURES", "GgufCheckpoint"]
+
+F32 = npt.NDArray[np.float32]
+
+_CHUNK = 1 << 23  # elements dequantized at once: bounds the scratch of the quantization types' NumPy code
+
+
+class _Tensor(NamedTuple):
+    kind: Any  # gguf.GGMLQuantizationType
+    shape: tuple[int, ...]  # as NumPy sees it, slowest axis first
+    start: int  # first byte in the file
+    nbytes: int
+
+
+# ---- what converters did to values, undone -------------------------------------------------------------------------
+
+
+def _interleave_halves(w: F32, heads: int) -> F32:
+    """Rows of each head from llama.cpp's order (x0, x_{d/2}, x1, ...) back to halves (x0, x1, ..., x_{d/2}, ...)."""
+    half = w.shape[0] // heads // 2
+    return w.reshape(heads, half, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def _undo_llama(name: str, w: F32, config: Any) -> F32:
+    if ".attn_q." in name:
+        return _interleave_halves(w, config.num_attention_heads)
+    if ".attn_k." in name:
+        return _interleave_halves(w, config.num_key_value_heads)
+    return w
+
+
+def _undo_gpt2(name: str, w: F32, config: Any) -> F32:
+    """GPT-2's Conv1D keeps (in, out); the converter wrote (out, in)."""
+    del config
+    turned = (".attn_qkv.weight", ".attn_output.weight", ".ffn_up.weight", ".ffn_down.weight")
+    return w.T if name.endswith(turned) else w
+
+
+def _undo_offset_norm(name: str, w: F32, config: Any) -> F32:
+    """Norms that compute x·(1 + w): the converter stored 1 + w."""
+    del config
+    return w - np.float32(1) if name.endswith("norm.weight") else w
+
+
+def _undo_bloom(name: str, w: F32, config: Any) -> F32:
+    """BLOOM interleaves q, k and v per head; the converter wrote all q, all k, all v."""
+    if ".attn_qkv." not in name:
+        return w
+    heads = config.n_head
+    return np.ascontiguousarray(w.reshape(3, heads, -1, *w.shape[1:]).swapaxes(0, 1)).reshape(w.shape)
+
+
+def _as_is(name: str, w: F32, config: Any) -> F32:
+    del name, config
+    return w
+
+
+ARCHITECTURES: dict[str, Callable[[str, F32, Any], F32]] = {
+    "llama": _undo_llama,
+    "gpt2": _undo_gpt2,
+    "gemma2": _undo_offset_norm,
+    "gemma3": _undo_offset_norm,
+    "nemotron": _undo_offset_norm,
+    "bloom": _undo_bloom,
+    "phi3": _as_is,
+    "qwen2": _as_is,
+    "qwen3": _as_is,
+    "stablelm": _as_is,
+    "starcoder2": _as_is,
+}
+"""``general.architecture`` values that are read, and how the converter's change of values is undone."""
+
+_ROPE_FACTORS = "rope_freqs.weight"
+_LLAMA3_CONTEXT = 8192  # original context length of every Llama 3 release
+_LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
+
+
+def _llama3_factors(dim: int, base: float, factor: float) -> npt.NDArray[np.float64]:
+    """Frequency divisors of Llama 3.1's rotary scaling (dim/2,), as its reference code computes them."""
+    wavelength = 2 * math.pi * base ** (np.arange(0, dim, 2) / dim)
+    smooth = (_LLAMA3_CONTEXT / wavelength - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW)
+    middle = 1 / ((1 - smooth) / factor + smooth)
+    divisors = np.where(wavelength > _LLAMA3_CONTEXT / _LLAMA3_LOW, factor, middle)
+    return np.where(wavelength < _LLAMA3_CONTEXT / _LLAMA3_HIGH, 1.0, divisors)
+
+
+class GgufCheckpoint:
+    """A GGUF file; see :class:`~lowbit.formats.checkpoint.Checkpoint`.
+
+    Raises:
+        CheckpointError: damaged file, architecture outside :data:`ARCHITECTURES`, a parameter without a tensor or a
+            tensor without a parameter (either would be another model), or a quantization type without NumPy code.
+    """
+
+    kind = "gguf"
+    quantization: dict[str, Any] | None = None
+
+    def __init__(self, path: Path, source: str) -> None:
+        try:
+            import gguf
+        except ImportError as error:
+            raise CheckpointError(f"{source}: GGUF files need: pip install 'lowbit[hf]'") from error
+        self.source = source
+        self.path = path
+        try:
+            reader = gguf.GGUFReader(path)
+            architecture = str(reader.fields["general.architecture"].contents())
+            template = reader.fields.get("tokenizer.chat_template")
+            length = reader.fields.get(f"{architecture}.context_length")
+            context = 0 if length is None else int(length.contents())
+            width = reader.fields.get(f"{architecture}.attention.key_length")
+            head = 0 if width is None else int(width.contents())
+            swapped = reader.byte_order == "S"
+            self._tensors = {
+                tensor.name: _Tensor(
+                    tensor.tensor_type,
+                    tuple(int(n) for n in reversed(tensor.shape.tolist())),
+                    int(tensor.data_offset),
+                    int(tensor.n_bytes),
+                )
+                for tensor in reader.tensors
+            }
+        except (ValueError, KeyError, IndexError, OverflowError, OSError) as error:
+            raise CheckpointError(
+                f"{source}: truncated or not a GGUF file ({' '.join(str(error).split())}); download it again"
+            ) from error
+        if swapped:
+            raise CheckpointError(f"{source}: written for the other byte order; convert it with llama.cpp's tools")
+        self._check_size()
+        self._chat_template = None if template is None else str(template.contents())
+        if architecture not in ARCHITECTURES:
+            raise CheckpointError(
+                f"{source}: GGUF architecture {architecture!r} is not read; "
+                f"those that are: {', '.join(sorted(ARCHITECTURES))}"
+            )
+        self._undo = ARCHITECTURES[architecture]
+        config = load_config(path.parent, source, gguf_file=path.name)
+        cls = causal_class(config, source)
+        config.architectures = [cls.__name__]
+        # transformers misses these where its table lacks the key or the class has another name for it.
+        if head and getattr(config, "head_dim", head) != head:
+            config.head_dim = head
+        if context and getattr(config, "max_position_embeddings", context) != context:
+            config.max_position_embeddings = context
+        config.__dict__.pop("_model_name_or_path", None)  # the file's title, which transformers puts there
+        self.config: PretrainedConfig = config
+        self._names, self._shapes = self._match(cls, architecture)
+        if _ROPE_FACTORS in self._tensors:
+            self._set_rope()
+
+    def _check_size(self) -> None:
+        size = self.path.stat().st_size
+        for name, tensor in self._tensors.items():
+            if tensor.start + tensor.nbytes > size:
+                raise CheckpointError(
+                    f"{self.source}: truncated: tensor {name} ends at byte {tensor.start + tensor.nbytes}, "
+                    f"the file has {size}; download it again"
+                )
+
+    def _match(self, cls: Any, architecture: str) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+        """Parameter name → tensor name, and parameter name → shape."""
+        import gguf
+
+        arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
+        table = gguf.get_tensor_name_map(arch, int(self.config.num_hidden_layers))
+        with torch.device("meta"):
+            model = cls(self.config)
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        names: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, parameter in model.state_dict().items():
+            module, _, suffix = name.rpartition(".")
+            short = module.removeprefix(cls.base_model_prefix + ".")  # some tables name modules of the base model
+            base = table.get_name(module) or table.get_name(short)
+            stored = f"{base}.{suffix}"
+            if base is None or stored not in self._tensors:
+                if name in tied:
+                    continue
+                raise CheckpointError(f"{self.source}: no tensor for parameter {name} of {cls.__name__}")
+            if math.prod(self._tensors[stored].shape) != parameter.numel():
+                raise CheckpointError(
+                    f"{self.source}: tensor {stored} has shape {self._tensors[stored].shape}, "
+                    f"parameter {name} has {tuple(parameter.shape)}"
+                )
+            names[name] = stored
+            shapes[name] = tuple(parameter.shape)
+        unused = sorted(set(self._tensors) - set(names.values()) - {_ROPE_FACTORS})
+        if unused:
+            raise CheckpointError(f"{self.source}: tensor {unused[0]} belongs to no parameter of {cls.__name__}")
+        return names, shapes
+
+    def _set_rope(self) -> None:
+        """Llama 3.1 and later keep their rotary scaling as a tensor of divisors; put it back into the configuration."""
+        factors = self._dequantize(_ROPE_FACTORS).astype(np.float64).reshape(-1)
+        rope = dict(getattr(self.config, "rope_parameters", None) or {})
+        factor = float(factors.max(initial=1.0))
+        if factor == 1.0:
+            return
+        expected = _llama3_factors(2 * factors.size, float(rope["rope_theta"]), factor)
+        if not np.array_equal(expected.astype(np.float16), factors.astype(np.float16)):
+            raise CheckpointError(
+                f"{self.source}: {_ROPE_FACTORS} is not the rotary scaling of Llama 3; lowbit cannot express it"
+            )
+        rope |= {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": _LLAMA3_LOW,
+            "high_freq_factor": _LLAMA3_HIGH,
+            "original_max_position_embeddings": _LLAMA3_CONTEXT,
+        }
+        self.config.rope_parameters = rope
+
+    def _dequantize(self, stored: str) -> F32:
+        from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+        tensor = self._tensors[stored]
+        rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
+        out = np.empty((rows, columns), np.float32)
+        per_row = tensor.nbytes // rows if rows else 0
+        step = max(1, _CHUNK // max(columns, 1))
+        with self.path.open("rb") as file:
+            file.seek(tensor.start)
+            for first in range(0, rows, step):
+                last = min(first + step, rows)
+                raw = np.frombuffer(file.read((last - first) * per_row), np.uint8)
+                if raw.size != (last - first) * per_row:
+                    raise CheckpointError(f"{self.source}: truncated while tensor {stored} was read")
+                try:
+                    byte_shape = quant_shape_to_byte_shape((last - first, columns), tensor.kind)
+                    out[first:last] = dequantize(raw.reshape(byte_shape), tensor.kind)
+                except (NotImplementedError, KeyError, ValueError) as error:
+                    raise CheckpointError(
+                        f"{self.source}: tensor {stored} has type {tensor.kind.name}, which the gguf package does not "
+                        "dequantize"
+                    ) from error
+        return out.reshape(tensor.shape)
+
+    def names(self) -> list[str]:
+        """See :class:`Checkpoint`: parameter names of the model class; a tied output head is absent."""
+        return list(self._names)
+
+    def _stored(self, name: str) -> str:
+        if name not in self._names:
+            raise CheckpointError(f"{self.source}: no tensor {name}")
+        return self._names[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See :class:`Checkpoint`."""
+        self._stored(name)
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Always float32: dequantized."""
+        self._stored(name)
+        return torch.float32
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """See :class:`Checkpoint`."""
+        stored = self._stored(name)
+        weight = self._undo(stored, self._dequantize(stored), self.config)
+        tensor = torch.from_numpy(np.ascontiguousarray(weight)).reshape(self._shapes[name])
+        return tensor if rows is None else tensor[rows[0] : rows[1]].clone()
+
+    @functools.cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        except Exception as error:  # whatever the tokenizer libraries raise, the sentence is the same
+            raise CheckpointError(
+                f"{self.source}: its tokenizer cannot be rebuilt ({' '.join(str(error).split())[:300]})"
+            ) from error
+        if self._chat_template and not tokenizer.chat_template:
+            tokenizer.chat_template = self._chat_template
+        return tokenizer
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See :class:`Checkpoint`; rebuilt from the file's metadata once."""
+        return self._tokenizer
+
+    def fingerprint(self) -> dict[str, str]:
+        """See :class:`Checkpoint`: the one file."""
+        return {self.path.name: sha256_file(self.path)}
+
+    def save_side_files(self, out: Path) -> None:
+        """See :class:`Checkpoint`; the tokenizer in its fast form, and the special tokens as generation settings."""
+        tokenizer = self._tokenizer
+        tokenizer.name_or_path = ""
+        tokenizer.save_pretrained(out)
+        ids = {key: getattr(self.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        settings = {key: value for key, value in ids.items() if value is not None}
+        (out / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

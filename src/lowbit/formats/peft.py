@@ -1,0 +1,195 @@
+"""PEFT adapter directories, written so that every consumer computes the same sum, and read as plain factors.
+
+The effective update is ``W + s·B·A``, and consumers disagree about ``s`` when ranks differ between layers: PEFT takes
+``alpha_pattern / rank_pattern`` per layer, vLLM one global ``lora_alpha / r``, GPTQModel 1. Written here: every scale
+is folded into B, ``lora_alpha = r`` = the largest rank, and ``alpha_pattern == rank_pattern``, so all three get 1. Only
+keys that old releases know are written, because some refuse unknown ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .errors import AdapterError
+from .safetensors_file import SafetensorsFile, atomic_write, write_safetensors
+
+__all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+BASE_HASH_KEY = "lowbit.base_hash"
+"""Metadata entry of the weights file: fingerprint of the compressed base that the adapter was solved for."""
+
+_PREFIX = "base_model.model."
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Adapter(NamedTuple):
+    """An adapter as plain factors: add ``B @ A`` to the weight of each module."""
+
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # module path → B (m, r) with the scale folded in, A (r, k)
+    base_hash: str | None  # fingerprint of the base, None if the writer left none
+    config: dict[str, Any]  # adapter_config.json
+
+
+def write_adapter(
+    folder: str | Path,
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    *,
+    base_model: str,
+    base_hash: str,
+    task_type: str = "CAUSAL_LM",
+    fan_in_fan_out: bool = False,
+) -> None:
+    """Write an adapter directory: weights first, then the configuration, each file whole or not at all.
+
+    Args:
+        folder: made if it does not exist.
+        factors: full module path → (B (m, r), A (r, k)), float32, float16 or bfloat16; ranks may differ.
+        base_model: written as ``base_model_name_or_path``.
+        base_hash: fingerprint of the compressed base (:func:`lowbit.formats.checkpoint.weights_hash`).
+        task_type: PEFT's task.
+        fan_in_fan_out: True when the wrapped layers keep weights as (in, out), as GPT-2's Conv1D does.
+
+    Raises:
+        AdapterError: no module, or factors whose shapes or types do not fit.
+        OSError: as the system says it.
+    """
+    if not factors:
+        raise AdapterError("an adapter needs at least one module")
+    path = Path(folder)
+    tensors: dict[str, torch.Tensor] = {}
+    ranks: dict[str, int] = {}
+    for name, (b, a) in sorted(factors.items()):
+        if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0] or not a.shape[0]:
+            raise AdapterError(f"{name}: B {tuple(b.shape)} and A {tuple(a.shape)} are not (m, r) and (r, k)")
+        if b.dtype not in _FLOATS or a.dtype not in _FLOATS:
+            raise AdapterError(f"{name}: factors of type {b.dtype}, {a.dtype}; float32, float16 or bfloat16 are stored")
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
+        ranks[name] = int(a.shape[0])
+    r = max(ranks.values())
+    pattern = {name: rank for name, rank in ranks.items() if rank != r}
+    config = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base_model,
+        "r": r,
+        "lora_alpha": r,
+        "lora_dropout": 0.0,
+        "target_modules": list(ranks),
+        "rank_pattern": pattern,
+        "alpha_pattern": dict(pattern),
+        "bias": "none",
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": fan_in_fan_out,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    write_safetensors(path / WEIGHTS, tensors, {"format": "pt", BASE_HASH_KEY: base_hash})
+    atomic_write(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``adapter_config.json`` of a LoRA directory.
+
+    Raises:
+        AdapterError: missing or not JSON.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"{folder}: no {CONFIG}, so this is not an adapter directory") from None
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIG}: cannot be read as JSON") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder / CONFIG}: not a JSON object")
+    return config
+
+
+def pattern_value(pattern: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """PEFT's look-up: the first key that, as a regular expression, matches the end of the module path."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """The factor s that PEFT applies to ``B @ A`` of this module."""
+    alpha = float(pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", rank)))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def module_names(keys: Iterable[str]) -> dict[str, str]:
+    """LoRA tensor name → module path, for names ending in ``lora_A.weight`` or ``lora_B.weight``."""
+    found = {}
+    for key in keys:
+        match = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_[AB](?:\.default)?\.weight", key)
+        if match:
+            found[key] = match[1]
+    return found
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """Read a LoRA directory of any writer, with alpha, rank, rsLoRA and patterns folded into B.
+
+    Raises:
+        AdapterError: not an adapter, damaged, or with parts that are not a plain low-rank sum (DoRA magnitudes,
+            embeddings, trained biases, fully trained modules).
+    """
+    path = Path(folder)
+    config = read_config(path)
+    if str(config.get("peft_type", "LORA")).upper() != "LORA":
+        raise AdapterError(f"{path}: a {config['peft_type']} adapter; only LoRA is a low-rank sum")
+    for key, plain in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
+        value = config.get(key, plain)
+        if value not in (plain, None, [], False):
+            raise AdapterError(f"{path}: {key} = {value!r} is more than a low-rank sum; merge it into the model first")
+    if not (path / WEIGHTS).is_file():
+        pickle = (path / "adapter_model.bin").is_file()
+        reason = "only adapter_model.bin, a pickle, which lowbit does not open" if pickle else f"no {WEIGHTS}"
+        raise AdapterError(f"{path}: {reason}")
+    file = SafetensorsFile(path / WEIGHTS)
+    modules = module_names(file.entries)
+    other = sorted(set(file.entries) - set(modules))
+    if other:
+        raise AdapterError(f"{path / WEIGHTS}: tensor {other[0]} is not a factor of a linear layer")
+    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    for key, module in modules.items():
+        pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.read(key)
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for module, pair in sorted(pairs.items()):
+        if len(pair) != 2:
+            raise AdapterError(f"{path / WEIGHTS}: module {module} has lora_{next(iter(pair))} alone")
+        a, b = pair["A"], pair["B"]
+        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0]:
+            raise AdapterError(
+                f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} and A {tuple(a.shape)} differ in rank"
+            )
+        factor = scaling(config, module, int(a.shape[0]))
+        factors[module] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
+    return Adapter(factors, file.metadata.get(BASE_HASH_KEY), config)
+
+
+def require_base(adapter: Adapter, base_hash: str, *, adapter_path: str | Path, base_path: str | Path) -> None:
+    """Refuse an adapter that was solved for another compressed base; one without a fingerprint passes.
+
+    Raises:
+        AdapterError: naming both directories and fingerprints.
+    """
+    if adapter.base_hash is not None and adapter.base_hash != base_hash:
+        raise AdapterError(
+            f"adapter {adapter_path} was made for the base {adapter.base_hash[:16]}, "
+            f"but {base_path} is {base_hash[:16]}; use the directory it was made with"
+        )

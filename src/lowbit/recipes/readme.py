@@ -1,0 +1,86 @@
+"""README.md of an output directory: what it is, and the lines of Python that load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["readme"]
+
+
+def readme(record: Mapping[str, Any]) -> str:
+    """Markdown from the content of ``lowbit.json``: no date and no place, equal runs give equal bytes."""
+    options, totals, loads = record["options"], record["totals"], record["loads_with"]
+    bits = options["bits"]
+    group = f"groups of {options['group_size']}" if options["group_size"] else "one scale per row"
+    grid = "" if bits == 16 else f" {'symmetric' if options['symmetric'] else 'asymmetric'}, {group},"
+    lines = [
+        f"# {options['model']}, compressed by lowbit",
+        "",
+        f"{record['model']['architecture']}, {record['modules'][0]['method']},{grid} {bits} bits per weight of its "
+        f"{len(record['modules'])} linear layers. {totals['bytes_before']:,} bytes before, "
+        f"{totals['bytes_after']:,} after ({totals['ratio']:.2f} times smaller, adapter included).",
+        "",
+        *_perplexities(record["perplexity"]),
+        "## Load it",
+        "",
+        "```python",
+        *_code(options, loads),
+        "```",
+        "",
+        *_remark(options, loads),
+        "`lowbit eval DIR --adapter DIR/adapter --text FILE` measures it from these files. `lowbit.json` holds "
+        "everything needed to reproduce it, `report.html` shows it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _perplexities(perplexity: Mapping[str, Any] | None) -> list[str]:
+    if not perplexity:
+        return []
+    rows = [
+        f"| {name} | {perplexity[name]:.2f} |"
+        for name in ("base", "compressed", "compensated")
+        if perplexity[name] is not None
+    ]
+    measured = f"Measured on {perplexity['tokens']} tokens of {perplexity['source']}."
+    return ["| model | perplexity |", "| --- | --- |", *rows, "", measured, ""]
+
+
+def _code(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
+    adapter = options["compensate"] != "none"
+    dequantize = loads["dequantize"] or (adapter and loads["format"] != "dense")
+    names = "AutoModelForCausalLM, AutoTokenizer" + (", CompressedTensorsConfig" if dequantize else "")
+    extra = ", quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""
+    return [
+        *(["from peft import PeftModel"] if adapter else []),
+        f"from transformers import {names}",
+        "",
+        'folder = "."  # this directory',
+        f'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{extra})',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        *(['model = PeftModel.from_pretrained(model, f"{folder}/adapter")'] if adapter else []),
+    ]
+
+
+def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
+    if loads["format"] == "dense":
+        if options["bits"] == 16:
+            return ["The weights are pruned, not quantized: they are stored dense.", ""]
+        return [
+            "Its modules keep their weights as (in, out), a layout that `transformers` cannot load packed, so "
+            "the weights are stored dense, already dequantized: their values are those of "
+            f"{options['bits']} bits, the size of the files is not.",
+            "",
+        ]
+    if loads["dequantize"]:
+        return [
+            "The codes are asymmetric. The default path of `transformers` refuses their packed zero points, hence "
+            "`dequantize=True`. Symmetric codes load without it.",
+            "",
+        ]
+    plain = "The codes are symmetric: `transformers` loads them as they are, without a `quantization_config`."
+    if options["compensate"] == "none":
+        return [plain, ""]
+    return [plain + " PEFT needs the weights unpacked beneath its adapter, hence `dequantize=True` here.", ""]

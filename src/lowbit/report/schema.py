@@ -1,0 +1,83 @@
+"""The schema of ``lowbit.json``, and a check against it that needs no package.
+
+Only the part of JSON Schema that the file uses is understood; a keyword outside it is an error, not a pass. Any full
+validator reads the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+__all__ = ["load_schema", "problems"]
+
+_TYPES: dict[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+    "integer": int,
+    "number": (int, float),
+}
+_SILENT = {"$schema", "$id", "$defs", "title", "description", "properties", "items", "additionalProperties"}
+
+
+def load_schema(name: str = "lowbit-compress-1") -> dict[str, Any]:
+    """A schema shipped with the package: ``lowbit-compress-1``."""
+    text = resources.files("lowbit.report").joinpath("data", f"{name}.schema.json").read_text("utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
+
+
+def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None, place: str = "$") -> Iterator[str]:
+    """Every violation of ``schema`` by a JSON value, as ``place: what``.
+
+    Raises:
+        ValueError: the schema uses a keyword that is not understood.
+    """
+    top = root or schema
+    for keyword, rule in schema.items():
+        if keyword == "$ref":
+            yield from problems(value, top["$defs"][rule.rpartition("/")[2]], top, place)
+        elif keyword == "type":
+            if not any(_is(value, kind) for kind in ([rule] if isinstance(rule, str) else rule)):
+                yield f"{place}: {value!r} is not {rule}"
+        elif keyword == "const":
+            if value != rule:
+                yield f"{place}: {value!r} is not {rule!r}"
+        elif keyword == "enum":
+            if value not in rule:
+                yield f"{place}: {value!r} is none of {rule}"
+        elif keyword == "anyOf":
+            if all(list(problems(value, option, top, place)) for option in rule):
+                yield f"{place}: fits none of the alternatives"
+        elif keyword == "required":
+            yield from (f"{place}: lacks {name}" for name in rule if isinstance(value, dict) and name not in value)
+        elif keyword == "pattern":
+            if isinstance(value, str) and not re.search(rule, value):
+                yield f"{place}: {value!r} does not match {rule}"
+        elif keyword in ("minimum", "exclusiveMinimum"):
+            if _is(value, "number") and (value < rule or (keyword == "exclusiveMinimum" and value == rule)):
+                yield f"{place}: {value} is below {rule}"
+        elif keyword == "minItems":
+            if isinstance(value, list) and len(value) < rule:
+                yield f"{place}: fewer than {rule} items"
+        elif keyword not in _SILENT:
+            raise ValueError(f"keyword {keyword} is not understood")
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        for name, item in value.items():
+            rule = known.get(name, schema.get("additionalProperties"))
+            if isinstance(rule, dict):
+                yield from problems(item, rule, top, f"{place}.{name}")
+    if isinstance(value, list) and "items" in schema:
+        for number, item in enumerate(value):
+            yield from problems(item, schema["items"], top, f"{place}[{number}]")

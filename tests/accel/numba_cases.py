@@ -1,0 +1,87 @@
+"""One small, valid call of every operation for the tests of the Numba backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def weights(m: int, k: int, *, dtype: str = "float64", seed: int = 0) -> Array:
+    """Gaussian weights whose rows differ in scale."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((m, k)) * np.exp(rng.standard_normal((m, 1)))).astype(dtype)
+
+
+def moment(k: int, *, dtype: str = "float64", seed: int = 1, dead: tuple[int, ...] = ()) -> Array:
+    """Second moment of correlated inputs of different scale; the columns in ``dead`` are always 0."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((2 * k + 1, k)) * np.exp(rng.standard_normal(k))
+    x += 0.5 * x[:, :1]
+    x[:, list(dead)] = 0
+    return np.asarray(x.T @ x).astype(dtype)
+
+
+def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Operation → (arrays, options), in the order of the contract."""
+    w, h = weights(5, 16, dtype=dtype), moment(16, dtype=dtype, dead=(3,))
+    x = weights(7, 16, dtype=dtype, seed=2)
+    grid = backend.fit_grid(w, bits=4)
+    codes = backend.quantize(w, *grid, bits=4)
+    scale = grid.scale.astype(dtype)
+    b, a = w[:, :3], x[:3]
+    left, right = backend.moment_leaf(x, index=0), backend.moment_leaf(x[:4], index=1)
+    levels = np.sort(w[0, :7])
+    return {
+        "round_half_even": ((w,), {}),
+        "round_clip": ((w,), {"low": -2, "high": 1}),
+        "nearest_level": ((w, levels), {}),
+        "fit_grid": ((w,), {"bits": 3, "granularity": "group", "group_size": 4}),
+        "clip_search": ((w,), {"bits": 3}),
+        "quantize": ((w, scale, grid.zero_point), {"bits": 4}),
+        "dequantize": ((codes, scale, grid.zero_point), {}),
+        "pack": ((codes,), {"bits": 4}),
+        "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "inverse_cholesky": ((h,), {}),
+        "gptq": ((w, h), {"bits": 3, "group_size": 8}),
+        "sparsegpt": ((w, h), {"bits": 4}),
+        "wanda": ((w, np.diagonal(h).copy()), {}),
+        "moment_leaf": ((x,), {"index": 3}),
+        "moment_merge": ((left, right), {}),
+        "moment_total": (((*left, *right),), {}),
+        "recency_moment": (([x[None, :4], x[None, 4:]],), {"total": 2}),
+        "svd_patch": ((w,), {"rank": 2}),
+        "scaled_svd_patch": ((w, np.abs(x[0])), {"rank": 2}),
+        "objective": ((w, h), {}),
+        "eora": ((w, h), {"rank": 2}),
+        "error_spectrum": ((w, h), {}),
+        "optimum": ((w, h), {"rank": 2}),
+        "eora_published": ((w, h), {"rank": 2}),
+        "eora_certified": ((w, h), {"rank": 2}),
+        "stationarity": ((w, h, b, a), {}),
+        "quantize_adapter": ((b, a, h), {"bits": 4}),
+    }
+
+
+def arrays(value: Any) -> Iterator[Array]:
+    """Every array inside nested tuples and lists."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from arrays(part)
+
+
+def mapped(value: Any, change: Any) -> Any:
+    """The same nesting with every array changed."""
+    if isinstance(value, np.ndarray):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(part, change) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(part, change) for part in value)
+    return value

@@ -1,0 +1,197 @@
+"""The Torch backend as a whole: what it offers, where arrays live, dtypes, and how little it disturbs its caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import lowbit  # noqa: E402
+from lowbit.reference.errors import SpecError  # noqa: E402
+from lowbit.reference.protocol import Backend, operations  # noqa: E402
+
+from .torch_cases import DTYPES, HALVES, calls, moment, poisoned, tensors, weights  # noqa: E402, F401
+
+torch_cuda: Any = lowbit.load("torch")
+
+OPS = operations()
+
+
+def test_every_operation_of_the_contract_is_there() -> None:
+    backend = lowbit.load("torch")
+    assert isinstance(backend, Backend)
+    assert (backend.name, backend.compute_dtype, backend.device) == ("torch", "float32", "cpu")
+    assert [op for op in OPS if not callable(getattr(backend, op, None))] == []
+    assert [op for op in OPS if not getattr(lowbit.load("torch", device="cpu"), op).__doc__] == []
+
+
+def test_cases_cover_every_operation() -> None:
+    assert tuple(calls(torch_cuda, "float32")) == OPS
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(op: str, dtype: str) -> None:
+    args, options = calls(torch_cuda, dtype)[op]
+    given = tensors(args)
+    before = [t.clone() for t in given]
+    first = tensors(getattr(torch_cuda, op)(*args, **options))
+    assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
+    second = tensors(getattr(torch_cuda, op)(*args, **options))
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    floats = {t.dtype for t in first if t.is_floating_point()}
+    if op.startswith("moment_"):
+        assert floats == {torch.float64}
+    elif floats:
+        assert floats == {torch.float64 if dtype == "float64" else torch.float32}
+    assert {t.dtype for t in first} <= {torch.float32, torch.float64, torch.int32, torch.bool}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_strides_do_not_matter(op: str) -> None:
+    args, options = calls(torch_cuda, "float64")[op]
+
+    def stretched(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            wide = torch.full((*value.shape, 2), 7, dtype=value.dtype)
+            wide[..., 0] = value
+            return wide[..., 0]
+        if isinstance(value, (tuple, list)):
+            items = [stretched(v) for v in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
+
+    plain = tensors(getattr(torch_cuda, op)(*args, **options))
+    strided = tensors(getattr(torch_cuda, op)(*stretched(args), **options))
+    for x, y in zip(plain, strided, strict=True):
+        if x.is_floating_point():  # products may take another route through the library
+            torch.testing.assert_close(x, y)
+        else:
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_graph_is_recorded_and_autocast_is_ignored(op: str) -> None:
+    args, options = calls(torch_cuda, "float32")[op]
+    plain = tensors(getattr(torch_cuda, op)(*args, **options))
+    learned = [t.requires_grad_() for t in tensors(args) if t.is_floating_point()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = tensors(getattr(torch_cuda, op)(*args, **options))
+    assert all(torch.equal(x, y) for x, y in zip(plain, cast, strict=True))
+    assert not any(t.requires_grad for t in cast)
+    assert all(t.requires_grad for t in learned)
+
+
+def test_products_are_full_precision_and_the_callers_choice_survives() -> None:
+    x, w, h = weights(0, 64, 64, dtype="float32"), weights(1, 32, 64, dtype="float32"), moment(2, 64, dtype="float32")
+    exact = (torch_cuda.moment_leaf(x, index=0)[0].sum, torch_cuda.gptq(w, h, bits=3).weight)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        loose = (torch_cuda.moment_leaf(x, index=0)[0].sum, torch_cuda.gptq(w, h, bits=3).weight)
+        assert torch.get_float32_matmul_precision() == "medium"
+        with pytest.raises(SpecError):
+            torch_cuda.gptq(w, -h, bits=3)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert all(torch.equal(x, y) for x, y in zip(exact, loose, strict=True))
+
+
+def test_default_dtype_and_default_device_are_ignored() -> None:
+    args, options = calls(torch_cuda, "float32")["gptq"]
+    plain = tensors(torch_cuda.gptq(*args, **options))
+    try:
+        torch.set_default_dtype(torch.float16)
+        torch.set_default_device("meta")
+        other = tensors(torch_cuda.gptq(*args, **options))
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(x, y) for x, y in zip(plain, other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 3)])
+def test_arrays_come_and_go_unchanged(dtype: str, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=shape) * 4
+    x = np.asarray(x).astype(dtype)
+    back = torch_cuda.to_numpy(torch_cuda.asarray(x))
+    assert back.dtype == x.dtype
+    assert back.shape == x.shape
+    assert back.tobytes() == x.tobytes()
+
+
+def test_arrays_of_any_layout_are_taken() -> None:
+    x = np.arange(12.0).reshape(3, 4)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for view in (x.T, x[::-1], x[:, ::2], frozen, x.astype(">f8")):
+        assert torch_cuda.asarray(view).tolist() == view.tolist()
+
+
+def test_bfloat16_arrays_are_taken_and_come_back_exact() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.array([1.0, -2.5, 3e38], dtype=ml_dtypes.bfloat16)
+    t = torch_cuda.asarray(x)
+    assert t.dtype == torch.bfloat16
+    assert torch_cuda.to_numpy(t).tolist() == x.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernels": "fast"}, "kernels must be one of auto, torch, triton, got 'fast'"),
+        ({"device": "nowhere"}, "unknown device 'nowhere': "),
+        ({"device": "meta"}, "device 'meta' cannot be used: "),
+        ({"device": "cuda:99"}, "device 'cuda:99' "),
+    ],
+)
+def test_configure_refuses_aloud(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        torch_cuda.configure(**options)
+
+
+def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"^device 'cuda' is not available: torch {torch.__version__.split('+')[0]}"):
+        torch_cuda.configure(device="cuda")
+
+
+def test_supports_gives_reasons() -> None:
+    assert torch_cuda.supports("gptq") == "gptq has no Triton kernel: torch serves it"
+    assert torch_cuda.supports("quantize") == "kernels='auto' uses Triton on cuda only, not on cpu"
+    assert torch_cuda.configure(kernels="torch").supports("quantize") == "kernels='torch' was asked for"
+    assert repr(torch_cuda.configure(kernels="torch")) == "TorchBackend(device='cpu', kernels='torch')"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: torch_cuda.fit_grid(np.ones((2, 2)), bits=4), "[Q-2] x must be a torch.Tensor, got ndarray"),
+        (lambda: torch_cuda.fit_grid(torch.ones(2, 2, dtype=torch.int32), bits=4), "[Q-2] x must be float16"),
+        (lambda: torch_cuda.fit_grid(torch.ones(2, 2).to_sparse(), bits=4), "[Q-2] x must be a dense tensor"),
+        (lambda: torch_cuda.pack(torch.ones(2, 2), bits=4), "[Q-6] codes must hold integers, got float32"),
+        (
+            lambda: torch_cuda.quantize(torch.ones(2, 2), torch.ones(2, 1, device="meta"), None, bits=4),
+            "[Q-3] scale is on meta, the other arguments are on cpu",
+        ),
+        (
+            lambda: torch_cuda.gptq(torch.tensor([[1.0, torch.nan], [torch.inf, 0.0]]), torch.eye(2), bits=4),
+            "[A-4] w holds 2 NaN or infinite values, the first at (0, 1) (clause G-2)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call: Any, message: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        call()
+    assert str(raised.value).startswith(message)
+
+
+def test_a_sum_that_overflows_is_not_taken_for_an_infinity() -> None:
+    x = torch.full((4, 4), 3e38)
+    assert torch.isfinite(torch_cuda.fit_grid(x, bits=8).scale).all()
+    assert set(HALVES) < set(DTYPES)

@@ -1,0 +1,103 @@
+"""The modules: what they compute, what they save, and what they train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+import lowbit  # noqa: E402
+from lowbit.accel.torch_cuda.layers import LowRankLinear, QuantLinear  # noqa: E402
+from lowbit.reference.errors import SpecError  # noqa: E402
+
+from .torch_cases import moment, poisoned, weights  # noqa: E402, F401
+
+torch_cuda: Any = lowbit.load("torch")
+
+
+def quantized(scheme: Any = "asymmetric", **options: Any) -> Any:
+    w, h = weights(0, 12, 32, dtype="float32"), moment(1, 32, dtype="float32")
+    return torch_cuda.gptq(w, h, bits=3, scheme=scheme, **options)
+
+
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric", "symmetric-full"])
+@pytest.mark.parametrize("options", [{}, {"group_size": 8}, {"group_size": 8, "act_order": True}])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_is_its_quantized_weight(scheme: Any, options: dict[str, Any], bias: bool) -> None:
+    found = quantized(scheme, **options)
+    offset = weights(2, 12, dtype="float32") if bias else None
+    layer = QuantLinear.from_quantized(found, bits=3, scheme=scheme, bias=offset)
+    x = weights(3, 2, 5, 32, dtype="float32")
+    assert torch.equal(layer.weight(), found.weight)
+    assert torch.equal(layer(x), functional.linear(x, found.weight, offset))
+    assert layer.words.shape == (12, 3)
+    assert (layer.group_index is not None) == options.get("act_order", False)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_state_survives_a_round_trip() -> None:
+    layer = QuantLinear.from_quantized(quantized(group_size=8), bits=3, bias=torch.ones(12))
+    other = QuantLinear(32, 12, bits=3, groups=4, bias=True)
+    assert set(layer.state_dict()) == {"words", "scale", "zero_point", "bias"}
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.weight(), layer.weight())
+    scattered = QuantLinear.from_quantized(quantized(group_size=8, act_order=True), bits=3)
+    other = QuantLinear(32, 12, bits=3, groups=4, scattered=True)
+    other.load_state_dict(scattered.state_dict())
+    assert torch.equal(other.weight(), scattered.weight())
+    assert list(layer.parameters()) == []
+    assert "bits=3" in repr(layer)
+
+
+def test_gradients_pass_through_to_the_input() -> None:
+    layer = QuantLinear.from_quantized(quantized(), bits=3)
+    x = weights(4, 5, 32, dtype="float32").requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, layer.weight().sum(0).expand(5, -1))
+
+
+def test_a_patch_is_added_beside_any_layer() -> None:
+    found = quantized()
+    w = weights(0, 12, 32, dtype="float32")
+    patch = torch_cuda.svd_patch(w - found.weight, rank=4)
+    x = weights(5, 7, 32, dtype="float32")
+    base = QuantLinear.from_quantized(found, bits=3)
+    layer = LowRankLinear.from_patch(base, patch)
+    assert torch.equal(layer(x), base(x) + functional.linear(functional.linear(x, patch.A), patch.B))
+    assert torch.allclose(layer(x), x @ (found.weight + patch.B @ patch.A).mT, atol=1e-4)
+    dense = LowRankLinear(nn.Linear(32, 12), patch.B, patch.A)
+    assert set(dense.state_dict()) == {"B", "A", "base.weight", "base.bias"}
+    layer(x).square().sum().backward()
+    assert {name for name, p in layer.named_parameters() if p.grad is not None} == {"A", "B"}
+    assert "rank=4" in repr(layer)
+    # the factors are copies: training them leaves the patch alone
+    with torch.no_grad():
+        layer.B.zero_()
+    assert patch.B.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: QuantLinear(8, 4, bits=9), "[Q-1]"),
+        (lambda: QuantLinear(8, 4, bits=4, groups=3), "[Q-2] 3 groups do not divide axis length 8"),
+        (
+            lambda: LowRankLinear(nn.Identity(), torch.ones(4, 2), torch.ones(3, 8)),
+            "[E-2] B (m, r) and A (r, k) must share r, got (4, 2) and (3, 8)",
+        ),
+        (
+            lambda: LowRankLinear(nn.Linear(8, 5), torch.ones(4, 2), torch.ones(2, 8)),
+            "[E-2] patch of shape (4, 8) does not fit a layer of shape (5, 8)",
+        ),
+    ],
+)
+def test_misfits_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        call()
+    assert str(raised.value).startswith(message)

@@ -1,0 +1,138 @@
+"""Triton kernels without a GPU: run on CPU tensors by Triton's interpreter, and compiled for CUDA without running.
+
+Both happen in processes of their own, because triton decides when a kernel is defined whether to interpret it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+
+from lowbit.accel.torch_cuda.triton import KERNELS, supports
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+INTERPRET = """
+import itertools
+import torch
+import lowbit
+
+plain, kernels = lowbit.load("torch", kernels="torch"), lowbit.load("torch", kernels="triton")
+assert repr(kernels) == "TorchBackend(device='cpu', kernels='triton')"
+assert kernels.supports("quantize", dtype=torch.float16) is True
+assert kernels.supports("quantize", dtype=torch.int32) == "no Triton kernel for values of torch.int32"
+assert kernels.supports("gptq") == "gptq has no Triton kernel: torch serves it"
+generator = torch.Generator().manual_seed(0)
+ties = torch.arange(-40, 40).reshape(2, 40) / 4
+cases = [(torch.randn(3, 40, generator=generator), s, b) for s in ("asymmetric", "symmetric") for b in (2, 3, 8)]
+cases += [(ties, "symmetric", 8), (torch.randn(3, 40, generator=generator) + 1000, "asymmetric", 1)]
+cases += [(torch.randn(2, 3, 40, generator=generator), "asymmetric", 4), (torch.zeros(0, 40), "asymmetric", 4)]
+cases += [(torch.randn(1, 1040, generator=generator) * 1e37, "asymmetric", 4)]
+cases += [(ties, "symmetric", 8), (ties.half(), "symmetric", 4)]
+dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float32)
+for (x, scheme, bits), dtype in zip(cases, itertools.cycle(dtypes)):
+    x = x.to(dtype)
+    for granularity, size in (("tensor", None), ("token", None), ("group", 8)):
+        grid = plain.fit_grid(x, bits=bits, scheme=scheme, granularity=granularity, group_size=size)
+        if x is ties:
+            grid = grid._replace(scale=torch.ones_like(grid.scale))
+        codes = kernels.quantize(x, *grid, bits=bits, scheme=scheme)
+        assert torch.equal(codes, plain.quantize(x, *grid, bits=bits, scheme=scheme)), (scheme, bits, dtype)
+        values = kernels.dequantize(codes, *grid)
+        assert torch.equal(values, plain.dequantize(codes, *grid)) and values.dtype == grid.scale.dtype
+        if x.ndim == 2 and x.shape[0]:
+            offset = 0 if scheme == "asymmetric" else 2 ** (bits - 1)
+            for layout in ("dense", "padded"):
+                words = kernels.pack(codes + offset, bits=bits, layout=layout)
+                facts = dict(bits=bits, length=x.shape[1], layout=layout, offset=offset)
+                assert torch.equal(kernels.dequantize_packed(words, *grid, **facts), values)
+far = torch.tensor([[1000.0, 1000.0 + 2.0**-10]])
+grid = plain.fit_grid(far, bits=4, include_zero=False)
+assert torch.equal(kernels.quantize(far, *grid, bits=4), plain.quantize(far, *grid, bits=4))
+scalar = plain.fit_grid(torch.tensor(3.0), bits=2, granularity="tensor")
+assert kernels.quantize(torch.tensor(3.0), *scalar, bits=2).item() == 3
+for bits, length, layout in itertools.product(range(1, 9), (0, 1, 31, 32, 33, 70), ("dense", "padded")):
+    codes = torch.randint(0, 2**bits, (2, length), dtype=torch.int32, generator=generator)
+    words = kernels.pack(codes, bits=bits, layout=layout)
+    assert torch.equal(words, plain.pack(codes, bits=bits, layout=layout)), (bits, length, layout)
+    assert torch.equal(kernels.unpack(words, bits=bits, length=length, layout=layout), codes), (bits, length, layout)
+print("interpreted")
+"""
+
+COMPILE = """
+import inspect
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from lowbit.accel.torch_cuda.triton import kernels
+
+def ptx(kernel, types, **constants):
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs={(names.index(n),): v for n, v in constants.items()})
+    return compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": False}).asm["ptx"]
+
+assert not kernels.INTERPRETED
+types = {"x": "*fp32", "scale": "*fp32", "zero": "*i32", "codes": "*i32", "values": "*fp32", "words": "*i32"}
+text = ptx(kernels._quantize, types, WIDE=False, BLOCK=1024)
+assert "div.rn.f32" in text and "div.full" not in text and "div.approx" not in text
+assert "div.rn.f64" in ptx(kernels._quantize, {**types, "x": "*fp64", "scale": "*fp64"}, WIDE=True, BLOCK=1024)
+assert "div.rn.f32" in ptx(kernels._quantize, {**types, "x": "*bf16"}, WIDE=False, BLOCK=64)
+assert "fma.rn.f32" not in ptx(kernels._dequantize, types, BLOCK=1024)
+for bits in (1, 3, 8):
+    for padded in (False, True):
+        for kernel in (kernels._pack, kernels._unpack, kernels._dequantize_packed):
+            assert ".entry" in ptx(kernel, types, BITS=bits, PADDED=padded, BLOCK=256)
+print("compiled")
+"""
+
+
+def run(script: str, interpret: str) -> str:
+    environment = {**os.environ, "TRITON_INTERPRET": interpret, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@needs_triton
+def test_kernels_compute_what_torch_computes() -> None:
+    assert run(INTERPRET, "1") == "interpreted"
+
+
+@needs_triton
+def test_kernels_compile_for_cuda_and_divide_exactly() -> None:
+    assert run(COMPILE, "0") == "compiled"
+
+
+@needs_triton
+def test_on_a_cpu_the_interpreter_must_be_asked_for() -> None:
+    script = (
+        "import lowbit\ntry: lowbit.load('torch', kernels='triton')\nexcept lowbit.BackendError as error: print(error)"
+    )
+    assert run(script, "0") == (
+        "backend 'torch' refuses its options: kernels='triton' cannot be used on 'cpu': Triton kernels run on cpu only "
+        "in its interpreter: set TRITON_INTERPRET=1 before triton is imported"
+    )
+
+
+def test_importing_the_backend_does_not_import_triton() -> None:
+    script = (
+        "import sys, lowbit.accel.torch_cuda.backend; print([m for m in sys.modules if m.split('.')[0] == 'triton'])"
+    )
+    assert run(script, "0") == "[]"
+
+
+def test_supports_names_the_reason() -> None:
+    assert supports("eora") == "eora has no Triton kernel: torch serves it"
+    if importlib.util.find_spec("triton") is None:
+        assert all(supports(op) == "triton is not installed: torch serves every operation" for op in KERNELS)
+    else:
+        assert all(supports(op, device="cuda") is True for op in KERNELS)
+        assert supports("pack", device="mps") == "Triton kernels run on cuda, not on mps"

@@ -1,0 +1,100 @@
+"""What the tests of the Torch backend share: poisoned memory, and inputs of every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor  # noqa: E402
+
+HALVES = ("float16", "bfloat16")
+DTYPES = (*HALVES, "float32", "float64")
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is full of NaN (integers: of a wild value), so that reading it before writing shows."""
+
+    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*args: Any, **kwargs: Any) -> Tensor:
+            x = make(*args, **kwargs)
+            if x.device.type != "meta":
+                x.fill_(torch.nan if x.is_floating_point() else x.dtype != torch.bool and torch.iinfo(x.dtype).min)
+            return x
+
+        return made
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+
+
+def weights(seed: int, *shape: int, dtype: str = "float64") -> Tensor:
+    """Gaussian numbers."""
+    x = np.random.default_rng(seed).normal(size=shape)
+    return torch.from_numpy(np.asarray(x)).to(getattr(torch, dtype))
+
+
+def moment(seed: int, k: int, *, dead: tuple[int, ...] = (), dtype: str = "float64") -> Tensor:
+    """A second moment of inputs with widely different and correlated channels."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(3 * k, k)) @ (np.eye(k) + 0.3 * rng.normal(size=(k, k))) * np.exp(rng.normal(size=k))
+    x[:, list(dead)] = 0.0
+    return torch.from_numpy(x.T @ x).to(getattr(torch, dtype))
+
+
+def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments for one call of every operation, in one dtype."""
+    w, c = weights(0, 6, 16, dtype=dtype), moment(1, 16, dead=(3,), dtype=dtype)
+    scale, zero = backend.fit_grid(w, bits=4)
+    codes = backend.quantize(w, scale, zero, bits=4)
+    b, a = weights(2, 6, 3, dtype=dtype), weights(3, 3, 16, dtype=dtype)
+    nodes = backend.moment_leaf(w, index=0)
+    batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
+    return {
+        "round_half_even": ((w,), {}),
+        "round_clip": ((w,), {"low": -2, "high": 1}),
+        "nearest_level": ((w, torch.tensor([-1.0, 0.0, 0.5]).to(w.dtype)), {}),
+        "fit_grid": ((w,), {"bits": 3}),
+        "clip_search": ((w,), {"bits": 3, "granularity": "group", "group_size": 8}),
+        "quantize": ((w, scale, zero), {"bits": 4}),
+        "dequantize": ((codes, scale, zero), {}),
+        "pack": ((codes,), {"bits": 4}),
+        "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "inverse_cholesky": ((c,), {}),
+        "gptq": ((w, c), {"bits": 3, "group_size": 8, "act_order": True}),
+        "sparsegpt": ((w, c), {"bits": 4}),
+        "wanda": ((w, c.diagonal().clone()), {}),
+        "moment_leaf": ((w,), {"index": 5}),
+        "moment_merge": ((nodes, backend.moment_leaf(w, index=1)), {}),
+        "moment_total": ((nodes,), {}),
+        "recency_moment": ((batches,), {"total": 4}),
+        "svd_patch": ((w,), {"rank": 2}),
+        "scaled_svd_patch": ((w, c.diagonal().sqrt()), {"rank": 2}),
+        "objective": ((w, c), {}),
+        "eora": ((w, c), {"rank": 2}),
+        "error_spectrum": ((w, c), {}),
+        "optimum": ((w, c), {"rank": 2}),
+        "eora_published": ((w, c), {"rank": 2}),
+        "eora_certified": ((w, c), {"rank": 2}),
+        "stationarity": ((w, c, b, a), {}),
+        "quantize_adapter": ((b, a, c), {"bits": 4}),
+    }
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Every tensor in nested tuples and lists."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for item in value for t in tensors(item)] if isinstance(value, (tuple, list)) else []
+
+
+def float64(x: Tensor) -> npt.NDArray[np.float64]:
+    """The same numbers in NumPy's float64."""
+    return np.asarray(x.to(torch.float64).numpy())

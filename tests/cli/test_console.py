@@ -1,0 +1,136 @@
+"""The progress display, fed with events by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lowbit.console import Console, byte_size, duration, jsonable, share, table, write_json
+from lowbit.recipes.events import (
+    BlockDone,
+    BlockResumed,
+    BlockStarted,
+    Evaluated,
+    EvaluationProgress,
+    Event,
+    Finished,
+    ModuleDone,
+    Note,
+    Started,
+)
+
+EVENTS: list[Event] = [
+    Started("a/model", "out", 2, 4, 8, 64, 1),
+    BlockResumed(0, 2, 0.5),
+    Note("something"),
+    BlockStarted(1, 2),
+    ModuleDone("q", 0.2, 0.1, 0.3),
+    ModuleDone("k", 0.4, 0.2, 0.3),
+    BlockDone(1, 2, 61.0, 812_000_000, 0.0),
+    EvaluationProgress(0, 2, 0.1),
+    EvaluationProgress(1, 2, 0.1),
+    Evaluated("base", 25.4411, 100),
+    Finished("out", 125.0, 900_000_000, 538_000_000, 200_000_000, False),
+]
+
+PLAIN = """\
+model: 4 linear layers in 2 blocks, calibrated on 8 x 64 tokens, 1 blocks already done
+block   1/2  verified, continued from an earlier run
+note: something
+block   2/2  2 layers, error 30.0 % -> 15.0 %  1 min 01 s, peak 812 MB
+evaluating 2 blocks
+perplexity of the base model: 25.44 on 100 tokens
+out: 538 MB -> 200 MB (2.69 times smaller) in 2 min 05 s, peak 900 MB
+"""
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_plain_lines() -> None:
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    with console.watch():
+        for event in EVENTS:
+            console.on_event(event)
+    assert stream.getvalue() == PLAIN
+
+
+def test_quiet_shows_nothing() -> None:
+    stream = io.StringIO()
+    console = Console(quiet=True, stream=stream)
+    with console.watch():
+        for event in EVENTS:
+            console.on_event(event)
+        console.say("nothing")
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_and_the_same_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "160")
+    stream = Terminal()
+    console = Console(stream=stream)
+    assert console.live
+    with console.watch():
+        for event in EVENTS:
+            console.on_event(event)
+            if console._progress is not None:
+                console._progress.refresh()
+    text = stream.getvalue()
+    assert "\x1b[" in text
+    assert "k  40.0 % → 20.0 %  0.30 s" in text
+    assert "evaluation" in text
+    for line in PLAIN.splitlines():
+        assert line in text or line.startswith("evaluating")
+
+
+def test_a_block_without_adapter_shows_one_error() -> None:
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    for event in (BlockStarted(0, 3), ModuleDone("q", 0.05, None, 0.1), BlockDone(0, 3, 5.0, 10**6, 10.0)):
+        console.on_event(event)
+    assert stream.getvalue() == "block   1/3  1 layers, error 5.00 %  5.00 s, peak 1 MB, 10.0 s left\n"
+
+
+def test_numbers_for_people() -> None:
+    assert [byte_size(n) for n in (0, 999, 1500, 999_900, 54_321_000, 2.5e9)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "1000 kB",
+        "54.3 MB",
+        "2.5 GB",
+    ]
+    assert [duration(s) for s in (0.004, 9.999, 59.9, 60, 3599, 3600, 9000)] == [
+        "0.00 s",
+        "10.0 s",
+        "59.9 s",
+        "1 min 00 s",
+        "59 min 59 s",
+        "1 h 00 min",
+        "2 h 30 min",
+    ]
+    assert [share(x) for x in (None, 0.2311, 0.0821, 0.00312)] == ["-", "23.1 %", "8.21 %", "0.312 %"]
+
+
+def test_tables_align() -> None:
+    assert table(("model", "size"), [("base", "538 MB"), ("x", "1 B")]) == (
+        "model    size\n-----  ------\nbase   538 MB\nx         1 B"
+    )
+
+
+def test_json_is_strict_and_whole(tmp_path: Path) -> None:
+    record = {"a": math.inf, "b": (1, 2.5), "c": Path("x"), "d": {"e": math.nan}, "f": True}
+    assert jsonable(record) == {"a": None, "b": [1, 2.5], "c": "x", "d": {"e": None}, "f": True}
+    write_json(tmp_path / "deep" / "r.json", record)
+    assert json.loads((tmp_path / "deep" / "r.json").read_text()) == jsonable(record)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["r.json"]

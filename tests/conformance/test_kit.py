@@ -1,0 +1,182 @@
+"""The kit about itself: hygiene, counter-examples, vectors, and the parts a report is made of."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lowbit import reference
+from lowbit.conformance import hexfloat, vectors
+from lowbit.conformance.clauses import CHAPTERS, CLAUSES, ClauseError, clause
+from lowbit.conformance.kit import Kit
+from lowbit.conformance.runner import run
+from lowbit.conformance.suite.test_contract import CHAPTER_OPS, covered_operations, wrong_calls
+from lowbit.reference.errors import Unsupported
+from lowbit.reference.protocol import operations
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "conformance"
+SOURCES = sorted(p for p in FOLDER.rglob("*.py"))
+ALLOWED = {"lowbit", "hypothesis", "pytest", "numpy", "typer", "__future__"}
+
+
+def backend(**ops: Any) -> SimpleNamespace:
+    members: dict[str, Any] = {op: getattr(reference, op) for op in operations()}
+    members.update(asarray=np.asarray, to_numpy=np.asarray, name="test", compute_dtype="float64", device="cpu")
+    return SimpleNamespace(**{**members, **ops})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_imports(path: Path) -> None:
+    """NumPy, Hypothesis, pytest, typer, the root and the specification; never a backend."""
+    import sys
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        for name in names:
+            top = name.split(".")[0]
+            assert top in ALLOWED or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+            assert not name.startswith(("lowbit.accel", "lowbit.recipes", "lowbit.formats")), f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.name not in ("compare.py", "strategies.py")], ids=lambda p: p.name
+)
+def test_no_tolerance_outside_compare(path: Path) -> None:
+    """No small literal, no allclose: a bound has a name and a derivation."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, float):
+            assert node.value == 0 or abs(node.value) >= 0.01, f"{path.name}:{node.lineno} holds {node.value}"
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("allclose", "isclose", "approx", "assert_allclose"), f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("name", ["compare", "clauses", "hexfloat", "options", "runner"])
+def test_doctests(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"lowbit.conformance.{name}")).failed == 0
+
+
+def test_registry() -> None:
+    assert {c.chapter for c in CLAUSES.values()} == set(CHAPTERS)
+    needed = {op for c in CLAUSES.values() for op in c.ops}
+    assert needed == set(operations()) - {"moment_total"} | {"moment_total"}
+    assert covered_operations() == set(operations()), "an operation without an ordinary call escapes clauses A-1 to A-4"
+    assert {op for op, *_ in wrong_calls()} >= set(operations()) - {
+        "round_half_even",  # takes any array
+        "moment_merge",  # clause C-2b
+        "moment_total",
+    }
+    assert {op for ops in CHAPTER_OPS.values() for op in ops} == set(operations())
+    with pytest.raises(ClauseError, match="no clause"):
+        clause("Q-99", tier="exact")
+    with pytest.raises(ClauseError, match="in tier tie-band"):
+        clause("Q-3", tier="exact")
+
+
+def test_hex_floats_lose_nothing() -> None:
+    for array in (
+        np.array([0.1, -0.0, np.inf, np.nan, 5e-324]),
+        np.array([[0.1, 65504]], np.float16),
+        np.array(2.5, np.float32),
+        np.array([[1, -2]], np.int32),
+        np.array([True, False]),
+        np.zeros((0, 3), np.float32),
+    ):
+        back = hexfloat.decode(hexfloat.encode(array))
+        assert back.dtype == array.dtype
+        assert back.shape == array.shape
+        assert back.tobytes() == array.tobytes()
+    with pytest.raises(TypeError, match="only float, integer and bool"):
+        hexfloat.encode(np.array(["a"]))
+    assert "44 more" in hexfloat.describe(np.zeros(300))
+    assert hexfloat.describe({"rank": 3, "w": [0.5]}) == "{rank=3, w=[0x1p-1]}"
+
+
+def test_statuses_of_a_check() -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise Unsupported("no such unit")
+
+    def partly(x: Any, scale: Any, zero_point: Any, /, *, bits: int, scheme: str = "asymmetric") -> Any:
+        if bits > 4:
+            raise Unsupported("4 bits at most")
+        return reference.quantize(x, scale, zero_point, bits=bits, scheme=scheme)  # type: ignore[arg-type]
+
+    (whole,) = (o for o in run(backend(dequantize=refuse), ["Q-4"], examples=5))
+    assert (whole.status, whole.note, whole.margin) == ("unsupported", "no such unit", None)
+    found = [o for o in run(backend(quantize=partly), ["Q-3"], examples=25) if o.check.clause.id == "Q-3"]
+    assert found[0].status == "pass"
+    assert "4 bits at most" in found[0].note
+    without = backend()
+    del without.quantize
+    assert {o.status for o in run(without, ["Q-3"], examples=5)} == {"not implemented"}
+
+
+def test_counter_example_is_shrunk() -> None:
+    """The smallest input on which half-even and half-away differ has one entry that is not zero."""
+
+    def half_away(x: Any, /) -> Any:
+        return np.copysign(np.floor(np.abs(x) + 0.5), x)
+
+    outcome = next(o for o in run(backend(round_half_even=half_away), ["R-1"], shrink=True) if o.status == "fail")
+    assert outcome.margin == float("inf")
+    assert "x = float32() [0x1p-1]" in outcome.note
+    assert "last call: round_half_even(float32() [0x1p-1])" in outcome.note
+
+
+def test_missing_fields_and_wrong_refusals_are_told() -> None:
+    kit = Kit(backend(fit_grid=lambda x, **_: (1, 2)))
+    with pytest.raises(AssertionError, match=r"without the field\(s\) scale, zero_point of Grid"):
+        kit.call("fit_grid", np.ones((1, 2)), bits=4)
+    kit = Kit(backend())
+    with pytest.raises(AssertionError, match="answered ndarray instead of raising SpecError"):
+        kit.refused("round_half_even", np.ones(1), clauses=("R",))
+    with pytest.raises(AssertionError, match="cites clause 'Q-1', expected G"):
+        kit.refused("fit_grid", np.ones((1, 2)), bits=9, clauses=("G",))
+    with pytest.raises(AssertionError, match="does not say 'seventeen'"):
+        kit.refused("fit_grid", np.ones((1, 2)), bits=9, clauses=("Q",), words=("seventeen",))
+
+
+def test_frozen_vectors_agree_with_the_specification() -> None:
+    results = vectors.check(reference)
+    assert {r.status for r in results} == {"pass"}, [r for r in results if r.status != "pass"]
+    assert len(results) == len(list(vectors.load())) > 30
+
+
+def test_frozen_vectors_are_the_ones_that_would_be_written(tmp_path: Path) -> None:
+    """Inputs and integers to the byte; floats may differ in the last digits between linear algebra libraries."""
+
+    def bones(text: str) -> str:
+        import json
+
+        record = json.loads(text)
+        for case in record["cases"]:
+            for rule in case["expect"]:
+                for key in ("value", "magnitude", "ratio", "roundings", "optimum", "norm"):
+                    if not (key == "value" and isinstance(rule.get(key), dict) and rule[key]["dtype"][0] in "ib"):
+                        rule.pop(key, None)
+        return json.dumps(record)
+
+    for path in vectors.write(tmp_path):
+        frozen = vectors.folder().joinpath(path.name).read_text(encoding="utf-8")
+        assert bones(frozen) == bones(path.read_text(encoding="utf-8")), f"{path.name}: bump SPEC_VERSION to change it"
+
+
+def test_vectors_catch_wrong_backends() -> None:
+    def reciprocal(x: Any, scale: Any, zero_point: Any, /, *, bits: int, scheme: Any = "asymmetric") -> Any:
+        ratio = np.asarray(x) * (1 / np.asarray(scale)).repeat(x.shape[-1] // scale.shape[-1], -1)
+        return reference.quantize(ratio, np.ones_like(scale), zero_point, bits=bits, scheme=scheme)
+
+    (found,) = vectors.check(backend(quantize=reciprocal), ["Q-3a"])
+    assert found.status == "fail"
+    (found,) = vectors.check(backend(eora=lambda d, c, **k: reference.svd_patch(d, **k)), ["E-2"])
+    assert found.status == "fail"
+    (found,) = vectors.check(SimpleNamespace(name="empty"), ["E-2"])
+    assert found.status == "not implemented"

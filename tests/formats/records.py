@@ -1,0 +1,110 @@
+"""A plausible record of a run, made without running one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+SHAPES = {
+    "self_attn.q_proj": (576, 576),
+    "self_attn.k_proj": (192, 576),
+    "self_attn.v_proj": (192, 576),
+    "self_attn.o_proj": (576, 576),
+    "mlp.gate_proj": (1536, 576),
+    "mlp.up_proj": (1536, 576),
+    "mlp.down_proj": (576, 1536),
+}
+
+
+def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: str = "eora") -> dict[str, Any]:
+    """A ``lowbit.compress/1`` record of a model the shape of SmolLM2-135M."""
+    rng = np.random.default_rng(seed)
+    adapted = compensate != "none"
+    modules = []
+    for block in range(blocks):
+        for number, (name, (m, k)) in enumerate(SHAPES.items()):
+            decay = 0.35 + 0.08 * number
+            spectrum = 40 * np.arange(1, min(m, k, 256) + 1) ** -decay * (1 + 0.1 * rng.random())
+            squares = np.append(spectrum**2, np.full(max(0, min(m, k) - 256), spectrum[-1] ** 2 / 2))
+            energy = {
+                str(r): float(squares[:r].sum() / squares.sum())
+                for r in (1, 2, 4, 8, 16, 32, 64, 128)
+                if r <= min(m, k)
+            }
+            before = 0.16 + 0.05 * np.sin(block / 4 + number) + 0.02 * rng.random() + 0.02 * number
+            after = before * np.sqrt(1 - energy["32"])
+            norm = 1e4 * (1 + rng.random())
+            modules.append(
+                {
+                    "name": f"model.layers.{block}.{name}",
+                    "block": block,
+                    "shape": [m, k],
+                    "bits": 3,
+                    "group_size": 64,
+                    "method": "rtn + eora" if adapted else "rtn",
+                    "rank": rank if adapted else 0,
+                    "sparsity": None,
+                    "objective_uncompensated": float(before**2 * norm),
+                    "objective_compensated": float(after**2 * norm) if adapted else None,
+                    "optimum_lower_bound": float(after**2 * norm * (1 - 1e-9)) if adapted else None,
+                    "relative_error_before": float(before),
+                    "relative_error_after": float(after) if adapted else None,
+                    "weight_norm": float(norm),
+                    "certificate": "exact" if adapted else None,
+                    "spectrum": [float(v) for v in spectrum],
+                    "energy": energy,
+                    "bytes": {
+                        "packed": m * k * 3 // 8,
+                        "scales": 4 * m * k // 64,
+                        "zero_points": m * k // 64 * 3 // 8,
+                        "adapter": 4 * rank * (m + k) if adapted else 0,
+                    },
+                }
+            )
+    parts = {part: sum(m["bytes"][part] for m in modules) for part in ("packed", "scales", "zero_points", "adapter")}
+    parts["other"] = 49152 * 576 * 4 + 61 * 576 * 4
+    before, after = 134_515_008 * 4, sum(parts.values())
+    return {
+        "schema": "lowbit.compress/1",
+        "versions": {"lowbit": "0.1.0", "spec": 1, "python": "3.11.2", "numpy": "2.4.6", "torch": "2.13.0"},
+        "seed": 0,
+        "options": {
+            "model": "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "bits": 3,
+            "group_size": 64,
+            "symmetric": False,
+            "quantizer": "rtn",
+            "sparsity": None,
+            "compensate": compensate,
+            "rank": rank,
+            "seed": 0,
+        },
+        "inputs": {"SmolLM2-135M-Instruct.Q4_1.gguf": "ab" * 32},
+        "machine": {"threads": 2, "backend": "torch", "device": "cpu", "forward_device": "cpu", "attention": "sdpa"},
+        "model": {
+            "architecture": "LlamaForCausalLM",
+            "blocks": blocks,
+            "parameters": 134_515_008,
+            "hidden_size": 576,
+            "dtype": "float32",
+            "forward_dtype": "float32",
+            "kept": [],
+        },
+        "modules": modules,
+        "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},
+        "perplexity": {
+            "base": 25.44,
+            "compressed": 78.69,
+            "compensated": 33.8 if adapted else None,
+            "tokens": 16368,
+            "source": "wikitext2-valid.txt",
+        },
+        "calibration": {"source": "python-docs", "samples": 32, "length": 1024, "tokens": 32768, "sha256": "cd" * 32},
+        "evaluation": {"source": "wikitext2-valid.txt", "windows": 16, "sha256": "ef" * 32},
+        "loads_with": {
+            "format": "pack-quantized",
+            "transformers": "from_pretrained with CompressedTensorsConfig(dequantize=True)",
+            "why": "asymmetric: the default path of transformers refuses packed zero points",
+        },
+    }

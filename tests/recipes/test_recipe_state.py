@@ -1,0 +1,76 @@
+"""Locks, atomic files and the journal."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lowbit.recipes.errors import RecipeError
+from lowbit.recipes.state import Journal, Lock, TensorSource, differences, digest, write_bytes, write_tensors
+
+
+def test_tensors_are_written_as_safetensors(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+        "b": torch.arange(5, dtype=torch.int64),
+        "c": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "d": torch.tensor(3.0),
+        "e": torch.zeros(0, 4, dtype=torch.float16),
+        "f": torch.arange(12, dtype=torch.int32).reshape(3, 4).T,
+    }
+    path = tmp_path / "x.safetensors"
+    sha = write_tensors(path, {name: TensorSource.of(tensor) for name, tensor in tensors.items()})
+    assert sha == digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = load_file(path)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    again = tmp_path / "y.safetensors"
+    write_tensors(again, {name: TensorSource.of(tensors[name]) for name in reversed(tensors)})
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_bytes(path, b"old")
+
+    def fail() -> torch.Tensor:
+        raise RuntimeError("no values")
+
+    with pytest.raises(RuntimeError, match="no values"):
+        write_tensors(path, {"a": TensorSource(torch.float32, (2,), fail)})
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_journal_survives_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.append({"step": 0})
+    journal.append({"step": 1})
+    path.write_bytes(path.read_bytes() + b'{"step": 2')
+    again = Journal(path)
+    assert again.lines == [{"step": 0}, {"step": 1}]
+    again.append({"step": 2})
+    assert Journal(path).lines == [{"step": 0}, {"step": 1}, {"step": 2}]
+    again.keep(1)
+    assert Journal(path).lines == again.lines == [{"step": 0}]
+
+
+def test_lock(tmp_path: Path) -> None:
+    path = tmp_path / "work" / "lock"
+    with Lock(path, owner_of=tmp_path), pytest.raises(RecipeError, match="is in use by process"):
+        Lock(path, owner_of=tmp_path).acquire()
+    with Lock(path, owner_of=tmp_path):
+        pass
+
+
+def test_differences() -> None:
+    assert differences({"a": 1, "b": [1], "c": None}, {"a": 2, "b": [1], "d": "x"}) == [
+        "a: 1 -> 2",
+        "c: null -> absent",
+        'd: absent -> "x"',
+    ]

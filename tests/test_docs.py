@@ -1,0 +1,215 @@
+"""The documentation is code: it builds without a warning, needs no network, and what it shows runs.
+
+A comment before a fenced block says what to do with it (see CONTRIBUTING.md); Python blocks without one run in order,
+in one namespace per page and in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / "docs" / "_tools"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHELL = ("sh", "bash", "shell", "console")
+
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=indent)```\s*$", re.DOTALL | re.MULTILINE
+)
+_MARK = re.compile(r"<!--\s*(?P<what>run|check|skip|file)(?::\s*(?P<value>[^>]*?))?\s*-->\s*\Z")
+_SCRIPT_OR_STYLE = re.compile(
+    r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]+)"|<link\b(?![^>]*rel="canonical")[^>]*\bhref="([^"]+)"'
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    language: str
+    body: str
+    line: int
+    mark: str  # "", "run", "check", "skip" or "file"
+    value: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """All fenced blocks with the mark that stands before each."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in _FENCE.finditer(text):
+        mark = _MARK.search(text[: match.start()])
+        indent = len(match["indent"])
+        body = "\n".join(line[indent:] for line in match["body"].splitlines())
+        line = text.count("\n", 0, match.start()) + 1
+        what, value = (mark["what"], mark["value"] or "") if mark else ("", "")
+        found.append(Block(match["language"], body, line, what, value))
+    return found
+
+
+def name_of(page: Path) -> str:
+    """Short test id."""
+    return str(page.relative_to(ROOT))
+
+
+def environment() -> dict[str, str]:
+    """The commands of this interpreter first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "NO_MKDOCS_2_WARNING": "1"}
+
+
+@functools.cache
+def help_of(subcommand: str) -> str:
+    """What ``lowbit SUBCOMMAND --help`` prints, wide enough that no option is cut."""
+    run = subprocess.run(
+        [sys.executable, "-m", "lowbit", *subcommand.split(), "--help"],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, f"lowbit {subcommand} --help: {run.stderr}"
+    return run.stdout
+
+
+def check_command(command: str) -> None:
+    """A command of a page exists, with the options that the page gives it; nothing is executed."""
+    words = command.split("#")[0].replace("\\\n", " ").split()
+    if not words:
+        return
+    if words[0] == "lowbit":
+        options = [word.split("=")[0] for word in words[2:] if re.match(r"--?[a-zA-Z]", word)]
+        missing = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", help_of(words[1]))]
+        assert not missing, f"lowbit {words[1]} has no {', '.join(missing)}"
+    elif words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(words[1:]) <= set(targets), f"no such target in the Makefile: {command}"
+    elif words[:2] == ["pip", "install"]:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "optional-dependencies"
+        ]
+        asked = {extra for group in re.findall(r"\[([\w,]+)\]", command) for extra in group.split(",")}
+        assert asked <= set(extras), f"no such extra: {asked - set(extras)}"
+    else:
+        assert words[0] in ("mkdocs", "python"), f"the tests do not know how to check {words[0]!r}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_of_a_page_is_run_checked_or_left_out_for_a_reason(page: Path) -> None:
+    for block in blocks(page):
+        where = f"{name_of(page)}:{block.line}"
+        if block.language in SHELL:
+            assert block.mark, f"{where}: a shell block needs one of the marks run, check, skip, file"
+        if block.mark in ("skip", "file"):
+            assert block.value, f"{where}: {block.mark} needs a value"
+        assert block.language, f"{where}: a block without a language"
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(b.language == "python" or b.mark == "run" for b in blocks(p))], ids=name_of
+)
+def test_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = ModuleType("page")
+    before = set(sys.modules)
+    try:
+        for block in blocks(page):
+            if block.mark == "file":
+                (tmp_path / block.value).write_text(block.body + "\n", encoding="utf-8")
+            elif block.mark == "run":
+                run = subprocess.run(
+                    ["bash", "-euo", "pipefail", "-c", block.body],
+                    cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=300,
+                )  # fmt: skip
+                assert run.returncode == 0, f"line {block.line}: exit {run.returncode}\n{run.stdout}\n{run.stderr}"
+            elif block.language == "python" and not block.mark:
+                # Blank lines in front, so that a traceback points into the page.
+                code = compile("\n" * block.line + block.body, str(page), "exec")
+                exec(code, module.__dict__)
+    finally:
+        for name in set(sys.modules) - before:
+            if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+                del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark == "check" for b in blocks(p))], ids=name_of)
+def test_commands_of_a_page_exist_with_their_options(page: Path) -> None:
+    for block in blocks(page):
+        if block.mark == "check":
+            for command in re.sub(r"\\\n", " ", block.body).splitlines():
+                check_command(command)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; building it strictly, without a warning, is the first test."""
+    folder = tmp_path_factory.mktemp("site")
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert "WARNING" not in output, output
+    return folder
+
+
+def test_the_site_needs_no_network(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for match in _SCRIPT_OR_STYLE.finditer(page.read_text(encoding="utf-8")):
+            target = match[1] or match[2]
+            assert not re.match(r"(?:https?:)?//", target), f"{page.name} loads {target}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import\s+)['\"]?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+def test_every_equation_is_rendered(site: Path) -> None:
+    chapters = list((site / "chapters").glob("*.html"))
+    assert len(chapters) >= 6
+    assert sum(page.read_text(encoding="utf-8").count("<math ") for page in chapters) > 50
+    for page in site.rglob("*.html"):
+        assert "arithmatex" not in page.read_text(encoding="utf-8"), f"{page.name} holds an equation as TeX"
+
+
+def test_every_page_is_reached_from_the_navigation(site: Path) -> None:
+    index = (site / "index.html").read_text(encoding="utf-8")
+    for page in site.rglob("*.html"):
+        if page.name != "404.html":
+            assert f'href="{page.relative_to(site)}"' in index or page == site / "index.html", page.name
+
+
+def test_an_equation_that_cannot_be_converted_is_refused() -> None:
+    spec = importlib.util.spec_from_file_location("docs_mathml", TOOLS / "mathml.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    to_mathml = module.to_mathml
+    assert "<mfrac>" in to_mathml(r"\frac{a}{b}", display=False)
+    for tex in (r"\nosuchcommand x", r"a & b", r"|x|"):
+        with pytest.raises(ValueError):
+            to_mathml(tex, display=True)
+
+
+def test_docstrings_become_markdown() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "doctest", str(TOOLS / "docstrings.py")], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_figures_are_what_the_specification_computes() -> None:
+    run = subprocess.run(
+        [sys.executable, str(TOOLS / "figures.py"), "--check"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,241 @@
+"""The layout of the repository is a promise: who imports whom, what is installed, what is documented.
+
+Imports are read from syntax trees, those inside functions included, so nothing needs to be importable.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lowbit
+from lowbit import reference
+from lowbit.reference import protocol
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Reading order of the specification: a file may import what stands before it.
+READING_ORDER = (
+    "errors", "types", "protocol", "checks",
+    "rounding", "uniform", "packing", "gptq", "sparsity", "moments", "low_rank", "eigenspace",
+)  # fmt: skip
+
+FOLDERS = {
+    "lowbit.reference": ROOT / "reference",
+    "lowbit.accel": ROOT / "accel",
+    "lowbit.conformance": ROOT / "conformance",
+    "lowbit": ROOT / "src" / "lowbit",
+}
+CONTRACT = ("lowbit.reference.types", "lowbit.reference.errors", "lowbit.reference.protocol")
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    """Dotted name and file of every module of one of the four folders, symbolic links left out."""
+    root = FOLDERS[package]
+    for folder, names, files in os.walk(root):  # does not follow links
+        names[:] = sorted(n for n in names if n != "__pycache__" and not (Path(folder) / n).is_symlink())
+        for file in sorted(files):
+            if file.endswith(".py"):
+                path = Path(folder) / file
+                parts = path.relative_to(root).with_suffix("").parts
+                yield ".".join((package, *(p for p in parts if p != "__init__"))), path
+
+
+def imports(module: str, path: Path) -> set[str]:
+    """Absolute dotted names of everything a file imports: ``from a import b`` counts as ``a.b``."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [base])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def inside(name: str, *packages: str) -> bool:
+    """Whether a dotted name is one of the packages or below it."""
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def third_party(names: set[str]) -> set[str]:
+    """Top-level packages that are neither in the standard library nor lowbit."""
+    return {top for top in (name.split(".")[0] for name in names) if top not in sys.stdlib_module_names} - {"lowbit"}
+
+
+ALL_MODULES = [(name, path) for package in FOLDERS for name, path in modules(package)]
+REFERENCE, ACCEL, CONFORMANCE = (
+    [(n, p) for n, p in ALL_MODULES if inside(n, package)] for package in list(FOLDERS)[:3]
+)
+WORKFLOWS = [(n, p) for n, p in ALL_MODULES if not inside(n, *list(FOLDERS)[:3])]
+
+
+def ids(pair: object) -> str | None:
+    """Test ids: the module's name."""
+    return pair if isinstance(pair, str) else ""
+
+
+@pytest.mark.parametrize("module, path", REFERENCE, ids=ids)
+def test_reference_knows_numpy_scipy_and_what_stands_above_it(module: str, path: Path) -> None:
+    names = imports(module, path)
+    assert third_party(names) <= {"numpy", "scipy"}
+    own = {name for name in names if inside(name, "lowbit")}
+    assert all(inside(name, "lowbit.reference") for name in own), own
+    if path.name == "__init__.py":
+        return
+    chapter = module.rpartition(".")[2]
+    assert chapter in READING_ORDER, f"place {chapter} in the reading order of this test and of reference/__init__.py"
+    above = READING_ORDER[: READING_ORDER.index(chapter)]
+    for name in own:
+        used = name.removeprefix("lowbit.reference.").split(".")[0]
+        assert used in above, f"{module} uses {used}, which does not stand above it"
+
+
+@pytest.mark.parametrize("module, path", ACCEL, ids=ids)
+def test_backends_share_types_and_checks_but_no_algorithm(module: str, path: Path) -> None:
+    names = imports(module, path)
+    numba, torch = inside(module, "lowbit.accel.numba_cpu"), inside(module, "lowbit.accel.torch_cuda")
+    frameworks = {"numba", "llvmlite"} if numba else {"torch", "triton"} if torch else set()
+    assert third_party(names) <= {"numpy", "scipy", *frameworks}
+    own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.boundary"
+    for name in names:
+        if inside(name, "lowbit"):
+            allowed = inside(name, *CONTRACT, "lowbit.accel.boundary", own_backend)
+            assert allowed, f"{module} imports {name}: a conformance test would compare it with itself"
+
+
+@pytest.mark.parametrize("module, path", CONFORMANCE, ids=ids)
+def test_the_kit_never_imports_a_backend(module: str, path: Path) -> None:
+    names = imports(module, path)
+    assert third_party(names) <= {
+        "numpy",
+        "scipy",
+        "hypothesis",
+        "pytest",
+        "_pytest",
+        "typer",
+        "rich",
+        "jinja2",
+        "ml_dtypes",
+    }
+    for name in names:
+        if inside(name, "lowbit"):
+            root_only = name.count(".") <= 1 and not inside(name, "lowbit.accel", "lowbit.recipes", "lowbit.formats")
+            assert root_only or inside(name, "lowbit.reference", "lowbit.conformance"), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module, path", WORKFLOWS, ids=ids)
+def test_workflows_reach_backends_by_name(module: str, path: Path) -> None:
+    for name in imports(module, path):
+        assert not inside(name, "lowbit.accel"), f"{module} imports {name}: use lowbit.load"
+        if inside(name, "lowbit.reference") and name != "lowbit.reference":
+            assert inside(name, *CONTRACT), f"{module} imports {name}: an algorithm comes from a loaded backend"
+
+
+@pytest.mark.parametrize("module, path", ALL_MODULES, ids=ids)
+def test_nothing_but_workflows_needs_transformers(module: str, path: Path) -> None:
+    heavy = {"transformers", "datasets", "accelerate", "safetensors", "peft", "compressed_tensors", "gguf", "pydantic"}
+    if (module, path) not in WORKFLOWS:
+        assert not third_party(imports(module, path)) & heavy
+
+
+def test_pyproject_names_every_package() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {name for name, path in ALL_MODULES if path.name == "__init__.py"}
+    assert set(tool["packages"]) == folders
+    mapping = {name: ROOT / folder for name, folder in tool["package-dir"].items()}
+    assert mapping == FOLDERS
+
+
+def test_type_checkers_see_the_mapping_through_links() -> None:
+    for name in ("reference", "accel", "conformance"):
+        link = ROOT / "src" / "lowbit" / name
+        assert link.is_symlink(), f"{link} must be a committed symbolic link"
+        assert os.readlink(link) == f"../../{name}"
+        assert (link / "py.typed").exists()
+    assert (ROOT / "src" / "lowbit" / "py.typed").exists()
+    assert not (ROOT / "lowbit").exists(), "a folder lowbit/ at the root would shadow the installed package"
+
+
+def test_no_subpackage_hides_its_framework() -> None:
+    assert not {name for name, _ in ALL_MODULES if name.rpartition(".")[2] in ("numba", "torch")}
+
+
+def test_importing_lowbit_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, lowbit, lowbit.reference; lowbit.available(); lowbit.load('reference');"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & set("
+        "'torch numba llvmlite transformers hypothesis pytest typer rich pydantic jinja2 pandas datasets'.split())))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", protocol.operations())
+def test_every_operation_is_public_and_states_its_clause_and_shapes(name: str) -> None:
+    assert name in reference.__all__
+    operation = getattr(reference, name)
+    text = inspect.getdoc(operation) or ""
+    assert re.search(r"\[[A-Z]-\d+", text), f"{name} names no clause"
+    assert re.search(r"\bShapes?\b", text), f"{name} states no shapes"
+    assert ">>>" in text, f"{name} shows no example"
+
+
+def test_the_specification_exports_operations_and_nothing_else() -> None:
+    assert sorted(reference.__all__) == sorted(protocol.operations())
+
+
+@pytest.mark.parametrize("name", protocol.operations())
+def test_protocol_and_reference_have_one_signature(name: str) -> None:
+    declared = next(vars(p)[name] for p in protocol.PROTOCOLS if name in vars(p))
+
+    def shape(function: object) -> list[tuple[str, object, object]]:
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+        return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
+
+    assert shape(getattr(reference, name)) == shape(declared)
+
+
+def documented() -> set[str]:
+    """Everything that a page shows through mkdocstrings."""
+    pages = (ROOT / "docs").rglob("*.md")
+    return {
+        name for page in pages for name in re.findall(r"^::: ([\w.]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [*(n for n in lowbit.__all__ if n not in ("SPEC_VERSION", "__version__")), *reference.__all__]
+)
+def test_every_public_function_is_on_a_page(name: str) -> None:
+    home = reference if name in reference.__all__ else lowbit
+    source = getattr(home, name).__module__
+    assert f"{source}.{name}" in documented(), f"no page shows {source}.{name}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [n for n, p in WORKFLOWS if p.name != "__init__.py" and n.count(".") == 2 and not n.split(".")[2].startswith("_")],
+)
+def test_every_public_module_of_the_workflows_is_on_a_page(module: str) -> None:
+    path = dict(WORKFLOWS)[module]
+    public: list[str] = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            public = ast.literal_eval(node.value)
+    shown = documented()
+    missing = [name for name in public if module not in shown and f"{module}.{name}" not in shown]
+    assert not missing, f"no page shows {', '.join(missing)} of {module}"
