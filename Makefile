@@ -47,7 +47,7 @@ bench: $(READY)
 	$(BIN)/lowbit bench
 
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf site build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

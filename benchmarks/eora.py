@@ -86,7 +86,7 @@ def gate(d: Tensor, c: Tensor, results: dict[str, Any]) -> dict[str, float]:
         assert excess <= LIMIT, f"{name}: J is {excess:.1e} above the optimum"
         if hasattr(result, "lower_bound"):
             figures[f"{name}: bound gap"] = gap = 1 - result.lower_bound / optimum
-            assert -1e-9 <= gap, f"{name}: lower bound is {-gap:.1e} above the optimum"
+            assert gap >= -1e-9, f"{name}: lower bound is {-gap:.1e} above the optimum"
             assert result.objective <= result.lower_bound * (1 + LIMIT), f"{name}: certificate does not close"
     return figures
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -1130,12 +1130,14 @@ def by_clause() -> dict[str, list[Mutant]]:
     return table
 
 
-def survivors(examples: int) -> Iterator[tuple[Mutant, str]]:
-    """Mutants that their clause does not kill, with the statuses it gave."""
-    from lowbit.conformance.runner import run
+def killers(mutant: Mutant, examples: int) -> list[str]:
+    """The first check of the mutant's clause that fails on it, or nothing."""
+    from lowbit.conformance.kit import Kit
+    from lowbit.conformance.runner import checks
 
-    for mutant in MUTANTS:
-        outcomes = list(run(mutant.backend(), [mutant.clause], examples=examples))
-        own = [o for o in outcomes if o.check.clause.id == mutant.clause]
-        if not any(o.status == "fail" for o in own):
-            yield mutant, ", ".join(o.status for o in own)
+    for check in checks():
+        if check.clause.id == mutant.clause:
+            outcome = Kit(mutant.backend(), examples=examples, shrink=False).outcome(check)
+            if outcome.status == "fail":
+                return [check.name]
+    return []

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,40 +67,59 @@ def _problem(clause: str, d: Array, c: Array) -> None:
 
 
 def _float(*arrays: Array) -> np.dtype[Any]:
-    """Result type: the widest input, but at least float32."""
+    """The widest of the inputs, but at least float32; factors have the type that this gives D alone."""
     return np.result_type(np.float32, *(x.dtype for x in arrays))
 
 
 # --- the exact solve on the smaller side -----------------------------------------------------------------------------
 
 
-def _eigen(d: Array, c: Array, rank: int, *, spectrum: bool = False) -> tuple[F64, F64, float]:
-    """Leading eigenvalues of M = D C Dᵀ, descending, the top ``rank`` eigenvectors, and tr M, in float64.
+Residual: TypeAlias = Callable[[Array, Array], float]
+"""J of the factors (B, A), from products that the solve has made already."""
+
+
+def _eigen(d: Array, c: Array, rank: int, *, spectrum: bool = False) -> tuple[F64, F64, float, Residual]:
+    """Leading eigenvalues of M = D C Dᵀ, descending, the top ``rank`` eigenvectors, tr M, and J, in float64.
 
     With m ≤ k the m x m matrix M itself is decomposed. With k < m its dual is: if C = L Lᵀ, the non-zero eigenvalues
     of M are those of the k x k matrix Lᵀ (DᵀD) L, and D L y is an eigenvector of M for every eigenvector y of the dual.
     A singular C has no Cholesky factor; then D = Q R and M = Q (R C Rᵀ) Qᵀ, which needs no factor of C.
 
-    Shapes: d (m, k), c (k, k) → (rank,), or (min(m, k),) when ``spectrum``; (m, rank).
+    Shapes: d (m, k), c (k, k) → (rank,), or (min(m, k),) when ``spectrum``; (m, rank); a number; J of (m, r), (r, k).
     """
     d64, c64 = d.astype(np.float64), c.astype(np.float64)
     m, k = d64.shape
     if m <= k:
-        gram = d64 @ c64 @ d64.T
+        dc = d64 @ c64
+        gram = dc @ d64.T
         values, u = _top(gram, rank, spectrum)
-        return values, u, float(np.trace(gram))
+
+        def residual(b: Array, a: Array) -> float:
+            b, a = b.astype(np.float64), a.astype(np.float64)
+            return float(np.vdot(dc - b @ (a @ c64), d64 - b @ a))
+
+        return values, u, float(np.trace(gram)), residual
     try:
         lower = np.linalg.cholesky((c64 + c64.T) / 2)
     except np.linalg.LinAlgError:  # not positive definite
-        q, r = scipy.linalg.qr(d64, mode="economic", overwrite_a=True, check_finite=False)
+        q, r = scipy.linalg.qr(d64, mode="economic", check_finite=False)
         gram = r @ c64 @ r.T
         values, y = _top(gram, rank, spectrum)
-        return values, q @ y, float(np.trace(gram))
+
+        def general(b: Array, a: Array) -> float:
+            return _trace(d64 - b.astype(np.float64) @ a.astype(np.float64), c64)
+
+        return values, q @ y, float(np.trace(gram)), general
     dl = d64 @ lower
     gram = dl.T @ dl
     values, y = _top(gram, rank, spectrum)
+
     # Householder QR keeps the leading directions and completes those of eigenvalue 0 to an orthonormal set.
-    return values, np.linalg.qr(dl @ y)[0], float(np.trace(gram))
+    def squares(b: Array, a: Array) -> float:
+        left = dl - b.astype(np.float64) @ (a.astype(np.float64) @ lower)
+        return float(np.vdot(left, left))
+
+    return values, np.linalg.qr(dl @ y)[0], float(np.trace(gram)), squares
 
 
 def _top(gram: F64, rank: int, spectrum: bool) -> tuple[F64, F64]:
@@ -176,19 +196,32 @@ def eora(d: Array, c: Array, /, *, rank: int, split: Split = "balanced") -> LowR
     """
     check_patch("E-2", d.shape, rank, split)
     _problem("E-2", d, c)
-    values, u, _ = _eigen(d, c, rank)
-    return _factors(u, values, d, split, _float(d, c))
+    values, u, *_ = _eigen(d, c, rank)
+    return _factors(u, values, d, split, _float(d))
 
 
 def error_spectrum(d: Array, c: Array, /) -> Array:
     """Singular values of D C^{1/2}, descending.  [E-3]
 
+    For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
+    below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
+
     Shapes: d (m, k), c (k, k) → (min(m, k),).
     """
     _problem("E-3", d, c)
+    dtype = _float(d)
     if 0 in d.shape:
-        return np.zeros(0, dtype=_float(d, c))
-    return np.sqrt(_eigen(d, c, 0)[0]).astype(_float(d, c))
+        return np.zeros(0, dtype=dtype)
+    if dtype != np.float64:
+        return np.sqrt(_eigen(d, c, 0)[0]).astype(dtype)
+    c64 = (c.astype(np.float64) + c.T) / 2
+    try:
+        factor = np.linalg.cholesky(c64)
+    except np.linalg.LinAlgError:  # singular, or with negative eigenvalues from rounding
+        values, q = np.linalg.eigh(c64)
+        factor = q * np.sqrt(np.maximum(values, 0))
+    spectrum: Array = np.linalg.svd(d @ factor, compute_uv=False)
+    return spectrum
 
 
 def optimum(d: Array, c: Array, /, *, rank: int) -> float:
@@ -233,7 +266,7 @@ def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "t
     _problem("E-4", d, c)
     if policy not in ("nvlabs", "truncate"):
         raise SpecError("E-4", f"policy must be 'nvlabs' or 'truncate', got {policy!r}")
-    dtype = _float(d, c)
+    dtype = _float(d)
     c64 = c.astype(np.float64)
     values, q = np.linalg.eigh((c64 + c64.T) / 2)
     if policy == "nvlabs":
@@ -424,7 +457,7 @@ class _Ritz:
         residual = self._gain(np.linalg.eigvalsh(small), rank, beta, dimension) * weight
         return residual + self._rounding(rank, beta, dimension, 1 - weight)
 
-    def _gain(self, bounds: F64, rank: int, beta: float, dimension: int) -> float:
+    def _gain(self, bounds: npt.NDArray[np.floating[Any]], rank: int, beta: float, dimension: int) -> float:
         """Top r sum of ``bounds`` and the β of the dimensions outside the basis, less that of the Ritz values."""
         outside = np.full(min(rank, max(dimension - self.values.size, 0)), beta)
         largest = np.sort(np.concatenate((bounds, outside)))[::-1][:rank]
@@ -476,7 +509,7 @@ class _Solved(NamedTuple):
 
 
 def _solve(d: Array, c: Array, rank: int, tolerance: float) -> _Solved:
-    """Block Krylov until (1) to (3) leave at most two thirds of the tolerance; raises `_Stalled` when that cannot be."""
+    """Block Krylov until (1) to (3) leave at most two thirds of the tolerance; raises `_Stalled` when they cannot."""
     dtype, m = d.dtype, d.shape[0]
     if tolerance < 4 * _trace_error(dtype):
         raise _Stalled(f"tolerance {tolerance:g} is below what {dtype} products can certify")
@@ -582,10 +615,9 @@ def _residual_objective(d: Array, c: Array, b: Array, a: Array, z: Array, theta:
 
 def _exact(d: Array, c: Array, rank: int, split: Split) -> Compensation[Array]:
     """Exact solve with its objective and a float64 lower bound."""
-    values, u, total = _eigen(d, c, rank, spectrum=min(d.shape) <= _EXACT_BELOW)
-    low = _factors(u, values[:rank], d, split, _float(d, c))
-    d64, c64 = d.astype(np.float64), c.astype(np.float64)
-    found = max(_trace(d64 - low.B.astype(np.float64) @ low.A.astype(np.float64), c64), 0.0)
+    values, u, total, residual = _eigen(d, c, rank, spectrum=min(d.shape) <= _EXACT_BELOW)
+    low = _factors(u, values[:rank], d, split, _float(d))
+    found = max(residual(low.B, low.A), 0.0)
     # LAPACK's eigenvalues are those of M + F with ‖F‖ ≤ p(n)·u·‖M‖; the sum of the trailing ones and the trace of
     # the residual then agree within a small multiple of n·u·tr M, which the bound gives up.
     best = float(values[rank:].sum()) if values.size > rank else total - float(values.sum())
@@ -601,7 +633,8 @@ def _checked(d: Array, c: Array, rank: int, tolerance: float, split: Split) -> b
     _problem("E-5", d, c)
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise SpecError("E-5", f"tolerance must be finite and not negative, got {tolerance!r}")
-    return min(d.shape) > _EXACT_BELOW and 4 * _block(rank) <= _FILL * min(d.shape)
+    small = int(min(d.shape))
+    return small > _EXACT_BELOW and 4 * _block(rank) <= _FILL * small
 
 
 def _loud(name: str, d: Array, rank: int, stalled: _Stalled) -> None:

@@ -106,7 +106,8 @@ def prepare(clause: str, h: Array, k: int | None, damping: float, *, act_order: 
         SpecError: not square, not symmetric, a negative diagonal, a bad damping; A-4 for NaN and infinities.
     """
     check_damping(clause, damping)
-    check_square(clause, "h", weights(clause, "h", h).shape, k)
+    h = weights(clause, "h", h)
+    check_square(clause, "h", h.shape, k)
     diagonal = h.diagonal().astype(np.float64)
     dead = diagonal == 0
     repaired = np.where(dead, 1.0, diagonal)
@@ -130,6 +131,7 @@ def inverse_cholesky(h: Array, /, *, damping: float = 0.01) -> InverseFactor[Arr
     Raises:
         SpecError: G-1, h is not symmetric or not positive definite after damping; A-4 for NaN and infinities.
     """
+    h = weights("G-1", "h", h)
     ready = prepare("G-1", h, None, damping)
     factor_upper(ready.upper, "G-1", f"h is not positive definite with damping {damping}")
     return InverseFactor(invert_upper(ready.upper, working_dtype(h)), ready.dead)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def _problem(clause: str, d: Tensor, c: Tensor) -> None:
 
 
 def _float(*arrays: Tensor) -> torch.dtype:
-    """Result type: the widest input, but at least float32 and at most float64."""
+    """The widest of the inputs, but at least float32; factors have the type that this gives D alone."""
     dtype = torch.float32
     for x in arrays:
         dtype = torch.promote_types(dtype, x.dtype)
@@ -73,28 +74,46 @@ def _float(*arrays: Tensor) -> torch.dtype:
 # --- the exact solve on the smaller side -----------------------------------------------------------------------------
 
 
-def _eigen(d: Tensor, c: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """All min(m, k) leading eigenvalues of M = D C Dᵀ, descending, and its top ``rank`` eigenvectors, in float64.
+Residual: TypeAlias = Callable[[Tensor, Tensor], float]
+"""J of the factors (B, A), from products that the solve has made already."""
+
+
+def _eigen(d: Tensor, c: Tensor, rank: int) -> tuple[Tensor, Tensor, Residual]:
+    """Eigenvalues of M = D C Dᵀ, all min(m, k), descending, its top ``rank`` eigenvectors, and J, in float64.
 
     With m ≤ k the m x m matrix M itself is decomposed. With k < m its dual is: if C = L Lᵀ, the non-zero eigenvalues
     of M are those of the k x k matrix Lᵀ (DᵀD) L, and D L y is an eigenvector of M for every eigenvector y of the dual.
     A singular C has no Cholesky factor; then D = Q R and M = Q (R C Rᵀ) Qᵀ, which needs no factor of C.
 
-    Shapes: d (m, k), c (k, k) → (min(m, k),), (m, rank).
+    Shapes: d (m, k), c (k, k) → (min(m, k),), (m, rank), J of (m, r) and (r, k).
     """
     d64, c64 = d.to(torch.float64), c.to(torch.float64)
     m, k = d64.shape
     if m <= k:
-        return _top(d64 @ c64 @ d64.T, rank)
+        dc = d64 @ c64
+
+        def residual(b: Tensor, a: Tensor) -> float:
+            b, a = b.to(torch.float64), a.to(torch.float64)
+            return float(((dc - b @ (a @ c64)) * (d64 - b @ a)).sum())
+
+        return (*_top(dc @ d64.T, rank), residual)
     lower, failed = torch.linalg.cholesky_ex((c64 + c64.T) / 2)
     if int(failed) == 0:
         dl = d64 @ lower
         values, y = _top(dl.T @ dl, rank)
+
         # Householder QR keeps the leading directions and completes those of eigenvalue 0 to an orthonormal set.
-        return values, torch.linalg.qr(dl @ y)[0]
+        def squares(b: Tensor, a: Tensor) -> float:
+            return float((dl - b.to(torch.float64) @ (a.to(torch.float64) @ lower)).square().sum())
+
+        return values, torch.linalg.qr(dl @ y)[0], squares
     q, r = torch.linalg.qr(d64)
     values, y = _top(r @ c64 @ r.T, rank)
-    return values, q @ y
+
+    def general(b: Tensor, a: Tensor) -> float:
+        return _trace(d64 - b.to(torch.float64) @ a.to(torch.float64), c64)
+
+    return values, q @ y, general
 
 
 def _top(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -162,19 +181,30 @@ def eora(d: Tensor, c: Tensor, /, *, rank: int, split: Split = "balanced") -> Lo
     """
     check_patch("E-2", d.shape, rank, split)
     _problem("E-2", d, c)
-    values, u = _eigen(d, c, rank)
-    return _factors(u, values[:rank], d, split, _float(d, c))
+    values, u, _ = _eigen(d, c, rank)
+    return _factors(u, values[:rank], d, split, _float(d))
 
 
 def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
     """Singular values of D C^{1/2}, descending.  [E-3]
 
+    For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
+    below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
+
     Shapes: d (m, k), c (k, k) → (min(m, k),).
     """
     _problem("E-3", d, c)
+    dtype = _float(d)
     if 0 in d.shape:
-        return torch.zeros(0, dtype=_float(d, c), device=d.device)
-    return _eigen(d, c, 0)[0].sqrt().to(_float(d, c))
+        return torch.zeros(0, dtype=dtype, device=d.device)
+    if dtype != torch.float64:
+        return _eigen(d, c, 0)[0].sqrt().to(dtype)
+    c64 = (c.to(torch.float64) + c.to(torch.float64).T) / 2
+    factor, failed = torch.linalg.cholesky_ex(c64)
+    if int(failed):  # singular, or with negative eigenvalues from rounding
+        values, q = torch.linalg.eigh(c64)
+        factor = q * values.clamp_min(0).sqrt()
+    return torch.linalg.svdvals(d @ factor)
 
 
 def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
@@ -219,7 +249,7 @@ def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = 
     _problem("E-4", d, c)
     if policy not in ("nvlabs", "truncate"):
         raise SpecError("E-4", f"policy must be 'nvlabs' or 'truncate', got {policy!r}")
-    dtype = _float(d, c)
+    dtype = _float(d)
     c64 = c.to(torch.float64)
     values, q = torch.linalg.eigh((c64 + c64.T) / 2)
     if policy == "nvlabs":
@@ -470,7 +500,7 @@ class _Solved(NamedTuple):
 
 
 def _solve(d: Tensor, c: Tensor, rank: int, tolerance: float) -> _Solved:
-    """Block Krylov until (1) to (3) leave at most two thirds of the tolerance; raises `_Stalled` when that cannot be."""
+    """Block Krylov until (1) to (3) leave at most two thirds of the tolerance; raises `_Stalled` when they cannot."""
     dtype, m = d.dtype, d.shape[0]
     if tolerance < 4 * _TRACE_ERROR[dtype]:
         raise _Stalled(f"tolerance {tolerance:g} is below what {_name(dtype)} products can certify")
@@ -574,10 +604,9 @@ def _residual_objective(d: Tensor, c: Tensor, b: Tensor, a: Tensor, z: Tensor, t
 
 def _exact(d: Tensor, c: Tensor, rank: int, split: Split) -> Compensation[Tensor]:
     """Exact solve with its objective and a float64 lower bound."""
-    values, u = _eigen(d, c, rank)
-    low = _factors(u, values[:rank], d, split, _float(d, c))
-    d64, c64 = d.to(torch.float64), c.to(torch.float64)
-    found = max(_trace(d64 - low.B.to(torch.float64) @ low.A.to(torch.float64), c64), 0.0)
+    values, u, residual = _eigen(d, c, rank)
+    low = _factors(u, values[:rank], d, split, _float(d))
+    found = max(residual(low.B, low.A), 0.0)
     # LAPACK's eigenvalues are those of M + F with ‖F‖ ≤ p(n)·u·‖M‖; the sum of the trailing ones and the trace of
     # the residual then agree within a small multiple of n·u·tr M, which the bound gives up.
     slack = _U64 * max(d.shape) * float(values.sum())

@@ -18,6 +18,7 @@ from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array, WeightProblem
 
 SCHEMES = st.sampled_from(["asymmetric", "symmetric", "symmetric-full"])
+DAMPING = 0.01
 BITS = st.sampled_from([2, 3, 4, 8])
 
 
@@ -355,6 +356,17 @@ def test_sparsegpt_prunes_and_updates(kit: Kit, problem: WeightProblem, pattern:
         )
     value, _ = laws.quadratic_loss(run.w - run.q, run.hessian)
     kit.check(compare.forward(float(result.loss), value, loss_bound(kit, run), "loss"))
+
+
+@clause("G-5", tier="tie-band", dtype=strategies.float_dtypes(), seed=st.integers(0, 999))
+def test_saliency_weighs_by_the_pivot(kit: Kit, dtype: str, seed: int) -> None:
+    """Inputs of very different power: the largest weights sit where they matter least."""
+    random = np.random.default_rng(seed)
+    power = random.permutation(np.ldexp(1.0, np.arange(8))).astype(dtype)
+    w = ((1 + random.random((3, 8))) / power).astype(dtype)
+    problem = WeightProblem(w, np.diag(power), DAMPING)
+    result = kit.call("sparsegpt", w, problem.h, damping=DAMPING)
+    check_mask(kit, replay(kit, problem, result.weight), result.mask, keep=2, of=4)
 
 
 @clause(

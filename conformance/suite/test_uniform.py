@@ -158,22 +158,33 @@ def test_scale_dtype(kit: Kit, x: Array, scheme: str) -> None:
     """The scale is the exact one rounded once, up to the error of computing it; the zero point belongs to it."""
     for scale_dtype in ("float16", "bfloat16", "float32"):
         for bits in (2, 4, 8):
-            found = kit.call("fit_grid", x, bits=bits, scheme=scheme, scale_dtype=scale_dtype)
-            exact = kit.spec.fit_grid(x, bits=bits, scheme=scheme).scale
-            slack = compare.gamma(4, kit.u(x, result=found.scale)) * exact + kit.tiny(2)
-            low, high = (laws.round_to(scale_dtype, exact + side * slack) for side in (-1, 1))
-            kit.check(compare.interval(found.scale, low, high, f"{scale_dtype} scale"))
-            stored = laws.round_to(scale_dtype, found.scale)
-            kit.check(compare.exact(found.scale, stored, f"scale as a value of {scale_dtype}"))
-            if scheme == "asymmetric":
-                lo, hi = np.minimum(x.min(axis=1, keepdims=True), 0.0), np.maximum(x.max(axis=1, keepdims=True), 0.0)
-                zero = (lo == 0) & (hi == 0)
-                ratio = np.where(zero, 0.0, -lo.astype(np.float64) / found.scale)
-                band = compare.tie_band(ratio, kit.u(x, result=found.scale), 1)
-                wanted = np.where(zero, found.zero_point, np.rint(ratio))
-                kit.check(
-                    compare.codes(found.zero_point, wanted, ratio, band, f"zero_point of the {scale_dtype} scale")
-                )
+            check_stored_scale(kit, x, bits=bits, scheme=scheme, scale_dtype=scale_dtype)
+
+
+@clause("Q-2c", tier="tie-band", dtype=strategies.float_dtypes())
+def test_scale_dtype_on_many_rows(kit: Kit, dtype: str) -> None:
+    """Hundreds of ordinary rows: some zero points turn when the scale is rounded after them."""
+    x = np.random.default_rng(20240229).standard_normal((300, 6)).astype(dtype)
+    for scale_dtype in ("float16", "bfloat16"):
+        check_stored_scale(kit, x, bits=8, scheme="asymmetric", scale_dtype=scale_dtype)
+
+
+def check_stored_scale(kit: Kit, x: Array, *, bits: int, scheme: str, scale_dtype: str) -> None:
+    """Scales of rows in ``scale_dtype``, and zero points of those very scales."""
+    found = kit.call("fit_grid", x, bits=bits, scheme=scheme, scale_dtype=scale_dtype)
+    exact = kit.spec.fit_grid(x, bits=bits, scheme=scheme).scale
+    slack = compare.gamma(4, kit.u(x, result=found.scale)) * exact + kit.tiny(2)
+    low, high = (laws.round_to(scale_dtype, exact + side * slack) for side in (-1, 1))
+    kit.check(compare.interval(found.scale, low, high, f"{scale_dtype} scale"))
+    stored = laws.round_to(scale_dtype, found.scale)
+    kit.check(compare.exact(found.scale, stored, f"scale as a value of {scale_dtype}"))
+    if scheme == "asymmetric":
+        lo, hi = np.minimum(x.min(axis=1, keepdims=True), 0.0), np.maximum(x.max(axis=1, keepdims=True), 0.0)
+        zero = (lo == 0) & (hi == 0)
+        ratio = np.where(zero, 0.0, -lo.astype(np.float64) / found.scale)
+        band = compare.tie_band(ratio, kit.u(x, result=found.scale), 1)
+        wanted = np.where(zero, found.zero_point, np.rint(ratio))
+        kit.check(compare.codes(found.zero_point, wanted, ratio, band, f"zero_point of the {scale_dtype} scale"))
 
 
 @clause("Q-2c", tier="tie-band", sign=st.sampled_from([1.0, -1.0]))
@@ -200,6 +211,16 @@ def test_range_floor(kit: Kit, case: GridInput, floor: float, clip: float) -> No
     check_grid(kit, case, range_floor=floor, clip_ratio=clip)
 
 
+@clause("Q-2d", tier="forward-error", dtype=strategies.float_dtypes(half=True))
+def test_range_floor_of_small_and_large_rows(kit: Kit, dtype: str) -> None:
+    """One row below the floor, one above, one of zeros, for every scheme and clip ratio."""
+    x = np.array([[0.25, -0.125], [3.0, -500.0], [0.0, 0.0]], dtype)
+    for scheme in strategies.SCHEMES:
+        for clip in (1.0, 0.9, 0.5):
+            options = {"bits": 4, "scheme": scheme, "granularity": "row"}
+            check_grid(kit, GridInput(x, options), range_floor=1.5, clip_ratio=clip)
+
+
 @clause("Q-3", tier="tie-band", case=strategies.affine_inputs())
 def test_codes_differ_only_inside_the_tie_band(kit: Kit, case: AffineInput) -> None:
     """One division is one rounding: elsewhere codes are equal, inside the band they differ by one at most."""
@@ -216,6 +237,18 @@ def test_ties_go_to_the_even_code(kit: Kit, case: AffineInput) -> None:
     x, scale, zero, bits, scheme = case
     codes = kit.call("quantize", x, scale, zero, bits=bits, scheme=scheme)
     kit.check(compare.exact(codes, kit.spec.quantize(x, scale, zero, bits=bits, scheme=scheme), "codes"))
+
+
+@clause("Q-3a", tier="exact", dtype=strategies.float_dtypes(), bits=st.integers(2, 8))
+def test_ties_with_odd_and_even_zero_points(kit: Kit, dtype: str, bits: int) -> None:
+    """The quotient is rounded before the zero point is added: an odd one would turn every tie around."""
+    top = 2**bits - 1
+    zero = np.arange(min(top + 1, 8), dtype=np.int32)[:, None]
+    halves = np.arange(-2 * top, 2 * top + 1, dtype=np.float64)[None] / 2
+    x = np.repeat(halves / 4, len(zero), axis=0).astype(dtype)
+    scale = np.full(zero.shape, 0.25, dtype)
+    codes = kit.call("quantize", x, scale, zero, bits=bits)
+    kit.check(compare.exact(codes, np.clip(np.rint(halves) + zero, 0, top), "codes of ties"))
 
 
 @clause("Q-3a", tier="exact", dtype=strategies.float_dtypes())
@@ -284,12 +317,24 @@ def grid_error(values: Array, scale: Array, zero: Array, *, bits: int, scheme: s
     grid=st.sampled_from([100, 20, 7]),
 )
 def test_clip_search_finds_the_least_error(kit: Kit, case: GridInput, norm: float, grid: int) -> None:
-    """Whatever ratio a backend takes, its error is at most that of every candidate, up to the rounding of the errors.
+    """Whatever ratio a backend takes, its error is at most that of every candidate, up to rounding."""
+    check_clip_search(kit, case.x, case.options, norm=norm, grid=grid)
+
+
+@clause("Q-5", tier="certificate", dtype=strategies.float_dtypes(), norm=st.sampled_from([2.4, 1.0, 4.0]))
+def test_clip_search_on_outliers(kit: Kit, dtype: str, norm: float) -> None:
+    """Rows with outliers, where the best ratio depends on the norm."""
+    x = np.random.default_rng(20240229).standard_t(3, (40, 12)).astype(dtype)
+    for scheme in ("asymmetric", "symmetric-full"):
+        check_clip_search(kit, x, {"bits": 3, "scheme": scheme, "granularity": "row"}, norm=norm, grid=50)
+
+
+def check_clip_search(kit: Kit, x: Array, options: dict[str, Any], *, norm: float, grid: int) -> None:
+    """The error that a backend's grid has is the least one; its scale and zero point are those of the step it tells.
 
     Where −lo/s lies in its tie band a candidate has two admissible zero points, and the backend may have weighed the
     worse.
     """
-    x, options = case
     shrink = 0.75
     found = kit.call("clip_search", x, **options, norm=norm, grid=grid, max_shrink=shrink)
     values, u = grouped(x, options), kit.u(x, result=found.scale)

@@ -328,6 +328,26 @@ def test_outer_norm_bounds_what_the_basis_misses(forced: Side) -> None:
         assert module._outer_norm(op, space, enough, generator) >= norm
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20)])
+def test_spectrum_and_optimum_of_exact_rank(side: Side, shape: tuple[int, int], dtype: Any) -> None:
+    m, k = shape
+    rng = np.random.default_rng(14)
+    x = rng.standard_normal((50, k))
+    c = (x.T @ x).astype(dtype)
+    d = (rng.integers(-3, 4, (m, 2)) @ rng.integers(-3, 4, (2, k))).astype(dtype)  # rank two, exactly
+    spectrum = np.asarray(side.module.error_spectrum(side.own(d), side.own(c)))
+    wanted = np.linalg.svd(d.astype(np.float64) @ np.linalg.cholesky(c.astype(np.float64)), compute_uv=False)
+    unit = U64 if dtype == np.float64 else U32
+    assert spectrum.dtype == dtype
+    assert spectrum.shape == wanted.shape
+    assert (np.diff(spectrum) <= 0).all()
+    assert np.abs(spectrum - wanted).max() <= 8 * max(shape) * unit * wanted[0]
+    best = side.module.optimum(side.own(d), side.own(c), rank=1)
+    assert abs(best - wanted[1] ** 2) <= 8 * max(shape) * U64 * wanted[0] ** 2
+    assert side.module.optimum(side.own(d), side.own(c), rank=2) <= 8 * max(shape) * U64 * wanted[0] ** 2
+
+
 def test_within_agrees_with_certified(forced: Side) -> None:
     rng = np.random.default_rng(12)
     d, c = problem(np.sort(rng.random(80) ** 6)[::-1], 70, rng)

@@ -30,16 +30,15 @@ def close(observed: Any, expected: Any, n: int, u: float) -> bool:
 
 
 def test_codes_are_divisions_not_products_with_a_reciprocal() -> None:
-    s = np.float32(0.1)
-    x = (np.arange(-2000, 2001, dtype=np.float32) / 2 * s).astype(np.float32)
-    wrong = np.rint(x * (np.float32(1) / s)) != np.rint(x / s)
-    assert wrong.any()  # the data tells the two apart
-    zero = np.zeros(1, np.int32)
-    got = numba_cpu.quantize(x, np.array([s]), zero, bits=8, scheme="symmetric")
-    assert np.array_equal(got, np.clip(np.rint(x / s), -128, 127))
-    grid = numba_cpu.gptq(x[None, wrong], np.eye(int(wrong.sum()), dtype=np.float32), bits=8)
-    rounded = np.rint(x[wrong] / grid.scale[0, 0]) + grid.zero_point[0, 0]
-    assert np.array_equal(grid.codes[0], np.clip(rounded, 0, 255))
+    scale = np.random.default_rng(0).uniform(0.01, 1, 4000).astype(np.float32)[:, None]
+    x = ((np.arange(120, dtype=np.float32) + np.float32(0.5)) * scale).astype(np.float32)
+    divided, multiplied = np.rint(x / scale), np.rint(x * (np.float32(1) / scale))
+    assert (divided != multiplied).any()  # the data tells the two apart
+    zero = np.zeros(scale.shape, np.int32)
+    assert np.array_equal(numba_cpu.quantize(x, scale, zero, bits=8), divided)
+    done = numba_cpu.gptq(x, np.eye(120, dtype=np.float32), bits=8)  # white inputs: the same rule, column by column
+    rounded = np.rint(x / done.scale) + done.zero_point
+    assert np.array_equal(done.codes, np.clip(rounded, 0, 255))
 
 
 @pytest.mark.parametrize("dtype", ("float16", "float32", "float64"))
@@ -84,7 +83,7 @@ def test_scales_broadcast_as_the_specification_says() -> None:
         got = numba_cpu.quantize(x, s, z, bits=6)
         assert np.array_equal(got, reference.quantize(x, s, z, bits=6))
         assert np.array_equal(numba_cpu.dequantize(got, s, z), reference.dequantize(got, s, z))
-    assert numba_cpu.quantize(np.float32(0.6).reshape(()), np.array(0.5), np.array(1), bits=4) == 2
+    assert numba_cpu.quantize(np.array(0.6), np.array(0.5), np.array(1), bits=4) == 2
 
 
 @pytest.mark.parametrize("levels", (1, 2, 16, 64, 65, 255, 300))
