@@ -204,7 +204,8 @@ def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
     if int(failed):  # singular, or with negative eigenvalues from rounding
         values, q = torch.linalg.eigh(c64)
         factor = q * values.clamp_min(0).sqrt()
-    return torch.linalg.svdvals(d @ factor)
+    spectrum: Tensor = torch.linalg.svdvals(d @ factor)
+    return spectrum
 
 
 def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
