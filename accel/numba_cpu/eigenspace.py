@@ -307,6 +307,7 @@ _FILL = 0.5  # of the space: the largest basis that is still a saving
 _OVERSAMPLE = 16
 _MULTIPLE = 16  # block sizes are multiples of this
 _SEED = 0x10B17
+_WIDE, _NARROW = 1024, 256  # columns of the panels of E and of the strips of its Gram matrix
 _PROBES = 16
 _CHI2 = 0.43368156896587584  # P(χ² with 16 degrees of freedom < this) = 1e-10
 _POWERS = 8  # most applications spent on β
@@ -376,12 +377,21 @@ class _Krylov:
     def __init__(self, op: _Operator, start: F64) -> None:
         self.op = op
         self.unit = _unit(op.d.dtype)
-        self.v = start  # (K, m), orthonormal in float64; products take it rounded, which is part of F
+        self._store = np.empty((8 * start.shape[0], start.shape[1]))
+        self._take(start, 0)
         self.t: F64 = np.zeros((0, 0))
         self.noise: F64 = np.zeros(0)  # (K,): squared norm of the rounding F per basis row
         self.next: F64 = np.zeros((0, 0))  # residual rows of the last block
         self.size: F64 = self.noise
         self.last = 0
+
+    def _take(self, rows: F64, known: int) -> None:
+        """V is the first ``known`` rows and these, (K, m), orthonormal in float64; rounding it for products is in F."""
+        count = known + rows.shape[0]
+        if count > self._store.shape[0]:
+            self._store = np.concatenate((self._store, np.empty_like(self._store)))
+        self._store[known:count] = rows
+        self.v = self._store[:count]
 
     def extend(self) -> None:
         """Apply M to the newest block and take it into T."""
@@ -420,7 +430,7 @@ class _Krylov:
         if rows.shape[0] == 0:
             self.next = self.next[:0]
             return False
-        self.v = np.concatenate((self.v, rows))
+        self._take(rows, self.v.shape[0])
         return True
 
 
@@ -594,22 +604,33 @@ def _residual_objective(d: Array, c: Array, b: Array, a: Array, z: Array, theta:
     eigenvalues of D C′ Dᵀ are those of M beyond the first r, so the terms of the sum are of the size of J, not of
     tr M; and Z Eᵀ is only the residual of the eigenvectors.
     """
-    e = b @ a
-    np.subtract(d, e, out=e)
-    e *= op.d_scale
+    k = d.shape[1]
     positive = theta > 0
     # In units of D alone: Θ is that of the scaled operator, so Θ/c_scale belongs to d_scale·D and the given C.
     w = z[positive].astype(np.float64) / np.sqrt(theta[positive] / op.c_scale)[:, None]
-    total = float(np.square(w.astype(e.dtype) @ e.T).sum(dtype=np.float64))
-    half = _PANEL // 2
-    for i in range(0, d.shape[1], half):
-        gram = e[:, i : i + half].T @ e[:, i:]
-        for j in range(i, d.shape[1], 4 * half):
-            rest = c[i : i + half, j : j + 4 * half].astype(np.float64)
-            rest -= w[:, i : i + half].T @ w[:, j : j + 4 * half]
-            gram[:, j - i : j - i + 4 * half] *= rest.astype(gram.dtype)
-        sums = gram.sum(axis=0, dtype=np.float64)
-        total += 2 * float(sums.sum()) - float(sums[:half].sum())
+
+    def panel(j: int) -> Array:
+        part: Array = b @ a[:, j : j + _WIDE]
+        np.subtract(d[:, j : j + _WIDE], part, out=part)
+        part *= op.d_scale
+        return part
+
+    residual = np.zeros((w.shape[0], d.shape[0]), dtype=d.dtype)
+    total = 0.0
+    for i in range(0, k, _WIDE):
+        e = panel(i)
+        residual += w[:, i : i + _WIDE].astype(d.dtype) @ e.T
+        for j in range(i, k, _WIDE):
+            f = e if j == i else panel(j)
+            for p in range(0, e.shape[1], _NARROW):
+                first = p if j == i else 0  # of the diagonal panel only the upper triangle, by strips
+                gram = e[:, p : p + _NARROW].T @ f[:, first:]
+                rest = c[i + p : i + p + gram.shape[0], j + first : j + _WIDE].astype(np.float64)
+                rest -= w[:, i + p : i + p + gram.shape[0]].T @ w[:, j + first : j + _WIDE]
+                gram *= rest.astype(gram.dtype)
+                sums = gram.sum(axis=0, dtype=np.float64)
+                total += 2 * float(sums.sum()) - (float(sums[:_NARROW].sum()) if j == i else 0.0)
+    total += float(np.square(residual).sum(dtype=np.float64))
     return total / op.d_scale / op.d_scale
 
 

@@ -293,6 +293,7 @@ _FILL = 0.5  # of the space: the largest basis that is still a saving
 _OVERSAMPLE = 16
 _MULTIPLE = 16  # block sizes are multiples of this
 _SEED = 0x10B17
+_WIDE, _NARROW = 1024, 256  # columns of the panels of E and of the strips of its Gram matrix
 _PROBES = 16
 _CHI2 = 0.43368156896587584  # P(χ² with 16 degrees of freedom < this) = 1e-10
 _POWERS = 8  # most applications spent on β
@@ -359,12 +360,21 @@ class _Krylov:
         self.op = op
         self.dtype = op.d.dtype
         self.unit = _UNIT[self.dtype]
-        self.v = start  # (K, m) float64, orthonormal in float64; products take it rounded, which is part of F
+        self._store = start.new_empty((8 * start.shape[0], start.shape[1]))
+        self._take(start, 0)
         self.t = start.new_zeros((0, 0), dtype=torch.float64)
         self.noise = start.new_zeros(0, dtype=torch.float64)  # (K,): squared norm of the rounding F per basis row
         self.next = start.new_zeros((0, 0), dtype=torch.float64)  # residual rows of the last block
         self.size = self.noise
         self.last = 0
+
+    def _take(self, rows: Tensor, known: int) -> None:
+        """V is the first ``known`` rows and these, (K, m), orthonormal in float64; rounding it for products is in F."""
+        count = known + rows.shape[0]
+        if count > self._store.shape[0]:
+            self._store = torch.cat((self._store, torch.empty_like(self._store)))
+        self._store[known:count] = rows
+        self.v = self._store[:count]
 
     def extend(self) -> None:
         """Apply M to the newest block and take it into T."""
@@ -403,7 +413,7 @@ class _Krylov:
         if rows.shape[0] == 0:
             self.next = self.next[:0]
             return False
-        self.v = torch.cat((self.v, rows))
+        self._take(rows, self.v.shape[0])
         return True
 
 
@@ -586,20 +596,31 @@ def _residual_objective(d: Tensor, c: Tensor, b: Tensor, a: Tensor, z: Tensor, t
     tr M; and Z Eᵀ is only the residual of the eigenvectors.
     """
     (m, k), d_scale = d.shape, op.d_scale
-    e = torch.addmm(d, b, a, beta=d_scale, alpha=-d_scale, out=_empty(m, k, d))
     positive = theta > 0
     # In units of D alone: Θ is that of the scaled operator, so Θ/c_scale belongs to d_scale·D and the given C.
     w = z[positive].to(torch.float64) / (theta[positive] / op.c_scale).sqrt()[:, None]
-    total = float((w.to(e.dtype) @ e.T).square().sum(dtype=torch.float64))
-    half = _PANEL // 2
-    for i in range(0, k, half):
-        gram = e[:, i : i + half].T @ e[:, i:]
-        for j in range(i, k, 4 * half):
-            part = gram[:, j - i : j - i + 4 * half]
-            rest = c[i : i + half, j : j + 4 * half].to(torch.float64, copy=True)
-            part *= rest.addmm_(w[:, i : i + half].T, w[:, j : j + 4 * half], alpha=-1).to(gram.dtype)
-        sums = gram.sum(dim=0, dtype=torch.float64)
-        total += 2 * float(sums.sum()) - float(sums[:half].sum())
+
+    def panel(j: int, out: Tensor) -> Tensor:
+        part = d[:, j : j + _WIDE]
+        return torch.addmm(part, b, a[:, j : j + _WIDE], beta=d_scale, alpha=-d_scale, out=out[:, : part.shape[1]])
+
+    left, right = _empty(m, min(_WIDE, k), d), _empty(m, min(_WIDE, k), d)
+    residual = d.new_zeros((w.shape[0], m))
+    total = 0.0
+    for i in range(0, k, _WIDE):
+        e = panel(i, left)
+        residual.addmm_(w[:, i : i + _WIDE].to(d.dtype), e.T)
+        for j in range(i, k, _WIDE):
+            f = e if j == i else panel(j, right)
+            for p in range(0, e.shape[1], _NARROW):
+                first = p if j == i else 0  # of the diagonal panel only the upper triangle, by strips
+                gram = e[:, p : p + _NARROW].T @ f[:, first:]
+                rest = c[i + p : i + p + gram.shape[0], j + first : j + _WIDE].to(torch.float64, copy=True)
+                rest.addmm_(w[:, i + p : i + p + gram.shape[0]].T, w[:, j + first : j + _WIDE], alpha=-1)
+                gram *= rest.to(gram.dtype)
+                sums = gram.sum(dim=0, dtype=torch.float64)
+                total += 2 * float(sums.sum()) - (float(sums[:_NARROW].sum()) if j == i else 0.0)
+    total += float(residual.square().sum(dtype=torch.float64))
     return total / d_scale / d_scale
 
 
