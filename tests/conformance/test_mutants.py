@@ -27,6 +27,6 @@ def test_every_clause_has_a_mutant_and_a_check() -> None:
 def test_the_named_clause_kills_the_mutant(mutant: Mutant) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # wrong code divides by zero
-        # Hypothesis mixes constants of the modules loaded by the process into its examples, so what else has run decides
+        # Hypothesis mixes constants of the modules loaded by the process into its examples, so what else ran decides
         # a few of them: a mutant that slips through the quick profile must die in the full one.
         assert killers(mutant, EXAMPLES) or killers(mutant, FULL), f"no check of {mutant.clause} fails"
