@@ -22,6 +22,7 @@ __all__ = ["CHAPTERS", "CLAUSES", "Check", "Clause", "ClauseError", "Level", "ba
 Level: TypeAlias = Literal["core", "full"]
 
 CHAPTERS = {
+    "P": "addressed randomness",
     "R": "rounding",
     "Q": "uniform grids and packing",
     "G": "second-order compression",
@@ -52,6 +53,12 @@ class Clause:
 
 
 _TABLE = (
+    # -- P
+    Clause("P-1", "Philox4x32-10 gives its known answers", "core", "exact", ("philox_words",)),
+    Clause("P-1a", "words are a function of seed and address, of any shape", "core", "exact", ("philox_words",)),
+    Clause("P-2", "uniforms are the high 24 bits of the words", "core", "exact", ("philox_uniform",)),
+    Clause("P-3", "bounded integers are the high half of a product", "core", "exact", ("philox_integers",)),
+    Clause("P-4", "normals are the Box-Muller transform of the words", "core", "forward-error", ("philox_normal",)),
     # -- R
     Clause("R-1", "rounds half to even, on any shape", "core", "exact", ("round_half_even",)),
     Clause("R-2", "rounds and saturates into int32, infinities included", "core", "exact", ("round_clip",)),

@@ -36,6 +36,7 @@ __all__ = [
     "choice",
     "codes",
     "davis_kahan",
+    "elementary",
     "exact",
     "exact_bytes",
     "forward",
@@ -112,6 +113,15 @@ def tie_band(r: npt.ArrayLike, u: float, roundings: int) -> F64:
     that of r only if r lies within γ_k·abs(r) of a half-integer, and then by one.
     """
     return gamma(roundings, u) * np.abs(np.asarray(r, np.float64))
+
+
+def elementary(n: int, u: float) -> float:
+    """Relative error of n calls of a library's exp, log, sin, cos or square root in a row: γ_{4n}.
+
+    No standard bounds these functions; libraries in use state at most two units in the last place (glibc, libdevice,
+    SVML's high-accuracy variants), 4u, for arguments of moderate size.
+    """
+    return gamma(4 * n, u)
 
 
 def level_band(left: npt.ArrayLike, right: npt.ArrayLike, u: float) -> F64:

@@ -27,6 +27,7 @@ __all__ = [
     "activations",
     "affine_inputs",
     "affine_ties",
+    "counters",
     "degenerate_groups",
     "dyadic",
     "float_dtypes",
@@ -36,6 +37,7 @@ __all__ = [
     "matrices",
     "packed_codes",
     "patch_problems",
+    "seeds",
     "sorted_levels",
     "weight_problems",
 ]
@@ -342,3 +344,20 @@ def large_problem(spectrum: str, dtype: str = "float32") -> LargeProblem:
     rows, columns = random.permutation(count * m), random.permutation(count * k)
     whole = PatchProblem(d[np.ix_(rows, columns)], c[np.ix_(columns, columns)], rank)
     return LargeProblem(whole, [(factor * d0.astype(np.float64), c0.astype(np.float64)) for factor in factors])
+
+
+WORDS = st.one_of(st.integers(0, 9), st.integers(0, 2**32 - 1), st.sampled_from([2**31 - 1, 2**31, 2**32 - 1]))
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Keys of 64 bits, those with a high word among them."""
+    return st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1), st.sampled_from([2**32, 2**63, 2**64 - 1]))
+
+
+@st.composite
+def counters(draw: st.DrawFn) -> Array:
+    """Addresses (..., 4), int64 or, where they fit, int32; words of all sizes, zero-size arrays too."""
+    shape = (*draw(st.sampled_from([(), (1,), (5,), (2, 3), (0,)])), 4)
+    values = draw(arrays(np.int64, shape, elements=WORDS, fill=st.nothing()))
+    fits = values.size == 0 or int(values.max()) < 2**31
+    return values.astype(np.int32) if fits and draw(st.booleans()) else values

@@ -433,6 +433,22 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     table["E-3a"] = ("optimum", optima)
     table["E-4"] = ("eora_published", patches["eora_published"])
     table["E-5a"] = ("eora_certified", patches["eora_certified"])
+
+    low, high = 2**31 - 1, 2**32 - 1
+    addresses = np.array([[0, 0, 0, 0], [high] * 4, [1, 2, 3, 7], [low, low + 1, 0, high]], np.int64)
+    for identifier, op, more in (
+        ("P-1", "philox_words", {}),
+        ("P-2", "philox_uniform", {}),
+        ("P-3", "philox_integers", {"bound": 1000}),
+        ("P-4", "philox_normal", {}),
+    ):
+        cases = []
+        for seed in (0, 1, 2**32, 2**64 - 1):
+            found = getattr(spec, op)(addresses, seed=seed, **more)
+            largest = np.full(found.shape, 6.8)  # sqrt(-2 log 2^-33): a bound on every normal
+            rule = _forward("", found, largest, 4 * 3 + 3 * 7) if op == "philox_normal" else _exact("", found)
+            cases.append(_case(f"seed {seed}", [addresses], {"seed": seed, **more}, [rule]))
+        table[identifier] = (op, cases)
     return table
 
 

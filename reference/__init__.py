@@ -2,14 +2,15 @@
 
 Reading order (the letter is the chapter, and the first part of every clause id):
 
-1.  ``rounding``    R  half to even, clipping, nearest level
-2.  ``uniform``     Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
-3.  ``packing``     Q  codes of 1 to 8 bits in 32-bit words, dense and padded
-4.  ``gptq``        G  GPTQ
-5.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
-6.  ``moments``     C  second moments of activations, exactly associative
-7.  ``low_rank``    C  SVD and activation-scaled SVD patches
-8.  ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
+1.  ``philox``      P  addressed randomness: words, uniforms, integers and normals
+2.  ``rounding``    R  half to even, clipping, nearest level
+3.  ``uniform``     Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
+4.  ``packing``     Q  codes of 1 to 8 bits in 32-bit words, dense and padded
+5.  ``gptq``        G  GPTQ
+6.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
+7.  ``moments``     C  second moments of activations, exactly associative
+8.  ``low_rank``    C  SVD and activation-scaled SVD patches
+9.  ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
 
 ``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
 the refusals themselves. The docstring of a function is the normative text; clause ids stand in brackets.
@@ -42,11 +43,16 @@ from .gptq import gptq, inverse_cholesky
 from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
+from .philox import philox_integers, philox_normal, philox_uniform, philox_words
 from .rounding import nearest_level, round_clip, round_half_even
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
 __all__ = [  # noqa: RUF022  in reading order
+    "philox_words",
+    "philox_uniform",
+    "philox_integers",
+    "philox_normal",
     "round_half_even",
     "round_clip",
     "nearest_level",

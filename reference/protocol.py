@@ -8,7 +8,8 @@ Every operation: never writes to its inputs [A-1], accepts non-contiguous arrays
 :class:`~lowbit.reference.errors.SpecError` before any work [A-3], and refuses NaN and infinities in weights,
 errors and statistics naming the argument and the first position [A-4].
 
-Floating results have the input's dtype, at least float32; codes are int32; masks are bool; moment nodes float64.
+Floating results have the input's dtype, at least float32; codes are int32; masks are bool; moment nodes float64, and
+so are random numbers.
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ class Backend(Protocol[Arr]):
     def to_numpy(self, x: Arr, /) -> npt.NDArray[Any]:
         """Own array → NumPy, same dtype and values."""
         ...
+
+
+class PhiloxOps(Protocol[Arr]):
+    """Chapter P: counters (..., 4) → one value per word, a function of seed and address alone."""
+
+    def philox_words(self, counters: Arr, /, *, seed: int) -> Arr: ...  # P-1 → int32 with the bits of the words
+    def philox_uniform(self, counters: Arr, /, *, seed: int) -> Arr: ...  # P-2 → float64
+    def philox_integers(self, counters: Arr, /, *, seed: int, bound: int) -> Arr: ...  # P-3 → int32
+    def philox_normal(self, counters: Arr, /, *, seed: int) -> Arr: ...  # P-4 → float64
 
 
 class RoundingOps(Protocol[Arr]):
@@ -207,7 +217,7 @@ class EigenspaceOps(Protocol[Arr]):
     ) -> QuantizedAdapter[Arr]: ...  # E-7
 
 
-PROTOCOLS: tuple[type, ...] = (RoundingOps, UniformOps, GptqOps, MomentOps, LowRankOps, EigenspaceOps)
+PROTOCOLS: tuple[type, ...] = (PhiloxOps, RoundingOps, UniformOps, GptqOps, MomentOps, LowRankOps, EigenspaceOps)
 
 
 def operations() -> tuple[str, ...]:
@@ -222,6 +232,7 @@ __all__ = [
     "GptqOps",
     "LowRankOps",
     "MomentOps",
+    "PhiloxOps",
     "RoundingOps",
     "UniformOps",
     "operations",

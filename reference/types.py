@@ -7,6 +7,7 @@ Symbols used in every shape: a weight is ``(m, k)`` = (out, in), inputs are rows
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 Arr = TypeVar("Arr")
@@ -22,6 +23,18 @@ AdapterMethod: TypeAlias = Literal["rtn", "gptq"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
+
+
+class Purpose(IntEnum):
+    """Last word of a counter: what a draw is for. Methods that share a seed never share a draw.  [P-1]"""
+
+    SIGNS = 1  # of a random Hadamard rotation
+    HAAR = 2  # normals behind a random orthogonal matrix
+    INITIAL = 3  # first population, first centre, initial factors
+    SELECT = 4  # of a genetic search
+    CROSS = 5
+    MUTATE = 6
+    SAMPLE = 7  # choice of items from a list
 
 
 class Grid(NamedTuple, Generic[Arr]):

@@ -34,6 +34,7 @@ from .gptq import gptq, inverse_cholesky
 from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
+from .philox import philox_integers, philox_normal, philox_uniform, philox_words
 from .rounding import nearest_level, round_clip, round_half_even
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
@@ -61,6 +62,10 @@ __all__ = [
     "objective",
     "optimum",
     "pack",
+    "philox_integers",
+    "philox_normal",
+    "philox_uniform",
+    "philox_words",
     "quantize",
     "quantize_adapter",
     "recency_moment",

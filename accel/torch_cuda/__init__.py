@@ -21,6 +21,11 @@ asarray = _cpu.asarray
 to_numpy = _cpu.to_numpy
 supports = _cpu.supports
 
+philox_words = _cpu.philox_words
+philox_uniform = _cpu.philox_uniform
+philox_integers = _cpu.philox_integers
+philox_normal = _cpu.philox_normal
+
 round_half_even = _cpu.round_half_even
 round_clip = _cpu.round_clip
 nearest_level = _cpu.nearest_level
@@ -78,6 +83,10 @@ __all__ = [
     "objective",
     "optimum",
     "pack",
+    "philox_integers",
+    "philox_normal",
+    "philox_uniform",
+    "philox_words",
     "quantize",
     "quantize_adapter",
     "recency_moment",

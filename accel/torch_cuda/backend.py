@@ -12,7 +12,7 @@ from torch import Tensor
 from lowbit.accel.boundary import code_range
 from lowbit.reference.types import PackLayout, Scheme
 
-from . import adapter, arrays, eigenspace, low_rank, moments, packing, rounding, sparsity, triton, uniform
+from . import adapter, arrays, eigenspace, low_rank, moments, packing, philox, rounding, sparsity, triton, uniform
 from .arrays import operation, working_dtype
 from .gptq import gptq, inverse_cholesky
 
@@ -73,6 +73,12 @@ class TorchBackend:
         if self.kernels == "auto" and op in triton.KERNELS and device.type != "cuda":
             return f"kernels='auto' uses Triton on cuda only, not on {device.type}"
         return triton.supports(op, **facts)
+
+    # --- P
+    philox_words = staticmethod(philox.philox_words)
+    philox_uniform = staticmethod(philox.philox_uniform)
+    philox_integers = staticmethod(philox.philox_integers)
+    philox_normal = staticmethod(philox.philox_normal)
 
     # --- R
     round_half_even = staticmethod(rounding.round_half_even)

@@ -7,6 +7,7 @@ Every test takes a :class:`~lowbit.conformance.kit.Kit` and states one law. No t
 """
 
 MODULES = (
+    "test_philox",
     "test_rounding",
     "test_uniform",
     "test_packing",

@@ -48,7 +48,12 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
 
     nodes = tuple(node(i) for i in (0, 2, 5))
     batches = [draw.standard_normal((n, 3, 4)).astype(dtype) for n in (1, 2)]
+    addresses = draw.integers(0, 2**32, (5, 4))
     return [
+        Call("philox_words", ("counters",), (addresses,), {"seed": 2**40 + 3}),
+        Call("philox_uniform", ("counters",), (addresses,), {"seed": 1}),
+        Call("philox_integers", ("counters",), (addresses,), {"seed": 1, "bound": 10}),
+        Call("philox_normal", ("counters",), (addresses,), {"seed": 1}),
         Call("round_half_even", ("x",), (4 * w,), {}),
         Call("round_clip", ("x",), (4 * w,), {"low": -3, "high": 3}),
         Call("nearest_level", ("x", "levels"), (w, levels), {}),
@@ -230,6 +235,10 @@ def test_zero_size_arrays(kit: Kit) -> None:
     f32, i32 = np.float32, np.int32
     eye = np.eye(4, dtype=f32)
     table: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], Any], Any]] = [
+        ("philox_words", (np.zeros((0, 4), i32),), {"seed": 1}, np.shape, (0, 4)),
+        ("philox_uniform", (np.zeros((2, 0, 4), i32),), {"seed": 1}, np.shape, (2, 0, 4)),
+        ("philox_integers", (np.zeros((0, 4), i32),), {"seed": 1, "bound": 3}, np.shape, (0, 4)),
+        ("philox_normal", (np.zeros((0, 4), i32),), {"seed": 1}, np.shape, (0, 4)),
         ("round_half_even", (np.zeros((0, 3), f32),), {}, np.shape, (0, 3)),
         ("round_half_even", (np.array(2.5, f32),), {}, np.shape, ()),
         ("round_clip", (np.zeros((3, 0), f32),), {"low": 0, "high": 1}, np.shape, (3, 0)),
@@ -294,7 +303,7 @@ def test_dtypes_of_results(kit: Kit) -> None:
                 continue
             wanted = np.result_type(dtype, np.float32)
             allowed = {wanted, np.result_type(wanted, kit.backend.compute_dtype)}
-            if call.op in ("moment_leaf", "moment_merge", "moment_total"):
+            if call.op in ("moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal"):
                 allowed = {np.dtype(np.float64)}
             for name, value in named_leaves(kit.convert(call.op, result)):
                 if not isinstance(value, np.ndarray):
@@ -326,7 +335,19 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     vector, one, none = np.ones(8, f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
     codes, words = np.ones((4, 8), i32), np.ones((4, 1), i32)
     b, a = np.ones((4, 2), f32), np.ones((2, 8), f32)
+    address = np.zeros((2, 4), np.int64)
     return [
+        ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
+        ("philox_words", (address - 1,), {"seed": 1}, ("-1",)),
+        ("philox_words", (address + 2**32,), {"seed": 1}, ()),
+        ("philox_words", (address.astype(f32),), {"seed": 1}, ()),
+        ("philox_words", (address,), {"seed": -1}, ("-1",)),
+        ("philox_words", (address,), {"seed": 2**64}, ()),
+        ("philox_words", (address,), {"seed": 1.5}, ("1.5",)),
+        ("philox_uniform", (address[0, :0],), {"seed": 1}, ()),
+        ("philox_integers", (address,), {"seed": 1, "bound": 0}, ("0",)),
+        ("philox_integers", (address,), {"seed": 1, "bound": 2**31 + 1}, ()),
+        ("philox_normal", (address,), {"seed": True}, ()),
         ("round_clip", (w,), {"low": 3, "high": 2}, ()),
         ("nearest_level", (w, np.array([1.0, 0.0], f32)), {}, ()),
         ("nearest_level", (w, np.array([1.0, 1.0], f32)), {}, ()),
@@ -420,6 +441,7 @@ def test_wrong_arguments_are_refused(kit: Kit) -> None:
 
 
 CHAPTER_OPS = {
+    "P": ("philox_words", "philox_uniform", "philox_integers", "philox_normal"),
     "R": ("round_half_even", "round_clip", "nearest_level"),
     "Q": ("fit_grid", "clip_search", "quantize", "dequantize", "pack", "unpack"),
     "G": ("inverse_cholesky", "gptq", "sparsegpt", "wanda"),
