@@ -28,6 +28,7 @@ CHAPTERS = {
     "G": "second-order compression",
     "C": "second moments and low-rank patches",
     "E": "eigenspace compensation",
+    "D": "magnitude and direction apart",
     "A": "the contract itself",
 }
 
@@ -136,6 +137,34 @@ _TABLE = (
         ("stationarity",),
     ),
     Clause("E-7", "the adapter is quantized factor by factor", "full", "tie-band", ("quantize_adapter",)),
+    # -- D
+    Clause("D-1", "the magnitude is the norm of an output's weights", "core", "forward-error", ("dora_magnitude",)),
+    Clause(
+        "D-2", "the norm is that of the updated row, cancellation included", "core", "forward-error", ("dora_norm",)
+    ),
+    Clause("D-2a", "nothing changes at the start, to the last bit", "core", "exact", ("dora_magnitude", "dora_norm")),
+    Clause("D-3", "the factored norm is summed in float64", "full", "forward-error", ("factored_norm",)),
+    Clause(
+        "D-4",
+        "the weight has the magnitude asked for and the direction of V",
+        "core",
+        "forward-error",
+        ("dora_weight",),
+    ),
+    Clause("D-4a", "a zero row stays zero and disturbs no other", "core", "exact", ("dora_weight",)),
+    Clause("D-5", "the base sees x, the update sees x after dropout", "core", "forward-error", ("dora_forward",)),
+    Clause("D-6", "the gradient with the norm detached", "core", "forward-error", ("dora_gradient",)),
+    Clause("D-6a", "the full gradient, through the norm", "full", "forward-error", ("dora_gradient",)),
+    Clause("D-6b", "a zero row learns through B, not through m", "core", "forward-error", ("dora_gradient",)),
+    Clause("D-7", "unmerging undoes merging", "core", "forward-error", ("dora_merge", "dora_unmerge")),
+    Clause("D-7a", "an erased row cannot be unmerged", "full", "exact", ("dora_unmerge",)),
+    Clause(
+        "D-8", "DVoRA scales the rows of both factors", "full", "forward-error", ("dvora_factors", "dvora_gradient")
+    ),
+    Clause("D-9", "changes of magnitude and direction", "full", "forward-error", ("decomposition_change",)),
+    Clause(
+        "D-10", "the refit is the nearest patch, and its residual is told", "full", "certificate", ("dora_to_lora",)
+    ),
     # -- A
     Clause("A-1", "inputs are never written", "core", "exact"),
     Clause("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact"),

@@ -48,7 +48,9 @@ __all__ = [
     "inverse_sensitivity",
     "layout_slack",
     "level_band",
+    "quotient_gap",
     "residual_gap",
+    "root_gap",
     "score_band",
     "smallest_normal",
     "stored_gap",
@@ -163,6 +165,20 @@ def gram_gap(norm: float, rank: int, n: int, u: float) -> float:
     B and A enters to second order only, since (D − BA)CAᵀ = 0 and Bᵀ(D − BA)C = 0 at the optimum.
     """
     return 2 * rank * gamma(3 * n + rank + 2, u) * norm
+
+
+def root_gap(error: npt.ArrayLike, root: npt.ArrayLike) -> F64:
+    """How far √(a + e) is from √a = ``root`` when abs(e) ≤ ``error``: at most e/√a, and never more than √e."""
+    e, r = np.asarray(error, np.float64), np.asarray(root, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(e == 0, 0.0, np.minimum(e / r, np.sqrt(e)))
+
+
+def quotient_gap(relative: npt.ArrayLike) -> F64:
+    """Relative error of x / c when c is off by δ = ``relative``: δ / (1 − δ), and no bound at all from δ = 1 on."""
+    δ = np.asarray(relative, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(δ < 1, δ / (1 - δ), math.inf)
 
 
 def stored_gap(residual: float, product: float, n: int, u: float) -> float:

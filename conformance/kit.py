@@ -40,6 +40,12 @@ _RESULTS: dict[str, type[Any]] = {
     "eora_certified": types.Compensation,
     "stationarity": types.Stationarity,
     "quantize_adapter": types.QuantizedAdapter,
+    "dora_gradient": types.DoraGradient,
+    "dora_merge": types.DoraMerged,
+    "dvora_factors": types.LowRank,
+    "dvora_gradient": types.DvoraGradient,
+    "decomposition_change": types.DecompositionChange,
+    "dora_to_lora": types.LoraRefit,
 }
 
 

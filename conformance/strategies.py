@@ -17,9 +17,11 @@ from hypothesis.extra.numpy import arrays
 __all__ = [
     "DAMPINGS",
     "LARGE_SPECTRA",
+    "SCALINGS",
     "SCHEMES",
     "TOLERANCES",
     "AffineInput",
+    "DoraProblem",
     "GridInput",
     "LargeProblem",
     "PatchProblem",
@@ -29,6 +31,7 @@ __all__ = [
     "affine_ties",
     "counters",
     "degenerate_groups",
+    "dora_problems",
     "dyadic",
     "float_dtypes",
     "grid_inputs",
@@ -307,6 +310,54 @@ def patch_problems(draw: st.DrawFn, *, largest: int = 10, singular: bool = True)
 def _symmetric_from(c: Array, dtype: str) -> Array:
     c = c.astype(dtype)
     return np.asarray(np.triu(c) + np.triu(c, 1).T)
+
+
+SCALINGS = (1.0, 2.0, 0.5, -1.0, 2.3094010767585034)  # the last is 4 / √3, an rsLoRA's
+
+
+class DoraProblem(NamedTuple):
+    """A DoRA layer in layout "linear"."""
+
+    w: Array  # (m, k)
+    b: Array  # (m, r)
+    a: Array  # (r, k)
+    magnitude: Array  # (m,)
+    scaling: float
+
+
+@st.composite
+def dora_problems(draw: st.DrawFn, *, cancelling: bool = True, half: bool = False) -> DoraProblem:
+    """Layers as they are at the start, later on, with zero rows, with negative and zero magnitudes, of rank 0.
+
+    With ``cancelling`` also such where B A has almost or altogether erased W.
+    """
+    dtype = draw(float_dtypes(half=half))
+    m, k, r = draw(st.integers(1, 6)), draw(st.integers(1, 12)), draw(st.integers(0, 3))
+    unit, scaling = draw(st.sampled_from(UNITS)), draw(st.sampled_from(SCALINGS))
+    w = draw(_integers((m, k), 999)) * unit
+    b, a = draw(_integers((m, r), 99)) * unit, draw(_integers((r, k), 99)) * draw(st.sampled_from([1.0, 0.1]))
+    magnitude = draw(_integers((m,), 99)) * unit
+    kinds = ["general", "general", "start", "zero row", "range", "dead columns"]
+    match draw(st.sampled_from([*kinds, "cancelling", "cancelling"] if cancelling else kinds)):
+        case "start":
+            b, magnitude = 0 * b, np.linalg.norm(w, axis=1)
+        case "zero row":
+            i = draw(st.integers(0, m - 1))
+            w[i], b[i] = 0.0, 0.0
+        case "range":
+            shift = np.ldexp(1.0, draw(arrays(np.int64, (m, 1), elements=st.integers(-20, 4))))
+            w, b = w * shift, b * shift
+        case "dead columns":
+            dead = draw(arrays(np.bool_, (k,)))
+            w[:, dead], a[:, dead] = 0.0, 0.0
+        case "cancelling":
+            b, a = b.astype(dtype), a.astype(dtype)
+            w = w * draw(st.sampled_from([0.0, 1e-3, 1e-5])) - scaling * (b.astype(np.float64) @ a.astype(np.float64))
+        case _:
+            pass
+    limit = 6e4 if dtype == "float16" else np.inf
+    w, b, a = (np.clip(x, -limit, limit).astype(dtype) for x in (w, b, a))
+    return DoraProblem(w, b, a, np.clip(magnitude, -limit, limit).astype(dtype), scaling)
 
 
 LARGE_SPECTRA = ("equal blocks", "few directions", "scaled blocks")

@@ -11,6 +11,7 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 7.  ``moments``     C  second moments of activations, exactly associative
 8.  ``low_rank``    C  SVD and activation-scaled SVD patches
 9.  ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
+10. ``dora``        D  DoRA: magnitude and direction apart
 
 ``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
 the refusals themselves. The docstring of a function is the normative text; clause ids stand in brackets.
@@ -29,6 +30,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .dora import (
+    decomposition_change,
+    dora_forward,
+    dora_gradient,
+    dora_magnitude,
+    dora_merge,
+    dora_norm,
+    dora_to_lora,
+    dora_unmerge,
+    dora_weight,
+    dvora_factors,
+    dvora_gradient,
+    factored_norm,
+)
 from .eigenspace import (
     eora,
     eora_certified,
@@ -80,6 +95,18 @@ __all__ = [  # noqa: RUF022  in reading order
     "eora_certified",
     "stationarity",
     "quantize_adapter",
+    "dora_magnitude",
+    "dora_norm",
+    "factored_norm",
+    "dora_weight",
+    "dora_forward",
+    "dora_gradient",
+    "dora_merge",
+    "dora_unmerge",
+    "dvora_factors",
+    "dvora_gradient",
+    "decomposition_change",
+    "dora_to_lora",
 ]
 
 SPEC_VERSION = 1

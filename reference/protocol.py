@@ -23,11 +23,17 @@ from .types import (
     AdapterMethod,
     ClippedGrid,
     Compensation,
+    DecompositionChange,
+    DoraGradient,
+    DoraLayout,
+    DoraMerged,
+    DvoraGradient,
     EigenPolicy,
     Granularity,
     Grid,
     GroupScales,
     InverseFactor,
+    LoraRefit,
     LowRank,
     MomentNode,
     PackLayout,
@@ -217,7 +223,74 @@ class EigenspaceOps(Protocol[Arr]):
     ) -> QuantizedAdapter[Arr]: ...  # E-7
 
 
-PROTOCOLS: tuple[type, ...] = (PhiloxOps, RoundingOps, UniformOps, GptqOps, MomentOps, LowRankOps, EigenspaceOps)
+class DoraOps(Protocol[Arr]):
+    """Chapter D: DoRA; arrays in the order of eq. (2.3), stored as ``layout`` says."""
+
+    def dora_magnitude(self, w: Arr, /, *, layout: DoraLayout = "linear") -> Arr: ...  # D-1 → (m,)
+    def dora_norm(
+        self, w: Arr, b: Arr, a: Arr, /, *, scaling: float, layout: DoraLayout = "linear"
+    ) -> Arr: ...  # D-2 → (m,)
+    def factored_norm(self, w: Arr, square_norm: Arr, b: Arr, a: Arr, /, *, scaling: float) -> Arr: ...  # D-3 → (m,)
+
+    def dora_weight(
+        self, w: Arr, b: Arr, a: Arr, magnitude: Arr, /, *, scaling: float, layout: DoraLayout = "linear"
+    ) -> Arr: ...  # D-4 → as w
+
+    def dora_forward(
+        self,
+        x: Arr,
+        dropped: Arr,
+        w: Arr,
+        bias: Arr,
+        b: Arr,
+        a: Arr,
+        magnitude: Arr,
+        /,
+        *,
+        scaling: float,
+        layout: DoraLayout = "linear",
+    ) -> Arr: ...  # D-5 → (..., m)
+
+    def dora_gradient(
+        self,
+        grad: Arr,
+        w: Arr,
+        b: Arr,
+        a: Arr,
+        magnitude: Arr,
+        /,
+        *,
+        scaling: float,
+        detach: bool = True,
+        layout: DoraLayout = "linear",
+    ) -> DoraGradient[Arr]: ...  # D-6
+
+    def dora_merge(
+        self, w: Arr, b: Arr, a: Arr, magnitude: Arr, /, *, scaling: float, layout: DoraLayout = "linear"
+    ) -> DoraMerged[Arr]: ...  # D-7
+
+    def dora_unmerge(
+        self, merged: Arr, b: Arr, a: Arr, factor: Arr, /, *, scaling: float, layout: DoraLayout = "linear"
+    ) -> Arr: ...  # D-7 → as merged
+
+    def dvora_factors(self, b: Arr, a: Arr, row_scale: Arr, rank_scale: Arr, /) -> LowRank[Arr]: ...  # D-8
+    def dvora_gradient(self, grad_b: Arr, grad_a: Arr, b: Arr, a: Arr, /) -> DvoraGradient[Arr]: ...  # D-8
+    def decomposition_change(self, w: Arr, start: Arr, /) -> DecompositionChange: ...  # D-9
+    def dora_to_lora(
+        self, w: Arr, b: Arr, a: Arr, magnitude: Arr, /, *, scaling: float, rank: int
+    ) -> LoraRefit[Arr]: ...  # D-10
+
+
+PROTOCOLS: tuple[type, ...] = (
+    PhiloxOps,
+    RoundingOps,
+    UniformOps,
+    GptqOps,
+    MomentOps,
+    LowRankOps,
+    EigenspaceOps,
+    DoraOps,
+)
 
 
 def operations() -> tuple[str, ...]:
@@ -228,6 +301,7 @@ def operations() -> tuple[str, ...]:
 __all__ = [
     "PROTOCOLS",
     "Backend",
+    "DoraOps",
     "EigenspaceOps",
     "GptqOps",
     "LowRankOps",

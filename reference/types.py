@@ -20,6 +20,7 @@ GroupScales: TypeAlias = Literal["current", "block"]
 EigenPolicy: TypeAlias = Literal["nvlabs", "truncate"]
 Split: TypeAlias = Literal["balanced", "left"]
 AdapterMethod: TypeAlias = Literal["rtn", "gptq"]
+DoraLayout: TypeAlias = Literal["linear", "transposed", "conv"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
@@ -136,3 +137,41 @@ class QuantizedAdapter(NamedTuple, Generic[Arr]):
 
     B: QuantizedWeight[Arr]  # over (m, r)
     A: QuantizedWeight[Arr]  # over (r, k)
+
+
+class DoraGradient(NamedTuple, Generic[Arr]):
+    """Gradients of the trained parts of a DoRA layer."""
+
+    B: Arr  # float, as b
+    A: Arr  # float, as a
+    magnitude: Arr  # float, (m,)
+
+
+class DoraMerged(NamedTuple, Generic[Arr]):
+    """A merged weight and what undoes the merge."""
+
+    weight: Arr  # float, as w: diag(factor) (W + s B A)
+    factor: Arr  # float, (m,): m / c, 1 where c = 0
+
+
+class DvoraGradient(NamedTuple, Generic[Arr]):
+    """Gradients of the two trained vectors of DVoRA."""
+
+    row_scale: Arr  # float, (m,)
+    rank_scale: Arr  # float, (r,)
+
+
+class DecompositionChange(NamedTuple):
+    """Mean change of magnitude and direction over the outputs of a layer."""
+
+    magnitude: float  # ΔM ≥ 0
+    direction: float  # ΔD, 0 to 2
+
+
+class LoraRefit(NamedTuple, Generic[Arr]):
+    """The nearest LoRA of a DoRA update."""
+
+    B: Arr  # float, (m, rank)
+    A: Arr  # float, (rank, k)
+    residual: float  # ‖ΔW − B A‖_F
+    update: float  # ‖ΔW‖_F

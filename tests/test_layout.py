@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order of the specification: a file may import what stands before it.
 READING_ORDER = (
     "errors", "types", "protocol", "checks",
-    "philox", "rounding", "uniform", "packing", "gptq", "sparsity", "moments", "low_rank", "eigenspace",
+    "philox", "rounding", "uniform", "packing", "gptq", "sparsity", "moments", "low_rank", "eigenspace", "dora",
 )  # fmt: skip
 
 FOLDERS = {

@@ -3,7 +3,7 @@
 ``lowbit.load("numba")`` returns this module, ``lowbit.load("numba", threads=4)`` the same operations limited to four
 threads. Arrays are NumPy's. float32 (and float16) data is computed in float32, float64 data in float64. Results do not
 depend on the number of threads, except in the last digits of operations that hand a decomposition to LAPACK: the
-patches of chapters C and E.
+patches of chapters C and E, and products of chapter D.
 
 Compiled code is kept beside the sources (or in Numba's cache folder when that is not writable), so only the first call
 on a machine waits for the compiler.
@@ -21,6 +21,20 @@ from lowbit.reference.protocol import operations
 
 from ._jit import default_threads, limited_to
 from .adapter import quantize_adapter
+from .dora import (
+    decomposition_change,
+    dora_forward,
+    dora_gradient,
+    dora_magnitude,
+    dora_merge,
+    dora_norm,
+    dora_to_lora,
+    dora_unmerge,
+    dora_weight,
+    dvora_factors,
+    dvora_gradient,
+    factored_norm,
+)
 from .eigenspace import (
     eora,
     eora_certified,
@@ -45,12 +59,24 @@ __all__ = [
     "clip_search",
     "compute_dtype",
     "configure",
+    "decomposition_change",
     "dequantize",
     "device",
+    "dora_forward",
+    "dora_gradient",
+    "dora_magnitude",
+    "dora_merge",
+    "dora_norm",
+    "dora_to_lora",
+    "dora_unmerge",
+    "dora_weight",
+    "dvora_factors",
+    "dvora_gradient",
     "eora",
     "eora_certified",
     "eora_published",
     "error_spectrum",
+    "factored_norm",
     "fit_grid",
     "gptq",
     "inverse_cholesky",

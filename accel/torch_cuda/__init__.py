@@ -58,6 +58,18 @@ eora_published = _cpu.eora_published
 eora_certified = _cpu.eora_certified
 stationarity = _cpu.stationarity
 quantize_adapter = _cpu.quantize_adapter
+dora_magnitude = _cpu.dora_magnitude
+dora_norm = _cpu.dora_norm
+factored_norm = _cpu.factored_norm
+dora_weight = _cpu.dora_weight
+dora_forward = _cpu.dora_forward
+dora_gradient = _cpu.dora_gradient
+dora_merge = _cpu.dora_merge
+dora_unmerge = _cpu.dora_unmerge
+dvora_factors = _cpu.dvora_factors
+dvora_gradient = _cpu.dvora_gradient
+decomposition_change = _cpu.decomposition_change
+dora_to_lora = _cpu.dora_to_lora
 
 __all__ = [
     "TorchBackend",
@@ -65,13 +77,25 @@ __all__ = [
     "clip_search",
     "compute_dtype",
     "configure",
+    "decomposition_change",
     "dequantize",
     "dequantize_packed",
     "device",
+    "dora_forward",
+    "dora_gradient",
+    "dora_magnitude",
+    "dora_merge",
+    "dora_norm",
+    "dora_to_lora",
+    "dora_unmerge",
+    "dora_weight",
+    "dvora_factors",
+    "dvora_gradient",
     "eora",
     "eora_certified",
     "eora_published",
     "error_spectrum",
+    "factored_norm",
     "fit_grid",
     "gptq",
     "inverse_cholesky",

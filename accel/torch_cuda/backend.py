@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lowbit.accel.boundary import code_range
-from lowbit.reference.types import PackLayout, Scheme
+from lowbit.reference.types import DoraLayout, PackLayout, Scheme
 
-from . import adapter, arrays, eigenspace, low_rank, moments, packing, philox, rounding, sparsity, triton, uniform
+from . import adapter, arrays, dora, eigenspace, low_rank, moments, packing, philox, rounding, sparsity, triton, uniform
 from .arrays import operation, working_dtype
 from .gptq import gptq, inverse_cholesky
 
@@ -176,6 +176,36 @@ class TorchBackend:
     eora_certified = staticmethod(operation(eigenspace.eora_certified))
     stationarity = staticmethod(operation(eigenspace.stationarity))
     quantize_adapter = staticmethod(adapter.quantize_adapter)
+
+    # --- D
+
+    @operation
+    def dora_magnitude(self, w: Tensor, /, *, layout: DoraLayout = "linear") -> Tensor:
+        return self._norms(dora.check_weight("D-1", w, layout))
+
+    @operation
+    def dora_norm(self, w: Tensor, b: Tensor, a: Tensor, /, *, scaling: float, layout: DoraLayout = "linear") -> Tensor:
+        return self._norms(dora.check_factors("D-2", w, b, a, scaling, layout))
+
+    def _norms(self, given: dora.Update) -> Tensor:
+        """Norms of the updated rows; one kernel for both operations, so that they agree where B is 0."""
+        if self.supports("dora_norm", device=given.w.device, dtype=given.w.dtype) is True:
+            found: Tensor = triton.launcher().dora_norm(*given)
+            return found
+        return dora.norms(given)
+
+    dora_magnitude.__doc__ = dora.dora_magnitude.__doc__
+    dora_norm.__doc__ = dora.dora_norm.__doc__
+    factored_norm = staticmethod(dora.factored_norm)
+    dora_weight = staticmethod(dora.dora_weight)
+    dora_forward = staticmethod(dora.dora_forward)
+    dora_gradient = staticmethod(dora.dora_gradient)
+    dora_merge = staticmethod(dora.dora_merge)
+    dora_unmerge = staticmethod(dora.dora_unmerge)
+    dvora_factors = staticmethod(dora.dvora_factors)
+    dvora_gradient = staticmethod(dora.dvora_gradient)
+    decomposition_change = staticmethod(dora.decomposition_change)
+    dora_to_lora = staticmethod(dora.dora_to_lora)
 
 
 def configure(device: str = "cpu", kernels: Kernels = "auto") -> TorchBackend:

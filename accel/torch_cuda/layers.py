@@ -13,9 +13,10 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LowRank, QuantizedWeight, Scheme
 
 from . import backend
+from .dora_layer import DoRALinear
 from .packing import word_count
 
-__all__ = ["LowRankLinear", "QuantLinear"]
+__all__ = ["DoRALinear", "LowRankLinear", "QuantLinear"]
 
 _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 

@@ -15,6 +15,7 @@ MODULES = (
     "test_moments",
     "test_low_rank",
     "test_eigenspace",
+    "test_dora",
     "test_contract",
 )
 """Test modules in reading order."""

@@ -41,6 +41,7 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     words = np.array([[0x12345678, 0x0BCDEF01], [7, -1]], np.int32)
     levels = np.array([-1.0, -0.25, 0.5, 2.0], dtype)
     moment = (0.5 + draw.random(8)).astype(dtype)
+    per_row = (0.5 + draw.random(4)).astype(dtype)
 
     def node(index: int) -> MomentNode[Array]:
         leaf = draw.integers(-9, 9, (3, 4)).astype(np.float64)
@@ -87,6 +88,36 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("eora_certified", ("d", "c"), (d, h), {"rank": 2}),
         Call("stationarity", ("d", "c", "b", "a"), (d, h, b, a), {}),
         Call("quantize_adapter", ("b", "a", "c"), (b, a, h), {"bits": 4}),
+        Call("dora_magnitude", ("w",), (w,), {}),
+        Call("dora_magnitude", ("w",), (w.reshape(4, 2, 4),), {"layout": "conv"}),
+        Call("dora_norm", ("w", "b", "a"), (w, b, a), {"scaling": 2.0}),
+        Call("factored_norm", ("w", "square_norm", "b", "a"), (w, 100 * per_row, b, a), {"scaling": 0.5}),
+        Call("dora_weight", ("w", "b", "a", "magnitude"), (w, b, a, per_row), {"scaling": 2.0}),
+        Call(
+            "dora_weight",
+            ("w", "b", "a", "magnitude"),
+            (w.reshape(4, 2, 4), b.reshape(4, 2, 1), a.reshape(2, 2, 4), per_row),
+            {"scaling": 2.0, "layout": "conv"},
+        ),
+        Call(
+            "dora_forward",
+            ("x", "dropped", "w", "bias", "b", "a", "magnitude"),
+            (d, d * (d > 0), w, per_row, b, a, per_row),
+            {"scaling": 2.0},
+        ),
+        Call("dora_gradient", ("grad", "w", "b", "a", "magnitude"), (d, w, b, a, per_row), {"scaling": 2.0}),
+        Call(
+            "dora_gradient",
+            ("grad", "w", "b", "a", "magnitude"),
+            (d.T, w.T, b, a, per_row),
+            {"scaling": 2.0, "detach": False, "layout": "transposed"},
+        ),
+        Call("dora_merge", ("w", "b", "a", "magnitude"), (w, b, a, per_row), {"scaling": 2.0}),
+        Call("dora_unmerge", ("merged", "b", "a", "factor"), (w, b, a, per_row), {"scaling": 2.0}),
+        Call("dvora_factors", ("b", "a", "row_scale", "rank_scale"), (b, a, per_row, per_row[:2]), {}),
+        Call("dvora_gradient", ("grad_b", "grad_a", "b", "a"), (b, a, b[::-1], a[::-1]), {}),
+        Call("decomposition_change", ("w", "start"), (w, d), {}),
+        Call("dora_to_lora", ("w", "b", "a", "magnitude"), (w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
     ]
 
 
@@ -189,7 +220,7 @@ def strided(kit: Kit, array: Array, transposed: bool) -> Any:
 
 def digest(call: Call, result: Any) -> list[Any]:
     """What of a result two runs must share: products of factors, everything else field by field."""
-    if hasattr(result, "B") and call.op != "quantize_adapter":
+    if hasattr(result, "B") and call.op not in ("quantize_adapter", "dora_gradient"):
         return [result.B.astype(np.float64) @ result.A.astype(np.float64)]
     return list(leaves(result))
 
@@ -283,6 +314,44 @@ def test_zero_size_arrays(kit: Kit) -> None:
             ([[0, 0]] * 2, 0),
         ),
         ("objective", (np.zeros((0, 4), f32), eye), {}, float, 0.0),
+        ("dora_magnitude", (np.zeros((0, 4), f32),), {}, np.shape, (0,)),
+        ("dora_magnitude", (np.zeros((2, 0), f32),), {}, np.ndarray.tolist, [0, 0]),
+        (
+            "dora_norm",
+            (eye, np.zeros((4, 0), f32), np.zeros((0, 4), f32)),
+            {"scaling": 1.0},
+            np.ndarray.tolist,
+            [1] * 4,
+        ),
+        (
+            "dora_weight",
+            (np.zeros((2, 0), f32), np.ones((2, 1), f32), np.zeros((1, 0), f32), np.ones(2, f32)),
+            {"scaling": 1.0},
+            np.shape,
+            (2, 0),
+        ),
+        (
+            "dora_forward",
+            (*[np.zeros((0, 4), f32)] * 2, eye, np.ones(4, f32), eye, eye, np.ones(4, f32)),
+            {"scaling": 1.0},
+            np.shape,
+            (0, 4),
+        ),
+        (
+            "dora_gradient",
+            (eye, eye, np.zeros((4, 0), f32), np.zeros((0, 4), f32), np.ones(4, f32)),
+            {"scaling": 1.0},
+            lambda r: (r.B.shape, r.A.shape, r.magnitude.tolist()),
+            ((4, 0), (0, 4), [1] * 4),
+        ),
+        (
+            "dora_merge",
+            (np.zeros((0, 4), f32), np.zeros((0, 1), f32), np.zeros((1, 4), f32), np.zeros(0, f32)),
+            {"scaling": 1.0},
+            lambda r: (r.weight.shape, r.factor.shape),
+            ((0, 4), (0,)),
+        ),
+        ("decomposition_change", (np.zeros((0, 4), f32),) * 2, {}, tuple, (0, 0)),
     ]
     for op, arrays, options, look, expected in table:
         if kit.has(op):
@@ -420,6 +489,31 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("quantize_adapter", (b, a, eye), {"bits": 4, "method": "awq"}, ("awq",)),
         ("quantize_adapter", (np.ones((4, 3), f32), a, eye), {"bits": 4}, ()),
         ("quantize_adapter", (b, a, np.eye(4, dtype=f32)), {"bits": 4}, ()),
+        ("dora_magnitude", (vector,), {}, ()),
+        ("dora_magnitude", (w,), {"layout": "rows"}, ("rows",)),
+        ("dora_magnitude", (w,), {"layout": "conv"}, ()),
+        ("dora_norm", (w, a.T, a), {"scaling": 1.0}, ()),
+        ("dora_norm", (w, b, a), {"scaling": nan}, ()),
+        ("dora_norm", (w, b, a), {"scaling": 1.0, "layout": "transposed"}, ()),
+        ("factored_norm", (w, vector, b, a), {"scaling": 1.0}, ()),
+        ("factored_norm", (w, -vector[:4], b, a), {"scaling": 1.0}, ()),
+        ("dora_weight", (w, b, a, vector), {"scaling": 1.0}, ()),
+        ("dora_weight", (w, b, np.ones((3, 8), f32), vector[:4]), {"scaling": 1.0}, ()),
+        ("dora_forward", (w, w[:3], w, vector[:4], b, a, vector[:4]), {"scaling": 1.0}, ()),
+        ("dora_forward", (b, b, w, vector[:4], b, a, vector[:4]), {"scaling": 1.0}, ("8",)),
+        ("dora_forward", (w, w, w, vector, b, a, vector[:4]), {"scaling": 1.0}, ()),
+        ("dora_forward", (w, w, w, vector[:4], b, a, vector[:4]), {"scaling": 1.0, "layout": "conv"}, ("conv",)),
+        ("dora_gradient", (w[:3], w, b, a, vector[:4]), {"scaling": 1.0}, ()),
+        ("dora_gradient", (w, w, b, a, vector[:4]), {"scaling": 1.0, "detach": 1}, ()),
+        ("dora_merge", (w, b, a, vector), {"scaling": 1.0}, ()),
+        ("dora_unmerge", (w, b, a, vector), {"scaling": 1.0}, ()),
+        ("dora_unmerge", (w, b, a, np.array([1, 1, 0, 1], f32)), {"scaling": 1.0}, ("2",)),
+        ("dvora_factors", (b, a, vector[:4], vector), {}, ()),
+        ("dvora_factors", (b, np.ones((3, 8), f32), vector[:4], vector[:3]), {}, ()),
+        ("dvora_gradient", (b, a, b, b), {}, ()),
+        ("decomposition_change", (w, b), {}, ()),
+        ("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 5}, ("5", "4")),
+        ("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 0}, ()),
     ]
 
 
@@ -449,6 +543,10 @@ CHAPTER_OPS = {
     "E": (
         "objective", "eora", "error_spectrum", "optimum", "eora_published", "eora_certified", "stationarity",
         "quantize_adapter",
+    ),
+    "D": (
+        "dora_magnitude", "dora_norm", "factored_norm", "dora_weight", "dora_forward", "dora_gradient", "dora_merge",
+        "dora_unmerge", "dvora_factors", "dvora_gradient", "decomposition_change", "dora_to_lora",
     ),
 }  # fmt: skip
 

@@ -343,6 +343,50 @@ def compensation() -> str:
     return svg("Output error left by patches of rank r: EoRA lies on the optimum.", 660, 320, a)
 
 
+def decomposition() -> str:
+    """D: what one step of training changes, magnitude or direction, for full weights, LoRA and DoRA."""
+    rng = np.random.default_rng(0)
+    m, k, r, tokens, steps = 24, 32, 4, 256, 60
+    start = rng.standard_normal((m, k))
+    x = rng.standard_normal((tokens, k))
+    # a target that turns every row and stretches few: what a new task asks of a layer
+    turned = start + 0.5 * rng.standard_normal((m, 2)) @ rng.standard_normal((2, k))
+    wanted = turned / ref.dora_magnitude(turned)[:, None] * ref.dora_magnitude(start)[:, None]
+    wanted *= 1 + 0.3 * (np.arange(m) % 6 == 0)[:, None]
+    moment = x.T @ x / tokens
+    a0 = rng.standard_normal((r, k)) / np.sqrt(k)
+    tracks: dict[str, list[tuple[float, float]]] = {}
+    for name in ("all weights", "LoRA", "DoRA"):
+        w, b, a, g = start.copy(), np.zeros((m, r)), a0.copy(), ref.dora_magnitude(start)
+        track = []
+        for step in range(steps + 1):
+            now = {"all weights": w, "LoRA": start + b @ a}.get(name)
+            now = ref.dora_weight(start, b, a, g, scaling=1.0) if now is None else now
+            if step % 6 == 0:
+                track.append((*ref.decomposition_change(now, start),))
+            grad = (now - wanted) @ moment
+            if name == "DoRA":
+                parts = ref.dora_gradient(grad, start, b, a, g, scaling=1.0)
+                b, a, g = b - 0.08 * parts.B, a - 0.08 * parts.A, g - 0.08 * parts.magnitude
+            else:
+                w, b, a = w - 0.03 * grad, b - 0.08 * grad @ a.T, a - 0.08 * b.T @ grad
+        tracks[name] = track
+    top = max(v[1] for t in tracks.values() for v in t), max(v[0] for t in tracks.values() for v in t)
+    box = Axes((0, 1.1 * top[0]), (0, 1.1 * top[1]))
+    box.frame(
+        {v: f"{v:g}" for v in (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3) if v < 1.1 * top[0]},
+        {v: f"{v:g}" for v in (0, 0.1, 0.2, 0.3, 0.4, 0.5) if v < 1.1 * top[1]},
+        xlabel="change of direction, ΔD",
+        ylabel="change of magnitude, ΔM",
+    )
+    for i, track in enumerate(tracks.values()):
+        box.curve([v[1] for v in track], [v[0] for v in track], i)
+    box.legend(list(tracks), 90, 36)
+    return svg(
+        "Paths of training through changes of direction and magnitude, of all weights, LoRA and DoRA.", 660, 320, box
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
@@ -350,6 +394,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "second_order": second_order,
     "weighting": weighting,
     "compensation": compensation,
+    "decomposition": decomposition,
 }
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -36,6 +36,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     b, a = w[:, :3], x[:3]
     left, right = backend.moment_leaf(x, index=0), backend.moment_leaf(x[:4], index=1)
     levels = np.sort(w[0, :7])
+    per_row = np.abs(w[:, 0]) + w.dtype.type(0.5)
     return {
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
@@ -64,6 +65,18 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, h), {"rank": 2}),
         "stationarity": ((w, h, b, a), {}),
         "quantize_adapter": ((b, a, h), {"bits": 4}),
+        "dora_magnitude": ((w,), {}),
+        "dora_norm": ((w, b, a), {"scaling": 2.0}),
+        "factored_norm": ((w, 9 * per_row, b, a), {"scaling": 0.5}),
+        "dora_weight": ((w, b, a, per_row), {"scaling": 2.0}),
+        "dora_forward": ((w, w, w, per_row, b, a, per_row), {"scaling": 2.0}),
+        "dora_gradient": ((w, w, b, a, per_row), {"scaling": 2.0, "detach": False}),
+        "dora_merge": ((w, b, a, per_row), {"scaling": 2.0}),
+        "dora_unmerge": ((w, b, a, per_row), {"scaling": 2.0}),
+        "dvora_factors": ((b, a, per_row, per_row[:3]), {}),
+        "dvora_gradient": ((b, a, b, a), {}),
+        "decomposition_change": ((w, w + 1), {}),
+        "dora_to_lora": ((w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
     }
 
 

@@ -57,6 +57,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     b, a = weights(2, 6, 3, dtype=dtype), weights(3, 3, 16, dtype=dtype)
     nodes = backend.moment_leaf(w, index=0)
     batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
+    per_row = w[:, 0].abs() + 0.5
     return {
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
@@ -85,6 +86,18 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, c), {"rank": 2}),
         "stationarity": ((w, c, b, a), {}),
         "quantize_adapter": ((b, a, c), {"bits": 4}),
+        "dora_magnitude": ((w,), {}),
+        "dora_norm": ((w, b, a), {"scaling": 2.0}),
+        "factored_norm": ((w, 9 * per_row, b, a), {"scaling": 0.5}),
+        "dora_weight": ((w, b, a, per_row), {"scaling": 2.0}),
+        "dora_forward": ((w, w, w, per_row, b, a, per_row), {"scaling": 2.0}),
+        "dora_gradient": ((w, w, b, a, per_row), {"scaling": 2.0, "detach": False}),
+        "dora_merge": ((w, b, a, per_row), {"scaling": 2.0}),
+        "dora_unmerge": ((w, b, a, per_row), {"scaling": 2.0}),
+        "dvora_factors": ((b, a, per_row, per_row[:3]), {}),
+        "dvora_gradient": ((b, a, b, a), {}),
+        "decomposition_change": ((w, w + 1), {}),
+        "dora_to_lora": ((w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
     }
 
 

@@ -20,6 +20,7 @@ S, Z = ref.fit_grid(W, bits=4)
 CODES = ref.quantize(W, S, Z, bits=4)
 LEAF, OTHER = ref.moment_leaf(W, index=0), ref.moment_leaf(D, index=1)
 B, A = ref.eora(D, C, rank=2)
+ROWS = np.array([0.5, 1.0, 1.5, 2.0])
 
 
 class Call(NamedTuple):
@@ -63,6 +64,23 @@ CALLS = [
     Call("eora_certified", (D, C), {"rank": 2}, ("d", "c")),
     Call("stationarity", (D, C, B, A), {}, ("d", "c", "b", "a")),
     Call("quantize_adapter", (B, A, C), {"bits": 4}, ("b", "a", "c")),
+    Call("dora_magnitude", (W,), {}, ("w",)),
+    Call("dora_norm", (W, B, A), {"scaling": 2.0}, ("w", "b", "a")),
+    Call("factored_norm", (W, 100 * ROWS, B, A), {"scaling": 0.5}, ("w", "square_norm", "b", "a")),
+    Call("dora_weight", (W, B, A, ROWS), {"scaling": 2.0}, ("w", "b", "a", "magnitude")),
+    Call(
+        "dora_forward",
+        (D, D / 2, W, ROWS / 2, B, A, ROWS),
+        {"scaling": 2.0},
+        ("x", "dropped", "w", "bias", "b", "a", "magnitude"),
+    ),
+    Call("dora_gradient", (D, W, B, A, ROWS), {"scaling": 2.0}, ("grad", "w", "b", "a", "magnitude")),
+    Call("dora_merge", (W, B, A, ROWS), {"scaling": 2.0}, ("w", "b", "a", "magnitude")),
+    Call("dora_unmerge", (W, B, A, ROWS), {"scaling": 2.0}, ("merged", "b", "a", "factor")),
+    Call("dvora_factors", (B, A, ROWS, ROWS[:2]), {}, ("b", "a", "row_scale", "rank_scale")),
+    Call("dvora_gradient", (B, A, B / 2, A / 2), {}, ("grad_b", "grad_a", "b", "a")),
+    Call("decomposition_change", (W, D), {}, ("w", "start")),
+    Call("dora_to_lora", (W, B, A, ROWS), {"scaling": 2.0, "rank": 2}, ("w", "b", "a", "magnitude")),
 ]
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda c: c.name)
 # Moment nodes are float64 arrays by definition: there is no other precision and no list to pass.
