@@ -32,7 +32,7 @@ _INTERRUPTED = 130
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1 ...")]
-Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="auto (the model's own), float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default.")]
 TextField = Annotated[str, typer.Option(help="Field of JSONL and parquet records.")]
 

@@ -14,6 +14,7 @@ import torch
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.gguf import ARCHITECTURES, _llama3_factors
+from lowbit.recipes.streaming import storage_dtype
 
 from .conftest import VOCABULARY, tiny_config, tiny_model
 
@@ -151,6 +152,7 @@ def test_unquantized_files_give_back_every_parameter(kind: str, tmp_path: Path) 
         else:
             assert torch.equal(ours, state[name])
     assert checkpoint.config.architectures == [type(model).__name__]
+    assert storage_dtype(checkpoint) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,8 @@ def test_quantized_files_equal_what_transformers_loads(kind: str, quantized: str
         assert torch.equal(checkpoint.read(name), theirs[name])
     rows = checkpoint.read(checkpoint.names()[0], (4, 7))
     assert torch.equal(rows, theirs[checkpoint.names()[0]][4:7])
+    # The values are float32; what they are stored as again is no wider than what the file holds of them.
+    assert storage_dtype(checkpoint) == (torch.float16 if quantized == "F16" else torch.bfloat16)
 
 
 def test_context_length_sizes_learned_positions(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def run(options: CompressOptions, *, die_at: int | None = None, after: float | N
         if child.is_alive():
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
-    child.join(120)
+    child.join(1200)
     assert child.exitcode is not None
     return child.exitcode
 
@@ -115,6 +115,29 @@ def test_killed_at_random_moments(small: Callable[..., CompressOptions], tmp_pat
 @pytest.mark.slow
 def test_killed_twenty_times(small: Callable[..., CompressOptions], tmp_path: Path) -> None:
     _random_kills(small, tmp_path, 20)
+
+
+@pytest.mark.slow
+def test_twenty_kills_during_one_run_of_a_real_model(smollm2: Path, tmp_path: Path) -> None:
+    """SmolLM2-135M, one directory: twenty kills at random moments of whatever is left to do, then completion."""
+
+    def make(out: Path) -> CompressOptions:
+        return CompressOptions(model=str(smollm2), out=out, bits=4, samples=2, length=256, spectrum=False)
+
+    started = time.monotonic()
+    assert run(make(tmp_path / "whole")) == 0
+    duration = time.monotonic() - started
+    draw = random.Random(20)
+    out = tmp_path / "out"
+    kills = 0
+    while kills < 20:
+        # Opening the model takes part of every attempt: a longer wait would end the run before the twentieth kill.
+        code = run(make(out), after=draw.uniform(0.05, 0.5) * duration)
+        assert code == -signal.SIGKILL
+        assert not (out / "config.json").exists()
+        kills += 1
+    assert run(make(out)) == 0
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def _random_kills(small: Callable[..., CompressOptions], tmp_path: Path, kills: int) -> None:

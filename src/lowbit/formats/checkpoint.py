@@ -79,6 +79,13 @@ class Checkpoint(Protocol):
         """Type of what :meth:`read` returns; float32 for GGUF, the type of the scales for a packed module."""
         ...
 
+    def natural_dtype(self, name: str) -> torch.dtype:
+        """Type that is enough to store the tensor again: :meth:`dtype`, but of a GGUF tensor the type in its file.
+
+        A quantized GGUF tensor has 8 bits or fewer of its own: bfloat16 adds an error far below the one it has.
+        """
+        ...
+
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """One tensor, or rows ``[start, stop)`` of it, in memory of its own."""
         ...
@@ -338,6 +345,10 @@ class SafetensorsCheckpoint:
         self._entry(name)
         file, stored = self._where[self._stored[name]]
         return file.read(stored, rows)
+
+    def natural_dtype(self, name: str) -> torch.dtype:
+        """See :class:`Checkpoint`."""
+        return self.dtype(name)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """See :class:`Checkpoint`; the weight of a packed module is dequantized, bit for bit as transformers does."""

@@ -283,6 +283,11 @@ class GgufCheckpoint:
         self._stored(name)
         return torch.float32
 
+    def natural_dtype(self, name: str) -> torch.dtype:
+        """See :class:`Checkpoint`."""
+        kind: str = self._tensors[self._stored(name)].kind.name
+        return {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}.get(kind, torch.bfloat16)
+
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """See :class:`Checkpoint`."""
         stored = self._stored(name)

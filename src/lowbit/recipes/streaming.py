@@ -80,10 +80,10 @@ class _Call(NamedTuple):
 
 
 def storage_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Type that most values of a checkpoint have; float32 when that is none of float32, bfloat16 and float16."""
+    """Natural type of most values of a checkpoint; float32 when that is none of float32, bfloat16 and float16."""
     count: dict[torch.dtype, int] = {}
     for name in checkpoint.names():
-        dtype = checkpoint.dtype(name)
+        dtype = checkpoint.natural_dtype(name)
         if dtype in DTYPES.values():
             count[dtype] = count.get(dtype, 0) + math.prod(checkpoint.shape(name))
     return max(count, key=lambda dtype: count[dtype], default=torch.float32)
