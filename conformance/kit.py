@@ -28,6 +28,11 @@ PROFILES = {"quick": 25, "full": 200, "stress": 2000}
 _RESULTS: dict[str, type[Any]] = {
     "fit_grid": types.Grid,
     "clip_search": types.ClippedGrid,
+    "bcq": types.BinaryCode,
+    "bcq_refit": types.BinaryCode,
+    "bcq_from_grid": types.BinaryCode,
+    "bcq_pack": types.PackedBinary,
+    "bcq_unpack": types.BinaryCode,
     "inverse_cholesky": types.InverseFactor,
     "gptq": types.QuantizedWeight,
     "sparsegpt": types.SparseWeight,

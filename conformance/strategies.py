@@ -21,6 +21,7 @@ __all__ = [
     "SCHEMES",
     "TOLERANCES",
     "AffineInput",
+    "BinaryInput",
     "DoraProblem",
     "GridInput",
     "LargeProblem",
@@ -29,6 +30,8 @@ __all__ = [
     "activations",
     "affine_inputs",
     "affine_ties",
+    "binary_inputs",
+    "binary_weights",
     "counters",
     "degenerate_groups",
     "dora_problems",
@@ -214,6 +217,62 @@ def packed_codes(draw: st.DrawFn) -> tuple[Array, int]:
     bits = draw(st.integers(1, 8))
     n, k = draw(st.integers(1, 3)), draw(st.integers(1, 40))
     return draw(arrays(np.int32, (n, k), elements=st.integers(0, 2**bits - 1), fill=st.nothing())), bits
+
+
+class BinaryInput(NamedTuple):
+    """A binary code and what goes with it."""
+
+    codes: Array  # int32 (m, k)
+    scale: Array  # (m, G, q)
+    offset: Array | None  # (m, G)
+    w: Array  # (m, k), on midpoints of levels now and then
+    x: Array  # (t, k)
+
+
+@st.composite
+def binary_inputs(draw: st.DrawFn, *, dyadic: bool = False) -> BinaryInput:
+    """Codes of 1 to 4 planes with scales of any sign, equal and zero ones among them, in groups of any length.
+
+    With ``dyadic`` scales are multiples of 1/4 and weights of 1/8, so that levels and midpoints are exact.
+    """
+    m, groups, size = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(1, 40))
+    bits, tokens = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    dtype = draw(float_dtypes())
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))  # long rows: shrinking them would say nothing
+    unit = 0.25 if dyadic else draw(st.sampled_from(UNITS))
+    scale = draw(_integers((m, groups, bits), 9)) * unit
+    offset = draw(_integers((m, groups), 9)) * unit if draw(st.booleans()) else None
+    codes = random.integers(0, 2**bits, (m, groups * size)).astype(np.int32)
+    w = random.integers(-80, 81, (m, groups * size)) * (unit / 2)
+    x = random.integers(-99, 100, (tokens, groups * size)) * (1.0 if dyadic else draw(st.sampled_from(UNITS)))
+    shift = None if offset is None else offset.astype(dtype)
+    return BinaryInput(codes, scale.astype(dtype), shift, w.astype(dtype), x.astype(dtype))
+
+
+@st.composite
+def binary_weights(draw: st.DrawFn) -> tuple[Array, int | None]:
+    """Weights and a group size: general, sparse, constant, ±c, zero, of few values, and of very different sizes."""
+    m, groups, size = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 12))
+    w = (draw(_integers((m, groups * size), 999)) * draw(st.sampled_from(UNITS))).astype(np.float64)
+    match draw(
+        st.sampled_from(["general", "general", "general", "sparse", "constant", "signs", "zero", "few", "tiny"])
+    ):
+        case "sparse":
+            w[:, 1:] = 0.0
+        case "constant":
+            w[:] = w[:, :1]
+        case "signs":
+            w[:] = np.where(w < 0, -1.0, 1.0) * np.abs(w[:, :1])
+        case "zero":
+            w[0] = 0.0
+        case "few":
+            w[:] = np.sign(w) * 3 + (np.abs(w) > 400)
+        case "tiny":
+            w = np.ldexp(w, -60)
+        case _:
+            pass
+    whole = groups == 1 and draw(st.booleans())
+    return w.astype(draw(float_dtypes(half=False))), None if whole else size
 
 
 @st.composite

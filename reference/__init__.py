@@ -6,12 +6,13 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 2.  ``rounding``    R  half to even, clipping, nearest level
 3.  ``uniform``     Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
 4.  ``packing``     Q  codes of 1 to 8 bits in 32-bit words, dense and padded
-5.  ``gptq``        G  GPTQ
-6.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
-7.  ``moments``     C  second moments of activations, exactly associative
-8.  ``low_rank``    C  SVD and activation-scaled SVD patches
-9.  ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
-10. ``dora``        D  DoRA: magnitude and direction apart
+5.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
+6.  ``gptq``        G  GPTQ
+7.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
+8.  ``moments``     C  second moments of activations, exactly associative
+9.  ``low_rank``    C  SVD and activation-scaled SVD patches
+10. ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
+11. ``dora``        D  DoRA: magnitude and direction apart
 
 ``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
 the refusals themselves. The docstring of a function is the normative text; clause ids stand in brackets.
@@ -30,6 +31,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .binary_coding import (
+    bcq,
+    bcq_assign,
+    bcq_from_grid,
+    bcq_pack,
+    bcq_product,
+    bcq_refit,
+    bcq_unpack,
+    bcq_weight,
+    lookup_tables,
+)
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -77,6 +89,15 @@ __all__ = [  # noqa: RUF022  in reading order
     "dequantize",
     "pack",
     "unpack",
+    "bcq",
+    "bcq_refit",
+    "bcq_assign",
+    "bcq_weight",
+    "bcq_from_grid",
+    "bcq_pack",
+    "bcq_unpack",
+    "lookup_tables",
+    "bcq_product",
     "inverse_cholesky",
     "gptq",
     "sparsegpt",

@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from .types import (
     AdapterMethod,
+    BinaryCode,
+    BinaryMethod,
     ClippedGrid,
     Compensation,
     DecompositionChange,
@@ -36,7 +38,9 @@ from .types import (
     LoraRefit,
     LowRank,
     MomentNode,
+    PackedBinary,
     PackLayout,
+    ProductMethod,
     Pruned,
     QuantizedAdapter,
     QuantizedWeight,
@@ -127,6 +131,42 @@ class UniformOps(Protocol[Arr]):
 
     def pack(self, codes: Arr, /, *, bits: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
     def unpack(self, words: Arr, /, *, bits: int, length: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
+
+
+class BinaryOps(Protocol[Arr]):
+    """Chapter B: binary codes w ≈ Σ ± scale, their packed planes, and the product that looks sums up."""
+
+    def bcq(
+        self,
+        w: Arr,
+        /,
+        *,
+        bits: int,
+        group_size: int | None = None,
+        method: BinaryMethod = "alternating",
+        rounds: int = 15,
+        offset: bool = False,
+    ) -> BinaryCode[Arr]: ...  # B-1, B-2, B-3
+
+    def bcq_refit(
+        self, w: Arr, codes: Arr, /, *, bits: int, group_size: int | None = None, offset: bool = False
+    ) -> BinaryCode[Arr]: ...  # B-4
+
+    def bcq_assign(self, w: Arr, scale: Arr, offset: Arr | None, /) -> Arr: ...  # B-5 → int32 (m, k)
+    def bcq_weight(self, codes: Arr, scale: Arr, offset: Arr | None, /) -> Arr: ...  # B-6 → (m, k), dtype of scale
+
+    def bcq_from_grid(
+        self, codes: Arr, scale: Arr, zero_point: Arr, /, *, bits: int, scheme: Scheme = "asymmetric"
+    ) -> BinaryCode[Arr]: ...  # B-7
+
+    def bcq_pack(self, codes: Arr, scale: Arr, offset: Arr | None, /) -> PackedBinary[Arr]: ...  # B-8
+    def bcq_unpack(self, planes: Arr, scale: Arr, offset: Arr | None, /, *, length: int) -> BinaryCode[Arr]: ...  # B-8
+
+    def lookup_tables(self, x: Arr, /, *, width: int = 8, half: bool = False) -> Arr: ...  # B-9
+
+    def bcq_product(
+        self, x: Arr, planes: Arr, scale: Arr, offset: Arr | None, /, *, method: ProductMethod = "auto"
+    ) -> Arr: ...  # B-10: (t, k) → (t, m)
 
 
 class GptqOps(Protocol[Arr]):
@@ -285,6 +325,7 @@ PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
     UniformOps,
+    BinaryOps,
     GptqOps,
     MomentOps,
     LowRankOps,
@@ -301,6 +342,7 @@ def operations() -> tuple[str, ...]:
 __all__ = [
     "PROTOCOLS",
     "Backend",
+    "BinaryOps",
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",

@@ -20,7 +20,20 @@ import numpy.typing as npt
 from lowbit.reference.protocol import operations
 
 from ._jit import default_threads, limited_to
+from ._lookup import portable_kernels
 from .adapter import quantize_adapter
+from .binary_coding import (
+    bcq,
+    bcq_assign,
+    bcq_from_grid,
+    bcq_pack,
+    bcq_product,
+    bcq_refit,
+    bcq_unpack,
+    bcq_weight,
+    lookup_tables,
+    product_path,
+)
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -56,6 +69,14 @@ from .uniform import clip_search, dequantize, fit_grid, quantize
 __all__ = [
     "NumbaBackend",
     "asarray",
+    "bcq",
+    "bcq_assign",
+    "bcq_from_grid",
+    "bcq_pack",
+    "bcq_product",
+    "bcq_refit",
+    "bcq_unpack",
+    "bcq_weight",
     "clip_search",
     "compute_dtype",
     "configure",
@@ -80,6 +101,7 @@ __all__ = [
     "fit_grid",
     "gptq",
     "inverse_cholesky",
+    "lookup_tables",
     "moment_leaf",
     "moment_merge",
     "moment_total",
@@ -92,6 +114,7 @@ __all__ = [
     "philox_normal",
     "philox_uniform",
     "philox_words",
+    "product_path",
     "quantize",
     "quantize_adapter",
     "recency_moment",
@@ -129,25 +152,29 @@ class NumbaBackend:
         compute_dtype: "float32", the precision of sums when inputs are float32.
         device: "cpu".
         threads: largest number of threads an operation uses.
+        kernels: "auto", or "portable" where no kernel may need instructions of its own.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, kernels: str = "auto") -> None:
+        if kernels not in ("auto", "portable"):
+            raise ValueError(f"kernels must be 'auto' or 'portable', got {kernels!r}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be None or a positive integer, got {threads!r}")
         self.name, self.compute_dtype, self.device = name, compute_dtype, device
         self.threads = threads or default_threads()
+        self.kernels = kernels
 
     asarray = staticmethod(asarray)
     to_numpy = staticmethod(to_numpy)
 
     def __getattr__(self, operation: str) -> Any:
-        if operation not in operations():
+        if operation not in (*operations(), "product_path"):
             raise AttributeError(f"the numba backend has no {operation!r}")
         function = globals()[operation]
 
         @functools.wraps(function)
         def run(*args: Any, **options: Any) -> Any:
-            with limited_to(self.threads):
+            with limited_to(self.threads), portable_kernels(self.kernels == "portable"):
                 return function(*args, **options)
 
         return run
@@ -159,9 +186,10 @@ class NumbaBackend:
         return f"<lowbit numba backend, {self.threads} threads>"
 
 
-def configure(threads: int | None = None) -> NumbaBackend:
+def configure(threads: int | None = None, kernels: str = "auto") -> NumbaBackend:
     """The same operations, limited to ``threads`` threads (None: ``NUMBA_NUM_THREADS``, else the CPUs allowed).
 
-    Nothing global changes: other callers keep their own limit.
+    ``kernels="portable"`` keeps off the kernel of ``bcq_product`` that needs AVX-512, for measuring and testing the
+    other one; :func:`product_path` tells which one runs. Nothing global changes: other callers keep their choice.
     """
-    return NumbaBackend(threads)
+    return NumbaBackend(threads, kernels)

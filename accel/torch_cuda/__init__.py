@@ -38,6 +38,16 @@ pack = _cpu.pack
 unpack = _cpu.unpack
 dequantize_packed = _cpu.dequantize_packed
 
+bcq = _cpu.bcq
+bcq_refit = _cpu.bcq_refit
+bcq_assign = _cpu.bcq_assign
+bcq_weight = _cpu.bcq_weight
+bcq_from_grid = _cpu.bcq_from_grid
+bcq_pack = _cpu.bcq_pack
+bcq_unpack = _cpu.bcq_unpack
+lookup_tables = _cpu.lookup_tables
+bcq_product = _cpu.bcq_product
+
 inverse_cholesky = _cpu.inverse_cholesky
 gptq = _cpu.gptq
 sparsegpt = _cpu.sparsegpt
@@ -74,6 +84,14 @@ dora_to_lora = _cpu.dora_to_lora
 __all__ = [
     "TorchBackend",
     "asarray",
+    "bcq",
+    "bcq_assign",
+    "bcq_from_grid",
+    "bcq_pack",
+    "bcq_product",
+    "bcq_refit",
+    "bcq_unpack",
+    "bcq_weight",
     "clip_search",
     "compute_dtype",
     "configure",
@@ -99,6 +117,7 @@ __all__ = [
     "fit_grid",
     "gptq",
     "inverse_cholesky",
+    "lookup_tables",
     "moment_leaf",
     "moment_merge",
     "moment_total",

@@ -10,9 +10,23 @@ import torch
 from torch import Tensor
 
 from lowbit.accel.boundary import code_range
-from lowbit.reference.types import DoraLayout, PackLayout, Scheme
+from lowbit.reference.types import DoraLayout, PackLayout, ProductMethod, Scheme
 
-from . import adapter, arrays, dora, eigenspace, low_rank, moments, packing, philox, rounding, sparsity, triton, uniform
+from . import (
+    adapter,
+    arrays,
+    binary_coding,
+    dora,
+    eigenspace,
+    low_rank,
+    moments,
+    packing,
+    philox,
+    rounding,
+    sparsity,
+    triton,
+    uniform,
+)
 from .arrays import operation, working_dtype
 from .gptq import gptq, inverse_cholesky
 
@@ -152,6 +166,33 @@ class TorchBackend:
     pack.__doc__ = packing.pack.__doc__
     unpack.__doc__ = packing.unpack.__doc__
     dequantize_packed.__doc__ = packing.dequantize_packed.__doc__
+
+    # --- B
+    bcq = staticmethod(binary_coding.bcq)
+    bcq_refit = staticmethod(binary_coding.bcq_refit)
+    bcq_assign = staticmethod(binary_coding.bcq_assign)
+    bcq_weight = staticmethod(binary_coding.bcq_weight)
+    bcq_from_grid = staticmethod(binary_coding.bcq_from_grid)
+    bcq_pack = staticmethod(binary_coding.bcq_pack)
+    bcq_unpack = staticmethod(binary_coding.bcq_unpack)
+    lookup_tables = staticmethod(binary_coding.lookup_tables)
+
+    @operation
+    def bcq_product(
+        self, x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None, /, *, method: ProductMethod = "auto"
+    ) -> Tensor:
+        return self.bcq_product_checked(*binary_coding.check_product(x, planes, scale, offset, method), method=method)
+
+    def bcq_product_checked(
+        self, x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None, /, *, method: ProductMethod = "auto"
+    ) -> Tensor:
+        """The product of arguments that are known to fit and share a dtype; layers call it, NaN passes through it."""
+        if method != "dequantize" and self.supports("bcq_product", device=x.device, dtype=x.dtype) is True:
+            y: Tensor = triton.launcher().bcq_product(x, planes, scale, offset)
+            return y
+        return binary_coding.product_checked(x, planes, scale, offset, method)
+
+    bcq_product.__doc__ = binary_coding.bcq_product.__doc__
 
     # --- G
     inverse_cholesky = staticmethod(inverse_cholesky)

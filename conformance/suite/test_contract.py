@@ -43,6 +43,12 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     moment = (0.5 + draw.random(8)).astype(dtype)
     per_row = (0.5 + draw.random(4)).astype(dtype)
 
+    bits = draw.integers(0, 4, (4, 8)).astype(np.int32)
+    binary = (0.1 + draw.random((4, 2, 2))).astype(dtype)
+    shift = draw.standard_normal((4, 2)).astype(dtype)
+    planes = draw.integers(0, 256, (1, 2, 4)).astype(np.int32)
+    swapped = np.ascontiguousarray(binary.transpose(1, 2, 0))
+
     def node(index: int) -> MomentNode[Array]:
         leaf = draw.integers(-9, 9, (3, 4)).astype(np.float64)
         return MomentNode(0, index, leaf.T @ leaf, np.abs(leaf).sum(axis=0), 3)
@@ -68,6 +74,20 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("pack", ("codes",), (codes,), {"bits": 5, "layout": "padded"}),
         Call("unpack", ("words",), (words,), {"bits": 3, "length": 20}),
         Call("unpack", ("words",), (words,), {"bits": 3, "length": 20, "layout": "padded"}),
+        Call("bcq", ("w",), (w,), {"bits": 2}),
+        Call("bcq", ("w",), (w,), {"bits": 3, "group_size": 4, "method": "refined", "offset": True}),
+        Call("bcq", ("w",), (w,), {"bits": 2, "method": "greedy"}),
+        Call("bcq_refit", ("w", "codes"), (w, bits), {"bits": 2, "group_size": 4, "offset": True}),
+        Call("bcq_assign", ("w", "scale", "offset"), (w, binary, shift), {}),
+        Call("bcq_assign", ("w", "scale", "offset"), (w, binary, None), {}),
+        Call("bcq_weight", ("codes", "scale", "offset"), (bits, binary, shift), {}),
+        Call("bcq_from_grid", ("codes", "scale", "zero_point"), (codes, scale, zero), {"bits": 4}),
+        Call("bcq_pack", ("codes", "scale", "offset"), (bits, binary, shift), {}),
+        Call("bcq_unpack", ("planes", "scale", "offset"), (planes, swapped, shift.T.copy()), {"length": 8}),
+        Call("lookup_tables", ("x",), (w,), {"width": 3}),
+        Call("bcq_product", ("x", "planes", "scale", "offset"), (w, planes, swapped, shift.T.copy()), {}),
+        Call("bcq_product", ("x", "planes", "scale", "offset"), (w, planes, swapped, None), {"method": "lookup"}),
+        Call("bcq_product", ("x", "planes", "scale", "offset"), (d, planes, swapped, None), {"method": "dequantize"}),
         Call("inverse_cholesky", ("h",), (h,), {}),
         Call("gptq", ("w", "h"), (w, h), {"bits": 3}),
         Call("gptq", ("w", "h"), (w, h), {"bits": 4, "group_size": 4, "act_order": True, "scheme": "symmetric-full"}),
@@ -303,6 +323,61 @@ def test_zero_size_arrays(kit: Kit) -> None:
         ("pack", (np.zeros((2, 0), i32),), {"bits": 7}, np.shape, (2, 0)),
         ("unpack", (np.zeros((0, 2), i32),), {"bits": 7, "length": 5}, np.shape, (0, 5)),
         ("unpack", (np.zeros((2, 0), i32),), {"bits": 7, "length": 0}, np.shape, (2, 0)),
+        (
+            "bcq",
+            (np.zeros((0, 4), f32),),
+            {"bits": 2},
+            lambda r: (r.codes.shape, r.scale.shape, r.offset),
+            ((0, 4), (0, 1, 2), None),
+        ),
+        (
+            "bcq",
+            (np.zeros((2, 0), f32),),
+            {"bits": 2, "offset": True},
+            lambda r: (r.scale.tolist(), r.offset.tolist()),
+            ([[[0.0, 0.0]]] * 2, [[0.0]] * 2),
+        ),
+        (
+            "bcq_refit",
+            (np.zeros((2, 0), f32), np.zeros((2, 0), i32)),
+            {"bits": 1, "group_size": 4},
+            lambda r: r.scale.shape,
+            (2, 0, 1),
+        ),
+        ("bcq_assign", (np.zeros((0, 4), f32), np.ones((0, 2, 1), f32), None), {}, np.shape, (0, 4)),
+        ("bcq_weight", (np.zeros((2, 0), i32), np.ones((2, 1, 1), f32), None), {}, np.shape, (2, 0)),
+        (
+            "bcq_from_grid",
+            (np.zeros((0, 4), i32), np.ones((0, 2), f32), np.zeros((0, 2), i32)),
+            {"bits": 3},
+            lambda r: (r.scale.shape, r.offset.shape),
+            ((0, 2, 3), (0, 2)),
+        ),
+        (
+            "bcq_pack",
+            (np.zeros((2, 0), i32), np.ones((2, 1, 3), f32), None),
+            {},
+            lambda r: (r.planes.shape, r.scale.shape),
+            ((0, 3, 2), (1, 3, 2)),
+        ),
+        (
+            "bcq_unpack",
+            (np.zeros((1, 3, 0), i32), np.ones((2, 3, 0), f32), None),
+            {"length": 8},
+            lambda r: (r.codes.shape, r.scale.shape),
+            ((0, 8), (0, 2, 3)),
+        ),
+        ("lookup_tables", (np.zeros((0, 5), f32),), {"width": 2}, np.shape, (0, 3, 4)),
+        ("lookup_tables", (np.zeros((2, 0), f32),), {"width": 2}, np.shape, (2, 0, 4)),
+        *(
+            ("bcq_product", arrays, {"method": method}, np.ndarray.tolist, result)
+            for method in ("auto", "lookup", "dequantize")
+            for arrays, result in (
+                ((np.zeros((0, 8), f32), np.zeros((1, 2, 3), i32), np.ones((1, 2, 3), f32), None), []),
+                ((np.zeros((2, 0), f32), np.zeros((0, 2, 1), i32), np.ones((1, 2, 1), f32), None), [[0.0], [0.0]]),
+                ((np.ones((2, 8), f32), np.zeros((1, 2, 0), i32), np.ones((1, 2, 0), f32), None), [[], []]),
+            )
+        ),
         ("gptq", (np.zeros((0, 4), f32), eye), {"bits": 4}, lambda r: (r.codes.shape, float(r.loss)), ((0, 4), 0.0)),
         ("sparsegpt", (np.zeros((0, 4), f32), eye), {}, lambda r: (r.mask.shape, float(r.loss)), ((0, 4), 0.0)),
         ("wanda", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, lambda r: r.mask.shape, (0, 4)),
@@ -446,6 +521,39 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("pack", (codes,), {"bits": 4, "layout": "sparse"}, ("sparse",)),
         ("unpack", (words,), {"bits": 4, "length": 9}, ()),
         ("unpack", (words,), {"bits": 4, "length": -1}, ()),
+        ("bcq", (w,), {"bits": 0}, ()),
+        ("bcq", (w,), {"bits": 9}, ("9",)),
+        ("bcq", (vector,), {"bits": 2}, ()),
+        ("bcq", (w,), {"bits": 2, "group_size": 3}, ("3", "8")),
+        ("bcq", (w,), {"bits": 2, "group_size": 0}, ()),
+        ("bcq", (w,), {"bits": 2, "method": "optimal"}, ("optimal",)),
+        ("bcq", (w,), {"bits": 2, "rounds": -1}, ()),
+        ("bcq_refit", (w, codes[:2]), {"bits": 2}, ()),
+        ("bcq_refit", (w, 4 * codes), {"bits": 2}, ("4",)),
+        ("bcq_refit", (w, codes), {"bits": 2, "group_size": 3}, ("3", "8")),
+        ("bcq_assign", (w, np.ones((4, 3, 2), f32), None), {}, ()),
+        ("bcq_assign", (w, np.ones((4, 2), f32), None), {}, ()),
+        ("bcq_assign", (w, np.ones((4, 2, 1), f32), np.ones((4, 1), f32)), {}, ()),
+        ("bcq_weight", (codes, np.ones((3, 1, 1), f32), None), {}, ()),
+        ("bcq_weight", (2 * codes, np.ones((4, 1, 1), f32), None), {}, ("2",)),
+        ("bcq_weight", (-codes, np.ones((4, 1, 1), f32), None), {}, ("-1",)),
+        ("bcq_weight", (codes, np.ones((4, 1, 9), f32), None), {}, ("9",)),
+        ("bcq_from_grid", (4 * codes, one, none), {"bits": 2}, ("4",)),
+        ("bcq_from_grid", (codes, one, none), {"bits": 2, "scheme": "signed"}, ("signed",)),
+        ("bcq_from_grid", (codes, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {"bits": 2}, ("3", "8")),
+        ("bcq_from_grid", (codes, 0 * one, none), {"bits": 2}, ()),
+        ("bcq_pack", (4 * codes, np.ones((4, 1, 2), f32), None), {}, ("4",)),
+        ("bcq_pack", (codes, np.ones((4, 1, 2), f32), np.ones(4, f32)), {}, ()),
+        ("bcq_unpack", (np.ones((2, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"length": 8}, ("8",)),
+        ("bcq_unpack", (np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"length": -1}, ()),
+        ("bcq_unpack", (np.ones((1, 1, 4), i32), np.ones((3, 1, 4), f32), None), {"length": 8}, ()),
+        ("lookup_tables", (w,), {"width": 0}, ()),
+        ("lookup_tables", (w,), {"width": 17}, ("17",)),
+        ("lookup_tables", (vector,), {}, ()),
+        ("bcq_product", (w, np.ones((2, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}, ("8",)),
+        ("bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 2, 4), f32), None), {}, ()),
+        ("bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"method": "fast"}, ("fast",)),
+        ("bcq_product", (vector, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}, ()),
         ("inverse_cholesky", (w,), {}, ()),
         ("inverse_cholesky", (eye,), {"damping": -0.1}, ()),
         ("inverse_cholesky", (eye,), {"damping": nan}, ()),
@@ -524,7 +632,9 @@ def test_wrong_arguments_are_refused(kit: Kit) -> None:
     for op, arrays, options, words in wrong_calls():
         if kit.has(op):
             allowed = (
-                (chapters[op], "Q", "A-3") if op in ("gptq", "sparsegpt", "quantize_adapter") else (chapters[op], "A-3")
+                (chapters[op], "Q", "A-3")
+                if op in ("gptq", "sparsegpt", "quantize_adapter", "bcq_from_grid")
+                else (chapters[op], "A-3")
             )
             if op == "quantize_adapter":
                 allowed = (*allowed, "G")
@@ -538,6 +648,10 @@ CHAPTER_OPS = {
     "P": ("philox_words", "philox_uniform", "philox_integers", "philox_normal"),
     "R": ("round_half_even", "round_clip", "nearest_level"),
     "Q": ("fit_grid", "clip_search", "quantize", "dequantize", "pack", "unpack"),
+    "B": (
+        "bcq", "bcq_refit", "bcq_assign", "bcq_weight", "bcq_from_grid", "bcq_pack", "bcq_unpack", "lookup_tables",
+        "bcq_product",
+    ),
     "G": ("inverse_cholesky", "gptq", "sparsegpt", "wanda"),
     "C": ("moment_leaf", "moment_merge", "moment_total", "recency_moment", "svd_patch", "scaled_svd_patch"),
     "E": (
@@ -576,7 +690,7 @@ def poison(value: Any, bad: float) -> tuple[Any, str]:
     if isinstance(value, list):
         spoiled, where = poison(value[-1], bad)
         return [*value[:-1], spoiled], where
-    if value.dtype.kind != "f":
+    if value is None or value.dtype.kind != "f":
         return None, ""
     copy = value.copy()
     at = tuple(n - 1 if i else n // 2 for i, n in enumerate(copy.shape))

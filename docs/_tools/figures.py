@@ -241,6 +241,36 @@ def grids() -> str:
     return svg("Levels of four 3-bit schemes fitted to the same values.", 660, 400, *parts)
 
 
+def binary_coding() -> str:
+    """B: error of the methods against the number of planes, beside uniform grids."""
+    w = np.random.default_rng(0).standard_normal((16, 1024))
+    planes = (1, 2, 3, 4)
+    share: dict[str, list[float]] = {}
+    for bits in planes:
+        for name, options in (
+            ("greedy", {"method": "greedy"}),
+            ("refined greedy", {"method": "refined"}),
+            ("alternating, 2 rounds", {"rounds": 2}),
+            ("alternating, 15 rounds", {"rounds": 15}),
+        ):
+            fitted = ref.bcq_weight(*ref.bcq(w, bits=bits, group_size=128, **options))
+            share.setdefault(name, []).append(float(((fitted - w) ** 2).sum() / (w**2).sum()))
+        grid = ref.fit_grid(w, bits=bits, granularity="group", group_size=128)
+        rounded = ref.dequantize(ref.quantize(w, *grid, bits=bits), *grid)
+        share.setdefault("uniform grid, min-max", []).append(float(((rounded - w) ** 2).sum() / (w**2).sum()))
+    a = Axes((0.8, 4.2), (5e-3, 2), log_y=True)
+    a.frame(
+        {v: str(v) for v in planes},
+        {v: f"{v:g}" for v in (0.01, 0.1, 1)},
+        xlabel="planes, or bits of a uniform grid",
+        ylabel="relative squared error",
+    )
+    for i, values in enumerate(share.values()):
+        a.curve(planes, values, i)
+    a.legend(list(share), 400, 36)
+    return svg("Relative squared error of binary codes, falling with planes and with rounds.", 660, 320, a)
+
+
 def correlated(rng: np.random.Generator, k: int, decades: float) -> np.ndarray:
     """A second moment whose eigenvalues fall by the given number of decades, in a random basis."""
     q = np.linalg.qr(rng.standard_normal((k, k)))[0]
@@ -391,6 +421,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
     "grids": grids,
+    "binary_coding": binary_coding,
     "second_order": second_order,
     "weighting": weighting,
     "compensation": compensation,

@@ -37,6 +37,8 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     left, right = backend.moment_leaf(x, index=0), backend.moment_leaf(x[:4], index=1)
     levels = np.sort(w[0, :7])
     per_row = np.abs(w[:, 0]) + w.dtype.type(0.5)
+    binary = backend.bcq(w, bits=2, group_size=8, offset=True)
+    planes = backend.bcq_pack(*binary)
     return {
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
@@ -47,6 +49,15 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dequantize": ((codes, scale, grid.zero_point), {}),
         "pack": ((codes,), {"bits": 4}),
         "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "bcq": ((w,), {"bits": 2, "group_size": 8}),
+        "bcq_refit": ((w, codes & 7), {"bits": 3, "offset": True}),
+        "bcq_assign": ((w, binary.scale, binary.offset), {}),
+        "bcq_weight": (tuple(binary), {}),
+        "bcq_from_grid": ((codes, scale, grid.zero_point), {"bits": 4}),
+        "bcq_pack": (tuple(binary), {}),
+        "bcq_unpack": (tuple(planes), {"length": 16}),
+        "lookup_tables": ((w,), {"width": 4}),
+        "bcq_product": ((w, *planes), {}),
         "inverse_cholesky": ((h,), {}),
         "gptq": ((w, h), {"bits": 3, "group_size": 8}),
         "sparsegpt": ((w, h), {"bits": 4}),

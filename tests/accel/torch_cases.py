@@ -56,6 +56,8 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     codes = backend.quantize(w, scale, zero, bits=4)
     b, a = weights(2, 6, 3, dtype=dtype), weights(3, 3, 16, dtype=dtype)
     nodes = backend.moment_leaf(w, index=0)
+    binary = backend.bcq(w, bits=2, group_size=8, offset=True)
+    planes = backend.bcq_pack(*binary)
     batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
     per_row = w[:, 0].abs() + 0.5
     return {
@@ -68,6 +70,15 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dequantize": ((codes, scale, zero), {}),
         "pack": ((codes,), {"bits": 4}),
         "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "bcq": ((w,), {"bits": 2, "group_size": 8}),
+        "bcq_refit": ((w, codes & 7), {"bits": 3, "offset": True}),
+        "bcq_assign": ((w, binary.scale, binary.offset), {}),
+        "bcq_weight": (tuple(binary), {}),
+        "bcq_from_grid": ((codes, scale, zero), {"bits": 4}),
+        "bcq_pack": (tuple(binary), {}),
+        "bcq_unpack": (tuple(planes), {"length": 16}),
+        "lookup_tables": ((w,), {"width": 4}),
+        "bcq_product": ((w, *planes), {}),
         "inverse_cholesky": ((c,), {}),
         "gptq": ((w, c), {"bits": 3, "group_size": 8, "act_order": True}),
         "sparsegpt": ((w, c), {"bits": 4}),
