@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KERNELS", "launcher", "supports"]
 
-KERNELS = ("quantize", "dequantize", "pack", "unpack", "dequantize_packed", "dora_norm", "bcq_product")
+KERNELS = ("quantize", "dequantize", "pack", "unpack", "dequantize_packed", "dora_norm")
 """Operations with a kernel."""
 
 
