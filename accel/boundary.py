@@ -15,23 +15,22 @@ from lowbit.reference.types import GRANULARITIES, SCHEMES
 DORA_LAYOUTS = ("linear", "transposed", "conv")
 
 __all__ = [
+    "binary_groups",
+    "check_binary_scale",
     "check_bits",
     "check_bound",
-    "check_budget",
-    "check_choice",
     "check_counters",
     "check_damping",
     "check_gptq",
     "check_group_scales",
     "check_matrix",
     "check_n_of_m",
-    "check_number",
     "check_patch",
+    "check_planes",
     "check_rows",
     "check_seed",
     "check_square",
     "check_update",
-    "check_whole",
     "code_range",
     "grid_groups",
     "refuse_nonfinite",
@@ -172,36 +171,38 @@ def check_patch(clause: str, shape: Sequence[int], rank: int, split: str) -> Non
         raise SpecError(clause, f"split must be 'balanced' or 'left', got {split!r}")
 
 
-def check_choice(clause: str, name: str, value: str, options: Sequence[str]) -> None:
-    """Refuse anything but one of a few words."""
-    if value not in options:
-        raise SpecError(clause, f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
-
-
-def check_whole(clause: str, name: str, value: int, low: int, high: int = 2**31 - 1) -> int:
-    """Refuse anything but an integer in low..high; NumPy's integers pass, booleans do not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not low <= value <= high:
-        raise SpecError(clause, f"{name} must be an integer in {low}..{high}, got {value!r}")
-    return value.__index__()
-
-
-def check_budget(clause: str, budget: int, leftover: str) -> int:
-    """Refuse a negative budget, and an unknown rule for what it does not cover."""
-    check_choice(clause, "leftover", leftover, ("stop", "fill"))
-    return check_whole(clause, "budget", budget, 0, 2**63 - 1)
-
-
-def check_number(clause: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """Refuse what is not a finite number in low..high."""
-    if (
-        isinstance(value, bool)
-        or not hasattr(value, "__float__")
-        or not (math.isfinite(value) and low <= value <= high)
-    ):
-        raise SpecError(clause, f"{name} must be a finite number in {low}..{high}, got {value!r}")
-    return float(value)
-
-
 def refuse_nonfinite(clause: str, name: str, count: int, position: tuple[int, ...]) -> None:
     """Raise the clause A-4 error for ``count`` bad values of argument ``name``, the first at ``position``."""
     raise SpecError("A-4", f"{name} holds {count} NaN or infinite values, the first at {position} (clause {clause})")
+
+
+def check_planes(clause: str, name: str, count: int, most: int = 8) -> None:
+    """Refuse a number of bits, planes or table inputs outside 1..most."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise SpecError(clause, f"{name} must be 1 to {most}, got {count!r}")
+
+
+def binary_groups(clause: str, k: int, group_size: int | None) -> int:
+    """Groups of a binary code along an axis of length k: 1 for whole rows."""
+    if group_size is None:
+        return 1
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
+        raise SpecError(clause, f"group_size must be a positive integer, got {group_size!r}")
+    if k % group_size:
+        raise SpecError(clause, f"group size {group_size} does not divide axis length {k}")
+    return k // group_size
+
+
+def check_binary_scale(
+    clause: str, values: Sequence[int], scale: Sequence[int], offset: Sequence[int] | None
+) -> tuple[int, int, int]:
+    """Refuse scales (m, G, q) and offsets (m, G) that do not cover values (m, k); return m, G and q."""
+    if len(scale) != 3:
+        raise SpecError(clause, f"scale must have shape (m, G, planes), got {tuple(scale)}")
+    m, groups, planes = scale
+    check_planes(clause, "planes of scale", planes)
+    if offset is not None and tuple(offset) != (m, groups):
+        raise SpecError(clause, f"offset must have shape {(m, groups)}, got {tuple(offset)}")
+    if len(values) != 2 or values[0] != m or (values[1] % groups if groups else values[1]):
+        raise SpecError(clause, f"scale of shape {tuple(scale)} does not cover values of shape {tuple(values)}")
+    return m, groups, planes

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from .hexfloat import hexadecimal
 
 __all__ = [
+    "GRAM_RANK",
     "TIERS",
     "Comparison",
     "Tier",
@@ -48,6 +49,8 @@ __all__ = [
     "inverse_sensitivity",
     "layout_slack",
     "level_band",
+    "normal_equations",
+    "normal_solution",
     "quotient_gap",
     "residual_gap",
     "root_gap",
@@ -208,6 +211,33 @@ def inverse_sensitivity(k: int, kappa: float, u: float) -> float:
     factorization adds γ_{k+1}, and the k column updates γ_k: altogether γ_{4k}·κ(H) relative to the entries of H.
     """
     return gamma(4 * max(k, 1), u) * kappa
+
+
+GRAM_RANK = 2.0**-11
+"""Eigenvalues of AᵀA for a matrix A of at most nine ±1 columns are 0 or above this.
+
+Independent columns hold an invertible ±1 matrix of order p with abs(det) ≥ 2^(p−1) and Σσ² = p², hence a smallest
+squared singular value of at least 4^(p−1) ((p − 1)/p²)^(p−1) ≥ 5.9e-4; further rows only raise it.
+"""
+
+
+def normal_equations(g: int, p: int, u: float) -> float:
+    """Relative residual of the normal equations Aᵀ(v − Ax) = 0 of a ±1 matrix A (g, p), as a backend leaves it.
+
+    Aᵀv takes g roundings, the p × p solve is backward stable with growth p² on entries of size g, storing x takes
+    one rounding and A x in the residual p more: γ_{g+2p²+p+2}, relative to Σ abs(v) + g Σ abs(x).
+    """
+    return gamma(g + 2 * p * p + p + 2, u)
+
+
+def normal_solution(g: int, p: int, inverse_norm: float, kappa: float, magnitude: npt.ArrayLike, u: float) -> F64:
+    """Error of the least-squares scales themselves: ‖(AᵀA)⁺‖ times the error of Aᵀv, and of the solve.
+
+    ``magnitude`` = Σ abs(v). Aᵀv is off by γ_g Σ abs(v) in each of p entries, the solve by γ_{2p²} κ relative to a
+    solution of norm ≤ ‖(AᵀA)⁺‖ √p Σ abs(v).
+    """
+    scale = inverse_norm * math.sqrt(p) * np.asarray(magnitude, np.float64)
+    return np.asarray((gamma(g + 1, u) + gamma(2 * p * p + 1, u) * kappa) * scale)
 
 
 def score_band(scores: npt.ArrayLike, u: float, roundings: int) -> F64:

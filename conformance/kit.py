@@ -28,6 +28,11 @@ PROFILES = {"quick": 25, "full": 200, "stress": 2000}
 _RESULTS: dict[str, type[Any]] = {
     "fit_grid": types.Grid,
     "clip_search": types.ClippedGrid,
+    "bcq": types.BinaryCode,
+    "bcq_refit": types.BinaryCode,
+    "bcq_from_grid": types.BinaryCode,
+    "bcq_pack": types.PackedBinary,
+    "bcq_unpack": types.BinaryCode,
     "inverse_cholesky": types.InverseFactor,
     "gptq": types.QuantizedWeight,
     "sparsegpt": types.SparseWeight,
@@ -40,8 +45,6 @@ _RESULTS: dict[str, type[Any]] = {
     "eora_certified": types.Compensation,
     "stationarity": types.Stationarity,
     "quantize_adapter": types.QuantizedAdapter,
-    "pool_modules": types.RankPool,
-    "nest_patch": types.LowRank,
     "dora_gradient": types.DoraGradient,
     "dora_merge": types.DoraMerged,
     "dvora_factors": types.LowRank,
@@ -142,7 +145,7 @@ class Kit:
             return self._named(_RESULTS[op], result, op)
         if op in ("moment_leaf", "moment_merge"):
             return tuple(self._named(types.MomentNode, node, op) for node in result)
-        if op in ("objective", "optimum", "gradient_importance", "allocation_objective", "allocation_bound"):
+        if op in ("objective", "optimum"):
             return float(result)
         return self.numpy(result)
 

@@ -21,15 +21,17 @@ __all__ = [
     "SCHEMES",
     "TOLERANCES",
     "AffineInput",
+    "BinaryInput",
     "DoraProblem",
     "GridInput",
     "LargeProblem",
     "PatchProblem",
-    "RankProblem",
     "WeightProblem",
     "activations",
     "affine_inputs",
     "affine_ties",
+    "binary_inputs",
+    "binary_weights",
     "counters",
     "degenerate_groups",
     "dora_problems",
@@ -41,7 +43,6 @@ __all__ = [
     "matrices",
     "packed_codes",
     "patch_problems",
-    "rank_problems",
     "seeds",
     "sorted_levels",
     "weight_problems",
@@ -216,6 +217,62 @@ def packed_codes(draw: st.DrawFn) -> tuple[Array, int]:
     bits = draw(st.integers(1, 8))
     n, k = draw(st.integers(1, 3)), draw(st.integers(1, 40))
     return draw(arrays(np.int32, (n, k), elements=st.integers(0, 2**bits - 1), fill=st.nothing())), bits
+
+
+class BinaryInput(NamedTuple):
+    """A binary code and what goes with it."""
+
+    codes: Array  # int32 (m, k)
+    scale: Array  # (m, G, q)
+    offset: Array | None  # (m, G)
+    w: Array  # (m, k), on midpoints of levels now and then
+    x: Array  # (t, k)
+
+
+@st.composite
+def binary_inputs(draw: st.DrawFn, *, dyadic: bool = False) -> BinaryInput:
+    """Codes of 1 to 4 planes with scales of any sign, equal and zero ones among them, in groups of any length.
+
+    With ``dyadic`` scales are multiples of 1/4 and weights of 1/8, so that levels and midpoints are exact.
+    """
+    m, groups, size = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(1, 40))
+    bits, tokens = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    dtype = draw(float_dtypes())
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))  # long rows: shrinking them would say nothing
+    unit = 0.25 if dyadic else draw(st.sampled_from(UNITS))
+    scale = draw(_integers((m, groups, bits), 9)) * unit
+    offset = draw(_integers((m, groups), 9)) * unit if draw(st.booleans()) else None
+    codes = random.integers(0, 2**bits, (m, groups * size)).astype(np.int32)
+    w = random.integers(-80, 81, (m, groups * size)) * (unit / 2)
+    x = random.integers(-99, 100, (tokens, groups * size)) * (1.0 if dyadic else draw(st.sampled_from(UNITS)))
+    shift = None if offset is None else offset.astype(dtype)
+    return BinaryInput(codes, scale.astype(dtype), shift, w.astype(dtype), x.astype(dtype))
+
+
+@st.composite
+def binary_weights(draw: st.DrawFn) -> tuple[Array, int | None]:
+    """Weights and a group size: general, sparse, constant, ±c, zero, of few values, and of very different sizes."""
+    m, groups, size = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 12))
+    w = (draw(_integers((m, groups * size), 999)) * draw(st.sampled_from(UNITS))).astype(np.float64)
+    match draw(
+        st.sampled_from(["general", "general", "general", "sparse", "constant", "signs", "zero", "few", "tiny"])
+    ):
+        case "sparse":
+            w[:, 1:] = 0.0
+        case "constant":
+            w[:] = w[:, :1]
+        case "signs":
+            w[:] = np.where(w < 0, -1.0, 1.0) * np.abs(w[:, :1])
+        case "zero":
+            w[0] = 0.0
+        case "few":
+            w[:] = np.sign(w) * 3 + (np.abs(w) > 400)
+        case "tiny":
+            w = np.ldexp(w, -60)
+        case _:
+            pass
+    whole = groups == 1 and draw(st.booleans())
+    return w.astype(draw(float_dtypes(half=False))), None if whole else size
 
 
 @st.composite
@@ -414,57 +471,3 @@ def counters(draw: st.DrawFn) -> Array:
     values = draw(arrays(np.int64, shape, elements=WORDS, fill=st.nothing()))
     fits = values.size == 0 or int(values.max()) < 2**31
     return values.astype(np.int32) if fits and draw(st.booleans()) else values
-
-
-class RankProblem(NamedTuple):
-    """A market for ranks."""
-
-    spectra: Array  # (J, R), descending rows
-    importance: Array  # (J,)
-    cost: Array  # int32, (J,)
-    low: Array  # int32, (J,)
-    high: Array  # int32, (J,)
-    budget: int  # covers the smallest ranks
-    multiple: int
-
-
-@st.composite
-def rank_problems(draw: st.DrawFn, *, ties: bool, modules: int = 6, values: int = 8) -> RankProblem:
-    """Few modules with small spectra; every budget from the smallest ranks to all of them and beyond.
-
-    ``ties`` draws small integers and powers of two: gains, shares and their quotients by costs are then exact, or as
-    far apart as fractions of small integers are, and equal ones are common. Otherwise values are general, over a range
-    of sizes, with modules that repeat, vanish, or have a low rank.
-    """
-    dtype = draw(float_dtypes())
-    J = draw(st.sampled_from([1, 2, *range(2, modules + 1), modules]))
-    R, μ = draw(st.sampled_from([1, 3, *range(4, values + 1), values])), draw(st.sampled_from([1, 1, 2, 3]))
-    spectra = np.abs(draw(_integers((J, R), 5 if ties else 999))).astype(np.float64)
-    if not ties:
-        spectra *= (
-            np.ldexp(1.0, draw(arrays(np.int64, (J, 1), elements=st.sampled_from([0, 0, 0, 0, 0, 1, -9, 9])))) / 7
-        )
-        if draw(st.booleans()):
-            spectra *= np.ldexp(1.0, -2 * np.arange(R))
-    spectra = -np.sort(-spectra.astype(dtype), axis=1)
-    if draw(st.booleans()):
-        spectra[draw(st.integers(0, J - 1))] = spectra[0]
-    if draw(st.booleans()):
-        spectra[draw(st.integers(0, J - 1)), draw(st.integers(0, R - 1)) :] = 0.0
-    if ties:
-        importance = draw(arrays(np.float64, (J,), elements=st.sampled_from([1.0, 1.0, 2.0, 0.5, 0.0])))
-    else:
-        importance = draw(st.sampled_from([np.ones(J), np.abs(draw(_integers((J,), 99))) / 9]))
-    dear = draw(st.sampled_from([2, 9, 30000]))
-    cost = draw(arrays(np.int64, (J,), elements=st.integers(1, 9 if ties else dear), fill=st.nothing()))
-    span = draw(arrays(np.int64, (2, J), elements=st.integers(0, R // μ), fill=st.nothing()))
-    first, last = np.minimum(*span), np.maximum(*span)
-    if draw(st.sampled_from([True, True, False])):
-        first, last = first * 0, last * 0 + R // μ
-    # bounds are not multiples themselves: the lower one is met from above, the upper one from below
-    low = np.maximum(first * μ - draw(st.integers(0, μ - 1)), 0)
-    high = np.minimum(last * μ + draw(st.integers(0, μ - 1)), R)
-    least, most = int(cost @ first) * μ, int(cost @ last) * μ
-    budget = least + (most - least) * draw(st.integers(0, 16)) // 16 + draw(st.integers(0, 3))
-    cost, low, high = (np.asarray(x, np.int32) for x in (cost, low, high))
-    return RankProblem(spectra, importance.astype(dtype), cost, low, high, budget, μ)

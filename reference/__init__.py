@@ -6,12 +6,12 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 2.  ``rounding``    R  half to even, clipping, nearest level
 3.  ``uniform``     Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
 4.  ``packing``     Q  codes of 1 to 8 bits in 32-bit words, dense and padded
-5.  ``gptq``        G  GPTQ
-6.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
-7.  ``moments``     C  second moments of activations, exactly associative
-8.  ``low_rank``    C  SVD and activation-scaled SVD patches
-9.  ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
-10. ``rank_budget`` K  ranks per module under a budget, and nested patches
+5.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
+6.  ``gptq``        G  GPTQ
+7.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
+8.  ``moments``     C  second moments of activations, exactly associative
+9.  ``low_rank``    C  SVD and activation-scaled SVD patches
+10. ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
 11. ``dora``        D  DoRA: magnitude and direction apart
 
 ``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
@@ -31,6 +31,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .binary_coding import (
+    bcq,
+    bcq_assign,
+    bcq_from_grid,
+    bcq_pack,
+    bcq_product,
+    bcq_refit,
+    bcq_unpack,
+    bcq_weight,
+    lookup_tables,
+)
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -60,23 +71,6 @@ from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
-from .rank_budget import (
-    allocate_greedy,
-    allocate_proportional,
-    allocate_threshold,
-    allocation_bound,
-    allocation_objective,
-    explained_error,
-    gradient_importance,
-    loss_importance,
-    nest_patch,
-    pool_modules,
-    rank_cost,
-    reallocate_ranks,
-    residual_damage,
-    subspace_overlap,
-    threshold_ranks,
-)
 from .rounding import nearest_level, round_clip, round_half_even
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
@@ -95,6 +89,15 @@ __all__ = [  # noqa: RUF022  in reading order
     "dequantize",
     "pack",
     "unpack",
+    "bcq",
+    "bcq_refit",
+    "bcq_assign",
+    "bcq_weight",
+    "bcq_from_grid",
+    "bcq_pack",
+    "bcq_unpack",
+    "lookup_tables",
+    "bcq_product",
     "inverse_cholesky",
     "gptq",
     "sparsegpt",
@@ -113,21 +116,6 @@ __all__ = [  # noqa: RUF022  in reading order
     "eora_certified",
     "stationarity",
     "quantize_adapter",
-    "explained_error",
-    "residual_damage",
-    "subspace_overlap",
-    "gradient_importance",
-    "loss_importance",
-    "rank_cost",
-    "allocate_greedy",
-    "threshold_ranks",
-    "allocate_threshold",
-    "allocate_proportional",
-    "allocation_objective",
-    "allocation_bound",
-    "pool_modules",
-    "reallocate_ranks",
-    "nest_patch",
     "dora_magnitude",
     "dora_norm",
     "factored_norm",

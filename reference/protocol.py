@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from .types import (
     AdapterMethod,
+    BinaryCode,
+    BinaryMethod,
     ClippedGrid,
     Compensation,
     DecompositionChange,
@@ -33,16 +35,15 @@ from .types import (
     Grid,
     GroupScales,
     InverseFactor,
-    Leftover,
     LoraRefit,
     LowRank,
     MomentNode,
-    Normalisation,
+    PackedBinary,
     PackLayout,
+    ProductMethod,
     Pruned,
     QuantizedAdapter,
     QuantizedWeight,
-    RankPool,
     ScaleDtype,
     Scheme,
     SecondMoment,
@@ -130,6 +131,42 @@ class UniformOps(Protocol[Arr]):
 
     def pack(self, codes: Arr, /, *, bits: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
     def unpack(self, words: Arr, /, *, bits: int, length: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
+
+
+class BinaryOps(Protocol[Arr]):
+    """Chapter B: binary codes w ≈ Σ ± scale, their packed planes, and the product that looks sums up."""
+
+    def bcq(
+        self,
+        w: Arr,
+        /,
+        *,
+        bits: int,
+        group_size: int | None = None,
+        method: BinaryMethod = "alternating",
+        rounds: int = 15,
+        offset: bool = False,
+    ) -> BinaryCode[Arr]: ...  # B-1, B-2, B-3
+
+    def bcq_refit(
+        self, w: Arr, codes: Arr, /, *, bits: int, group_size: int | None = None, offset: bool = False
+    ) -> BinaryCode[Arr]: ...  # B-4
+
+    def bcq_assign(self, w: Arr, scale: Arr, offset: Arr | None, /) -> Arr: ...  # B-5 → int32 (m, k)
+    def bcq_weight(self, codes: Arr, scale: Arr, offset: Arr | None, /) -> Arr: ...  # B-6 → (m, k), dtype of scale
+
+    def bcq_from_grid(
+        self, codes: Arr, scale: Arr, zero_point: Arr, /, *, bits: int, scheme: Scheme = "asymmetric"
+    ) -> BinaryCode[Arr]: ...  # B-7
+
+    def bcq_pack(self, codes: Arr, scale: Arr, offset: Arr | None, /) -> PackedBinary[Arr]: ...  # B-8
+    def bcq_unpack(self, planes: Arr, scale: Arr, offset: Arr | None, /, *, length: int) -> BinaryCode[Arr]: ...  # B-8
+
+    def lookup_tables(self, x: Arr, /, *, width: int = 8, half: bool = False) -> Arr: ...  # B-9
+
+    def bcq_product(
+        self, x: Arr, planes: Arr, scale: Arr, offset: Arr | None, /, *, method: ProductMethod = "auto"
+    ) -> Arr: ...  # B-10: (t, k) → (t, m)
 
 
 class GptqOps(Protocol[Arr]):
@@ -226,81 +263,6 @@ class EigenspaceOps(Protocol[Arr]):
     ) -> QuantizedAdapter[Arr]: ...  # E-7
 
 
-class RankBudgetOps(Protocol[Arr]):
-    """Chapter K: ranks under a budget. ``ranks``, ``cost``, ``low``, ``high`` and ``group`` are integers (J,)."""
-
-    def explained_error(self, spectra: Arr, /) -> Arr: ...  # K-1 → (J, R + 1)
-    def residual_damage(self, spectra: Arr, energy: Arr, /) -> Arr: ...  # K-1 → (J, R + 1)
-    def subspace_overlap(self, w: Arr, w_hat: Arr, c: Arr, /, *, rank: int) -> Arr: ...  # K-2 → (rank,)
-    def gradient_importance(self, gradient: Arr, /, *, normalisation: Normalisation = "mean") -> float: ...  # K-3
-    def loss_importance(self, losses: Arr, spectra: Arr, /, *, base: float) -> Arr: ...  # K-3 → (J,)
-    def rank_cost(self, shapes: Arr, /, *, bits: int | None = None) -> Arr: ...  # K-4 → int32 (J,)
-    def allocate_greedy(
-        self,
-        spectra: Arr,
-        importance: Arr,
-        cost: Arr,
-        low: Arr,
-        high: Arr,
-        /,
-        *,
-        budget: int,
-        multiple: int = 1,
-        leftover: Leftover = "stop",
-    ) -> Arr: ...  # K-5 → int32 (J,)
-    def threshold_ranks(
-        self, spectra: Arr, low: Arr, high: Arr, /, *, threshold: float, multiple: int = 1
-    ) -> Arr: ...  # K-6 → int32 (J,)
-    def allocate_threshold(
-        self,
-        spectra: Arr,
-        cost: Arr,
-        low: Arr,
-        high: Arr,
-        /,
-        *,
-        budget: int,
-        multiple: int = 1,
-        leftover: Leftover = "stop",
-    ) -> Arr: ...  # K-6 → int32 (J,)
-    def allocate_proportional(
-        self,
-        sensitivity: Arr,
-        cost: Arr,
-        low: Arr,
-        high: Arr,
-        /,
-        *,
-        budget: int,
-        multiple: int = 1,
-        leftover: Leftover = "stop",
-    ) -> Arr: ...  # K-7 → int32 (J,)
-    def allocation_objective(self, spectra: Arr, importance: Arr, ranks: Arr, /) -> float: ...  # K-8
-    def allocation_bound(
-        self, spectra: Arr, importance: Arr, cost: Arr, low: Arr, high: Arr, /, *, budget: int, multiple: int = 1
-    ) -> float: ...  # K-8
-    def pool_modules(
-        self, spectra: Arr, importance: Arr, cost: Arr, low: Arr, high: Arr, group: Arr, /
-    ) -> RankPool[Arr]: ...  # K-9
-    def reallocate_ranks(
-        self,
-        kept: Arr,
-        residual: Arr,
-        importance: Arr,
-        cost: Arr,
-        low: Arr,
-        high: Arr,
-        ranks: Arr,
-        /,
-        *,
-        budget: int,
-        step: int,
-        multiple: int = 1,
-        hysteresis: float = 0.0,
-    ) -> Arr: ...  # K-10 → int32 (J,)
-    def nest_patch(self, b: Arr, a: Arr, c: Arr, /, *, split: Split = "balanced") -> LowRank[Arr]: ...  # K-11
-
-
 class DoraOps(Protocol[Arr]):
     """Chapter D: DoRA; arrays in the order of eq. (2.3), stored as ``layout`` says."""
 
@@ -363,11 +325,11 @@ PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
     UniformOps,
+    BinaryOps,
     GptqOps,
     MomentOps,
     LowRankOps,
     EigenspaceOps,
-    RankBudgetOps,
     DoraOps,
 )
 
@@ -380,13 +342,13 @@ def operations() -> tuple[str, ...]:
 __all__ = [
     "PROTOCOLS",
     "Backend",
+    "BinaryOps",
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",
     "LowRankOps",
     "MomentOps",
     "PhiloxOps",
-    "RankBudgetOps",
     "RoundingOps",
     "UniformOps",
     "operations",

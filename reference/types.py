@@ -20,12 +20,14 @@ GroupScales: TypeAlias = Literal["current", "block"]
 EigenPolicy: TypeAlias = Literal["nvlabs", "truncate"]
 Split: TypeAlias = Literal["balanced", "left"]
 AdapterMethod: TypeAlias = Literal["rtn", "gptq"]
-Leftover: TypeAlias = Literal["stop", "fill"]
-Normalisation: TypeAlias = Literal["mean", "sum"]
 DoraLayout: TypeAlias = Literal["linear", "transposed", "conv"]
+BinaryMethod: TypeAlias = Literal["greedy", "refined", "alternating"]
+ProductMethod: TypeAlias = Literal["auto", "lookup", "dequantize"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
+BINARY_METHODS: tuple[BinaryMethod, ...] = ("greedy", "refined", "alternating")
+PRODUCT_METHODS: tuple[ProductMethod, ...] = ("auto", "lookup", "dequantize")
 
 
 class Purpose(IntEnum):
@@ -53,6 +55,22 @@ class ClippedGrid(NamedTuple, Generic[Arr]):
     scale: Arr  # float, as in Grid
     zero_point: Arr  # int32, as in Grid
     step: Arr  # int32, same shape: the chosen ratio is 1 − step / grid
+
+
+class BinaryCode(NamedTuple, Generic[Arr]):
+    """Binary code w ≈ offset + Σ_i scale_i · b_i, b_i = ±1."""
+
+    codes: Arr  # int32, (m, k): bit i is set where b_i = +1
+    scale: Arr  # float, (m, G, q)
+    offset: Arr | None  # float, (m, G), or None for 0
+
+
+class PackedBinary(NamedTuple, Generic[Arr]):
+    """A binary code as the product reads it: rows of the weight run fastest."""
+
+    planes: Arr  # int32, (⌈k/32⌉, q, m): bit j mod 32 of word ⌊j/32⌋ is set where b = +1 at column j
+    scale: Arr  # float, (G, q, m)
+    offset: Arr | None  # float, (G, m), or None for 0
 
 
 class InverseFactor(NamedTuple, Generic[Arr]):
@@ -139,15 +157,6 @@ class QuantizedAdapter(NamedTuple, Generic[Arr]):
 
     B: QuantizedWeight[Arr]  # over (m, r)
     A: QuantizedWeight[Arr]  # over (r, k)
-
-
-class RankPool(NamedTuple, Generic[Arr]):
-    """Groups of modules that share a rank, each as one module."""
-
-    spectra: Arr  # float, (T, R), descending rows: (Σ_{j in group} importance_j · s_j²)^½
-    cost: Arr  # int32, (T,): price of one rank of every member
-    low: Arr  # int32, (T,)
-    high: Arr  # int32, (T,)
 
 
 class DoraGradient(NamedTuple, Generic[Arr]):

@@ -19,7 +19,7 @@ from numba.core import config
 
 from lowbit.accel.numba_cpu._jit import primitive
 
-__all__ = ["DEPTH", "MR", "NR32", "NR64", "lane_sum", "multiply_tile"]
+__all__ = ["DEPTH", "MR", "NR32", "NR64", "THRESHOLDS", "lane_sum", "multiply_tile", "upper_sums"]
 
 
 def _machine() -> tuple[int, int, bool]:
@@ -166,3 +166,89 @@ def lane_sum(typingctx: Any, x: Any) -> Any:
         return builder.extract_element(values, ir.Constant(ir.IntType(32), 0))
 
     return x.dtype(x), codegen
+
+
+THRESHOLDS = 4
+"""Thresholds that :func:`upper_sums` takes at a time."""
+
+
+@primitive
+def upper_sums(typingctx: Any, x: Any, rounds: Any, threshold: Any, count: Any, total: Any, t: Any) -> Any:
+    """count[t + i] += #{x ≥ threshold[t + i]} and total[t + i] += Σ of those, i < 4, over the first 16 · rounds values.
+
+    16 lanes of x's precision; they are added up in float64.
+    """
+    signature = types.void(x, types.intp, threshold, count, total, types.intp)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        scalar = context.get_value_type(sig.args[0].dtype)
+        item = sig.args[0].dtype.bitwidth // 8
+        vector, wide = ir.VectorType(scalar, LANES), ir.VectorType(ir.DoubleType(), LANES)
+        index, lane = ir.IntType(64), ir.IntType(32)
+        half = ir.IntType(16)
+
+        def pointer(position: int) -> Any:
+            return context.make_array(sig.args[position])(context, builder, args[position]).data
+
+        values, thresholds, counts, totals = pointer(0), pointer(2), pointer(3), pointer(4)
+        undefined = ir.Constant(vector, ir.Undefined)
+        spread = ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
+        zero = ir.Constant(vector, [0.0] * LANES)
+        ones = builder.module.declare_intrinsic("llvm.ctpop.i16", fnty=ir.FunctionType(half, [half]))
+        places = [builder.add(args[5], ir.Constant(index, i)) for i in range(THRESHOLDS)]
+        limits = []
+        for place in places:
+            limit = builder.load(builder.gep(thresholds, [place]))
+            limits.append(
+                builder.shuffle_vector(
+                    builder.insert_element(undefined, limit, ir.Constant(lane, 0)), undefined, spread
+                )
+            )
+
+        entry = builder.block
+        head = builder.append_basic_block("upper.head")
+        body = builder.append_basic_block("upper.body")
+        done = builder.append_basic_block("upper.done")
+        builder.branch(head)
+        builder.position_at_end(head)
+        step = builder.phi(index)
+        step.add_incoming(ir.Constant(index, 0), entry)
+        sums, numbers = [], []
+        for _ in places:
+            phi = builder.phi(vector)
+            phi.add_incoming(zero, entry)
+            sums.append(phi)
+            phi = builder.phi(index)
+            phi.add_incoming(ir.Constant(index, 0), entry)
+            numbers.append(phi)
+        builder.cbranch(builder.icmp_signed("<", step, args[1]), body, done)
+
+        builder.position_at_end(body)
+        place = builder.gep(values, [builder.mul(step, ir.Constant(index, LANES))])
+        load = builder.load(builder.bitcast(place, vector.as_pointer()))
+        load.align = item
+        for i, limit in enumerate(limits):
+            above = builder.fcmp_ordered(">=", load, limit)
+            sums[i].add_incoming(builder.fadd(sums[i], builder.select(above, load, zero)), body)
+            found = builder.zext(builder.call(ones, [builder.bitcast(above, half)]), index)
+            numbers[i].add_incoming(builder.add(numbers[i], found), body)
+        step.add_incoming(builder.add(step, ir.Constant(index, 1)), body)
+        builder.branch(head)
+
+        builder.position_at_end(done)
+        for i, place in enumerate(places):
+            count_at, total_at = builder.gep(counts, [place]), builder.gep(totals, [place])
+            builder.store(builder.add(builder.load(count_at), numbers[i]), count_at)
+            held = builder.fpext(sums[i], wide) if item == 4 else sums[i]
+            width = LANES // 2
+            while width:
+                picked = ir.VectorType(lane, width)
+                low = builder.shuffle_vector(held, held, ir.Constant(picked, list(range(width))))
+                high = builder.shuffle_vector(held, held, ir.Constant(picked, list(range(width, 2 * width))))
+                held = builder.fadd(low, high)
+                width //= 2
+            value = builder.extract_element(held, ir.Constant(lane, 0))
+            builder.store(builder.fadd(builder.load(total_at), value), total_at)
+        return context.get_dummy_value()
+
+    return signature, codegen

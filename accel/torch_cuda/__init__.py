@@ -38,6 +38,16 @@ pack = _cpu.pack
 unpack = _cpu.unpack
 dequantize_packed = _cpu.dequantize_packed
 
+bcq = _cpu.bcq
+bcq_refit = _cpu.bcq_refit
+bcq_assign = _cpu.bcq_assign
+bcq_weight = _cpu.bcq_weight
+bcq_from_grid = _cpu.bcq_from_grid
+bcq_pack = _cpu.bcq_pack
+bcq_unpack = _cpu.bcq_unpack
+lookup_tables = _cpu.lookup_tables
+bcq_product = _cpu.bcq_product
+
 inverse_cholesky = _cpu.inverse_cholesky
 gptq = _cpu.gptq
 sparsegpt = _cpu.sparsegpt
@@ -71,30 +81,17 @@ dvora_gradient = _cpu.dvora_gradient
 decomposition_change = _cpu.decomposition_change
 dora_to_lora = _cpu.dora_to_lora
 
-explained_error = _cpu.explained_error
-residual_damage = _cpu.residual_damage
-subspace_overlap = _cpu.subspace_overlap
-gradient_importance = _cpu.gradient_importance
-loss_importance = _cpu.loss_importance
-rank_cost = _cpu.rank_cost
-allocate_greedy = _cpu.allocate_greedy
-threshold_ranks = _cpu.threshold_ranks
-allocate_threshold = _cpu.allocate_threshold
-allocate_proportional = _cpu.allocate_proportional
-allocation_objective = _cpu.allocation_objective
-allocation_bound = _cpu.allocation_bound
-pool_modules = _cpu.pool_modules
-reallocate_ranks = _cpu.reallocate_ranks
-nest_patch = _cpu.nest_patch
-
 __all__ = [
     "TorchBackend",
-    "allocate_greedy",
-    "allocate_proportional",
-    "allocate_threshold",
-    "allocation_bound",
-    "allocation_objective",
     "asarray",
+    "bcq",
+    "bcq_assign",
+    "bcq_from_grid",
+    "bcq_pack",
+    "bcq_product",
+    "bcq_refit",
+    "bcq_unpack",
+    "bcq_weight",
     "clip_search",
     "compute_dtype",
     "configure",
@@ -116,19 +113,16 @@ __all__ = [
     "eora_certified",
     "eora_published",
     "error_spectrum",
-    "explained_error",
     "factored_norm",
     "fit_grid",
     "gptq",
-    "gradient_importance",
     "inverse_cholesky",
-    "loss_importance",
+    "lookup_tables",
     "moment_leaf",
     "moment_merge",
     "moment_total",
     "name",
     "nearest_level",
-    "nest_patch",
     "objective",
     "optimum",
     "pack",
@@ -136,22 +130,16 @@ __all__ = [
     "philox_normal",
     "philox_uniform",
     "philox_words",
-    "pool_modules",
     "quantize",
     "quantize_adapter",
-    "rank_cost",
-    "reallocate_ranks",
     "recency_moment",
-    "residual_damage",
     "round_clip",
     "round_half_even",
     "scaled_svd_patch",
     "sparsegpt",
     "stationarity",
-    "subspace_overlap",
     "supports",
     "svd_patch",
-    "threshold_ranks",
     "to_numpy",
     "unpack",
     "wanda",

@@ -1,4 +1,4 @@
-"""Modules that hold compressed weights: a packed quantized linear layer, and a low-rank patch beside any layer."""
+"""Modules that hold compressed weights: packed uniform grids or binary codes, and a low-rank patch beside any layer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowbit.accel.boundary import check_bits
+from lowbit.accel.boundary import check_bits, check_planes
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import LowRank, QuantizedWeight, Scheme
+from lowbit.reference.types import BinaryCode, LowRank, QuantizedWeight, Scheme
 
 from . import backend
+from .binary_coding import dense_weight
 from .dora_layer import DoRALinear
 from .packing import word_count
 
-__all__ = ["DoRALinear", "LowRankLinear", "QuantLinear"]
+__all__ = ["BCQLinear", "DoRALinear", "LowRankLinear", "QuantLinear"]
 
 _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 
@@ -129,6 +130,111 @@ class QuantLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, "
             f"scheme={self.scheme!r}, groups={self.scale.shape[1]}, bias={self.bias is not None}"
+        )
+
+
+class BCQLinear(nn.Module):
+    """``y = x Ŵᵀ + b`` with Ŵ = offset + Σ_i scale_i · b_i kept as packed bit planes.
+
+    Without gradients the product is that of B-10: tables or a Triton kernel for few inputs, a dense product for many.
+    With gradients the weight is dequantized for the call, and they flow to ``x`` and to whichever of scale and offset
+    is set to be trained. The signs are never trained.
+
+    Buffers:
+        planes: int32, (ceil(in / 32), q, out); see B-8.
+
+    Parameters (all with ``requires_grad=False`` at first):
+        scale: float, (G, q, out); plane 0 has the largest scale of an alternating fit.
+        offset: float, (G, out), optional.
+        bias: float, (out,), optional.
+
+    Args:
+        in_features, out_features: k and m.
+        bits: planes, 1 to 8.
+        groups: G, which divides ``in_features``.
+        offset, bias: whether there is one.
+        dtype: of the parameters.
+        device: where everything lives.
+    """
+
+    planes: Tensor
+    scale: nn.Parameter
+    offset: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bits: int,
+        groups: int = 1,
+        offset: bool = False,
+        bias: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        check_planes("B-1", "bits", bits)
+        if groups < 1 or in_features % groups:
+            raise SpecError("B-1", f"{groups} groups do not divide axis length {in_features}")
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+
+        def parameter(*shape: int, there: bool = True) -> nn.Parameter | None:
+            value = torch.zeros(shape, dtype=dtype, device=device)
+            return nn.Parameter(value, requires_grad=False) if there else None
+
+        words = -(-in_features // 32)
+        self.register_buffer("planes", torch.zeros((words, bits, out_features), dtype=torch.int32, device=device))
+        self.register_parameter("scale", parameter(groups, bits, out_features))
+        self.register_parameter("offset", parameter(groups, out_features, there=offset))
+        self.register_parameter("bias", parameter(out_features, there=bias))
+
+    @classmethod
+    def from_code(cls, code: BinaryCode[Tensor], *, bias: Tensor | None = None) -> Self:
+        """A layer that holds the result of :func:`~lowbit.accel.torch_cuda.bcq`, or of an imported uniform grid."""
+        m, k = code.codes.shape
+        packed = _OPS.bcq_pack(code.codes, code.scale, code.offset)
+        groups, bits, _ = packed.scale.shape
+        layer = cls(
+            k,
+            m,
+            bits=bits,
+            groups=groups,
+            offset=packed.offset is not None,
+            bias=bias is not None,
+            dtype=packed.scale.dtype,
+            device=packed.planes.device,
+        )
+        layer.planes = packed.planes
+        layer.scale.data = packed.scale
+        if layer.offset is not None and packed.offset is not None:
+            layer.offset.data = packed.offset
+        if layer.bias is not None and bias is not None:
+            layer.bias.data = bias.detach().clone()
+        return layer
+
+    def weight(self) -> Tensor:
+        """Ŵ, (out, in), dtype of ``scale``; differentiable in scale and offset."""
+        return dense_weight(self.planes, self.scale, self.offset, self.in_features).t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out), dtype of ``x``."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        learned = any(p is not None and p.requires_grad for p in (self.scale, self.offset)) or x.requires_grad
+        if torch.is_grad_enabled() and learned:
+            return functional.linear(x, self.weight().to(x.dtype), bias)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, self.scale.dtype), torch.float32)
+        offset = None if self.offset is None else self.offset.detach().to(dtype)
+        rows = x.detach().reshape(-1, self.in_features).to(dtype)
+        y = _OPS.bcq_product_checked(rows, self.planes, self.scale.detach().to(dtype), offset)
+        y = y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return y if bias is None else y + bias
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, "
+            f"groups={self.scale.shape[0]}, offset={self.offset is not None}, bias={self.bias is not None}"
         )
 
 

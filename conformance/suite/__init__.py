@@ -11,11 +11,11 @@ MODULES = (
     "test_rounding",
     "test_uniform",
     "test_packing",
+    "test_binary_coding",
     "test_second_order",
     "test_moments",
     "test_low_rank",
     "test_eigenspace",
-    "test_rank_budget",
     "test_dora",
     "test_contract",
 )

@@ -241,6 +241,36 @@ def grids() -> str:
     return svg("Levels of four 3-bit schemes fitted to the same values.", 660, 400, *parts)
 
 
+def binary_coding() -> str:
+    """B: error of the methods against the number of planes, beside uniform grids."""
+    w = np.random.default_rng(0).standard_normal((16, 1024))
+    planes = (1, 2, 3, 4)
+    share: dict[str, list[float]] = {}
+    for bits in planes:
+        for name, options in (
+            ("greedy", {"method": "greedy"}),
+            ("refined greedy", {"method": "refined"}),
+            ("alternating, 2 rounds", {"rounds": 2}),
+            ("alternating, 15 rounds", {"rounds": 15}),
+        ):
+            fitted = ref.bcq_weight(*ref.bcq(w, bits=bits, group_size=128, **options))
+            share.setdefault(name, []).append(float(((fitted - w) ** 2).sum() / (w**2).sum()))
+        grid = ref.fit_grid(w, bits=bits, granularity="group", group_size=128)
+        rounded = ref.dequantize(ref.quantize(w, *grid, bits=bits), *grid)
+        share.setdefault("uniform grid, min-max", []).append(float(((rounded - w) ** 2).sum() / (w**2).sum()))
+    a = Axes((0.8, 4.2), (5e-3, 2), log_y=True)
+    a.frame(
+        {v: str(v) for v in planes},
+        {v: f"{v:g}" for v in (0.01, 0.1, 1)},
+        xlabel="planes, or bits of a uniform grid",
+        ylabel="relative squared error",
+    )
+    for i, values in enumerate(share.values()):
+        a.curve(planes, values, i)
+    a.legend(list(share), 400, 36)
+    return svg("Relative squared error of binary codes, falling with planes and with rounds.", 660, 320, a)
+
+
 def correlated(rng: np.random.Generator, k: int, decades: float) -> np.ndarray:
     """A second moment whose eigenvalues fall by the given number of decades, in a random basis."""
     q = np.linalg.qr(rng.standard_normal((k, k)))[0]
@@ -343,52 +373,6 @@ def compensation() -> str:
     return svg("Output error left by patches of rank r: EoRA lies on the optimum.", 660, 320, a)
 
 
-def small_model(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spectra (24, 32), cost and 1 - overlap of 24 modules of three shapes, rounded to 2 bits, on unlike inputs."""
-    spectra, cost, sensitivity = np.zeros((24, 32)), [], []
-    for j in range(24):
-        m, k = ((32, 32), (32, 48), (64, 32))[j % 3]
-        w = rng.standard_normal((m, k)) * rng.lognormal(sigma=0.4, size=(m, 1))
-        c = correlated(rng, k, rng.uniform(0.5, 4)) * rng.lognormal(sigma=1.0)
-        grid = ref.fit_grid(w, bits=2)
-        w_hat = ref.dequantize(ref.quantize(w, *grid, bits=2), *grid)
-        spectra[j] = ref.error_spectrum(w - w_hat, c)
-        sensitivity.append(1 - ref.subspace_overlap(w, w_hat, c, rank=8)[-1])
-        cost.append(m + k)
-    return spectra, np.array(cost), np.array(sensitivity)
-
-
-def ranks() -> str:
-    """K: error left by the three rules and by one rank for all, over the budget."""
-    spectra, cost, sensitivity = small_model(np.random.default_rng(4))
-    ones, none, all_ = np.ones(24), np.zeros(24, int), np.full(24, 32)
-    whole, mean_ranks = ref.allocation_objective(spectra, ones, none), range(1, 25)
-    rules: dict[str, Callable[[int], np.ndarray]] = {
-        "A, greedy": lambda p: ref.allocate_greedy(spectra, ones, cost, none, all_, budget=p),
-        "B, threshold": lambda p: ref.allocate_threshold(spectra, cost, none, all_, budget=p),
-        "C, proportional": lambda p: ref.allocate_proportional(sensitivity, cost, none, all_, budget=p),
-        "one rank for all": lambda p: np.full(24, p // cost.sum()),
-    }
-    a = Axes((1, 24), (1e-3, 1), log_y=True)
-    a.frame(
-        {v: str(v) for v in (1, 4, 8, 12, 16, 20, 24)},
-        {v: f"{v:g}" for v in (0.001, 0.01, 0.1, 1)},
-        xlabel="budget, as mean rank",
-        ylabel="output error left",
-    )
-    bounds = [
-        ref.allocation_bound(spectra, ones, cost, none, all_, budget=int(r * cost.sum())) / whole for r in mean_ranks
-    ]
-    a.line([(a.px(r), a.py(v)) for r, v in zip(mean_ranks, bounds, strict=True)], stroke=GRID, width=9)
-    for i, rule in enumerate(rules.values()):
-        chosen = [rule(int(r * cost.sum())) for r in mean_ranks]
-        a.curve(mean_ranks, [ref.allocation_objective(spectra, ones, r) / whole for r in chosen], i)
-    a.legend([*rules], 90, 172)
-    a.line([(90, 248), (120, 248)], stroke=GRID, width=9)
-    a.text(128, 252, "no allocation is below", anchor="start")
-    return svg("Output error left by three allocation rules and by equal ranks, over the budget.", 660, 320, a)
-
-
 def decomposition() -> str:
     """D: what one step of training changes, magnitude or direction, for full weights, LoRA and DoRA."""
     rng = np.random.default_rng(0)
@@ -437,11 +421,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
     "grids": grids,
+    "binary_coding": binary_coding,
     "second_order": second_order,
     "weighting": weighting,
     "compensation": compensation,
     "decomposition": decomposition,
-    "ranks": ranks,
 }
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

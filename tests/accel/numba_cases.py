@@ -37,16 +37,9 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     left, right = backend.moment_leaf(x, index=0), backend.moment_leaf(x[:4], index=1)
     levels = np.sort(w[0, :7])
     per_row = np.abs(w[:, 0]) + w.dtype.type(0.5)
-    spectra, each = -np.sort(-np.abs(x), axis=1), np.abs(x[:, 0])
-    market = tuple(np.array(row, np.int32) for row in ([1, 2, 3, 1, 2, 3, 1], [0, 0, 2, 0, 0, 0, 2], [16, 4] * 3 + [8]))
-    shapes, group = np.array([[4, 9], [3, 8]], np.int32), np.array([0, 1, 0, 2, 2, 1, 0], np.int32)
-    now = np.array([3, 4, 2, 1, 1, 0, 2], np.int32)
-    addresses = np.arange(8, dtype=np.int64).reshape(2, 4)
+    binary = backend.bcq(w, bits=2, group_size=8, offset=True)
+    planes = backend.bcq_pack(*binary)
     return {
-        "philox_words": ((addresses,), {"seed": 1}),
-        "philox_uniform": ((addresses,), {"seed": 1}),
-        "philox_integers": ((addresses,), {"seed": 1, "bound": 10}),
-        "philox_normal": ((addresses,), {"seed": 1}),
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
         "nearest_level": ((w, levels), {}),
@@ -56,6 +49,15 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dequantize": ((codes, scale, grid.zero_point), {}),
         "pack": ((codes,), {"bits": 4}),
         "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "bcq": ((w,), {"bits": 2, "group_size": 8}),
+        "bcq_refit": ((w, codes & 7), {"bits": 3, "offset": True}),
+        "bcq_assign": ((w, binary.scale, binary.offset), {}),
+        "bcq_weight": (tuple(binary), {}),
+        "bcq_from_grid": ((codes, scale, grid.zero_point), {"bits": 4}),
+        "bcq_pack": (tuple(binary), {}),
+        "bcq_unpack": (tuple(planes), {"length": 16}),
+        "lookup_tables": ((w,), {"width": 4}),
+        "bcq_product": ((w, *planes), {}),
         "inverse_cholesky": ((h,), {}),
         "gptq": ((w, h), {"bits": 3, "group_size": 8}),
         "sparsegpt": ((w, h), {"bits": 4}),
@@ -74,21 +76,6 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, h), {"rank": 2}),
         "stationarity": ((w, h, b, a), {}),
         "quantize_adapter": ((b, a, h), {"bits": 4}),
-        "explained_error": ((spectra,), {}),
-        "residual_damage": ((spectra, each), {}),
-        "subspace_overlap": ((w, w + w[::-1] / 8, h), {"rank": 3}),
-        "gradient_importance": ((x,), {}),
-        "loss_importance": ((each, spectra), {"base": 0.25}),
-        "rank_cost": ((shapes,), {"bits": 3}),
-        "allocate_greedy": ((spectra, each, *market), {"budget": 30}),
-        "threshold_ranks": ((spectra, *market[1:]), {"threshold": 0.75}),
-        "allocate_threshold": ((spectra, *market), {"budget": 30, "multiple": 2}),
-        "allocate_proportional": ((each, *market), {"budget": 30, "leftover": "fill"}),
-        "allocation_objective": ((spectra, each, now), {}),
-        "allocation_bound": ((spectra, each, *market), {"budget": 30}),
-        "pool_modules": ((spectra, each, *market, group), {}),
-        "reallocate_ranks": ((spectra, spectra[:, 2:] / 4, each, *market, now), {"budget": 30, "step": 1}),
-        "nest_patch": ((b, a, h), {}),
         "dora_magnitude": ((w,), {}),
         "dora_norm": ((w, b, a), {"scaling": 2.0}),
         "factored_norm": ((w, 9 * per_row, b, a), {"scaling": 0.5}),

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import LowRankLinear, QuantLinear  # noqa: E402
+from lowbit.accel.torch_cuda.layers import BCQLinear, LowRankLinear, QuantLinear  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 
 from .torch_cases import moment, poisoned, weights  # noqa: E402, F401
@@ -101,3 +101,54 @@ def test_misfits_are_refused(call: Any, message: str) -> None:
     with pytest.raises(SpecError) as raised:
         call()
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("options", [{}, {"group_size": 8}, {"group_size": 8, "offset": True}, {"group_size": 12}])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_binary_layer_is_its_code(options: dict[str, Any], bias: bool) -> None:
+    k = 36 if options.get("group_size") == 12 else 40
+    w, x = weights(0, 12, k, dtype="float32"), weights(3, 2, 5, k, dtype="float32")
+    code = torch_cuda.bcq(w, bits=3, **options)
+    shift = weights(2, 12, dtype="float32") if bias else None
+    layer = BCQLinear.from_code(code, bias=shift)
+    dense = torch_cuda.bcq_weight(*code)
+    torch.testing.assert_close(layer.weight(), dense)
+    expected = functional.linear(x, dense, shift)
+    for given in (x, x[:1, :1]):  # a dense product, and tables
+        torch.testing.assert_close(layer(given), expected[: given.shape[0], : given.shape[1]])
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    assert layer.planes.shape == (2, 3, 12)
+    assert not [p for p in layer.parameters() if p.requires_grad]
+    other = BCQLinear(k, 12, bits=3, groups=code.scale.shape[1], offset=code.offset is not None, bias=bias)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(x), layer(x))
+    assert "bits=3" in repr(layer)
+
+
+def test_scales_of_a_binary_layer_can_be_trained() -> None:
+    """dL/dα_i is the sum of dL/dŴ times b_i over the group; signs and inputs keep their places."""
+    code = torch_cuda.bcq(weights(0, 6, 16), bits=2, group_size=8, offset=True)
+    layer = BCQLinear.from_code(code)
+    assert layer.offset is not None
+    layer.scale.requires_grad_()
+    layer.offset.requires_grad_()
+    x, upstream = weights(1, 3, 16).requires_grad_(), weights(2, 3, 6)
+    layer(x).backward(upstream)
+    assert layer.scale.grad is not None
+    gradient = upstream.T @ x.detach()  # of the weight, (out, in)
+    for i in range(2):
+        sign = 2.0 * ((code.codes >> i) & 1) - 1
+        wanted = (gradient * sign).view(6, 2, 8).sum(-1).T
+        torch.testing.assert_close(layer.scale.grad[:, i], wanted)
+    torch.testing.assert_close(layer.offset.grad, gradient.view(6, 2, 8).sum(-1).T)
+    torch.testing.assert_close(x.grad, upstream @ torch_cuda.bcq_weight(*code))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x @ torch_cuda.bcq_weight(*code).T)
+
+
+def test_binary_layers_refuse_what_does_not_fit() -> None:
+    with pytest.raises(SpecError, match="3 groups do not divide axis length 16"):
+        BCQLinear(16, 4, bits=2, groups=3)
+    with pytest.raises(SpecError, match="bits must be 1 to 8, got 0"):
+        BCQLinear(16, 4, bits=0)
+    assert torch.isnan(BCQLinear(8, 2, bits=1)(torch.full((1, 8), torch.nan))).all()  # a layer passes NaN on

@@ -62,6 +62,20 @@ for bits, length, layout in itertools.product(range(1, 9), (0, 1, 31, 32, 33, 70
     words = kernels.pack(codes, bits=bits, layout=layout)
     assert torch.equal(words, plain.pack(codes, bits=bits, layout=layout)), (bits, length, layout)
     assert torch.equal(kernels.unpack(words, bits=bits, length=length, layout=layout), codes), (bits, length, layout)
+for m, groups, size, bits, tokens in ((5, 1, 40, 1, 1), (70, 2, 32, 3, 2), (3, 4, 10, 2, 3), (0, 1, 8, 2, 1)):
+    k = groups * size
+    codes = torch.randint(0, 2**bits, (m, k), dtype=torch.int32, generator=generator)
+    scale, shift = (torch.randn(*s, generator=generator) for s in ((m, groups, bits), (m, groups)))
+    x = torch.randn(tokens, k, generator=generator)
+    for offset, dtype in ((None, torch.float32), (shift, torch.float32), (shift, torch.float64)):
+        packed = plain.bcq_pack(codes, scale.to(dtype), None if offset is None else offset.to(dtype))
+        found = kernels.bcq_product(x.to(dtype), *packed)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, plain.bcq_product(x.to(dtype), *packed, method="dequantize"))
+        if k % 32 and m:
+            spare = packed.planes.clone()
+            spare[-1] |= ~((1 << k % 32) - 1)
+            assert torch.equal(kernels.bcq_product(x.to(dtype), spare, *packed[1:]), found)
 print("interpreted")
 """
 
@@ -88,6 +102,11 @@ for bits in (1, 3, 8):
     for padded in (False, True):
         for kernel in (kernels._pack, kernels._unpack, kernels._dequantize_packed):
             assert ".entry" in ptx(kernel, types, BITS=bits, PADDED=padded, BLOCK=256)
+product = {"x": "*fp32", "planes": "*i32", "scale": "*fp32", "offset": "*fp32", "y": "*fp32"}
+for shifted in (False, True):
+    for aligned in (False, True):
+        text = ptx(kernels._bcq_product, product, BITS=3, SHIFTED=shifted, ALIGNED=aligned, BLOCK=64)
+        assert ".entry" in text
 print("compiled")
 """
 

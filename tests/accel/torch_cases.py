@@ -56,20 +56,11 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     codes = backend.quantize(w, scale, zero, bits=4)
     b, a = weights(2, 6, 3, dtype=dtype), weights(3, 3, 16, dtype=dtype)
     nodes = backend.moment_leaf(w, index=0)
+    binary = backend.bcq(w, bits=2, group_size=8, offset=True)
+    planes = backend.bcq_pack(*binary)
     batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
     per_row = w[:, 0].abs() + 0.5
-    spectra, each = w.abs().sort(dim=1, descending=True).values, w[:, 0].abs()
-    market = tuple(
-        torch.tensor(row, dtype=torch.int32) for row in ([1, 2, 3, 1, 2, 3], [0, 0, 2, 0, 0, 0], [16, 4, 16, 4, 16, 8])
-    )
-    shapes, group = (torch.tensor(rows, dtype=torch.int32) for rows in ([[4, 9], [3, 8]], [0, 1, 0, 2, 2, 1]))
-    now = torch.tensor([3, 4, 2, 1, 1, 0], dtype=torch.int32)
-    addresses = torch.arange(8).reshape(2, 4)
     return {
-        "philox_words": ((addresses,), {"seed": 1}),
-        "philox_uniform": ((addresses,), {"seed": 1}),
-        "philox_integers": ((addresses,), {"seed": 1, "bound": 10}),
-        "philox_normal": ((addresses,), {"seed": 1}),
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
         "nearest_level": ((w, torch.tensor([-1.0, 0.0, 0.5]).to(w.dtype)), {}),
@@ -79,6 +70,15 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dequantize": ((codes, scale, zero), {}),
         "pack": ((codes,), {"bits": 4}),
         "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "bcq": ((w,), {"bits": 2, "group_size": 8}),
+        "bcq_refit": ((w, codes & 7), {"bits": 3, "offset": True}),
+        "bcq_assign": ((w, binary.scale, binary.offset), {}),
+        "bcq_weight": (tuple(binary), {}),
+        "bcq_from_grid": ((codes, scale, zero), {"bits": 4}),
+        "bcq_pack": (tuple(binary), {}),
+        "bcq_unpack": (tuple(planes), {"length": 16}),
+        "lookup_tables": ((w,), {"width": 4}),
+        "bcq_product": ((w, *planes), {}),
         "inverse_cholesky": ((c,), {}),
         "gptq": ((w, c), {"bits": 3, "group_size": 8, "act_order": True}),
         "sparsegpt": ((w, c), {"bits": 4}),
@@ -97,21 +97,6 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, c), {"rank": 2}),
         "stationarity": ((w, c, b, a), {}),
         "quantize_adapter": ((b, a, c), {"bits": 4}),
-        "explained_error": ((spectra,), {}),
-        "residual_damage": ((spectra, each), {}),
-        "subspace_overlap": ((w, w + w.flip(0) / 8, c), {"rank": 3}),
-        "gradient_importance": ((w,), {}),
-        "loss_importance": ((each, spectra), {"base": 0.25}),
-        "rank_cost": ((shapes,), {"bits": 3}),
-        "allocate_greedy": ((spectra, each, *market), {"budget": 30}),
-        "threshold_ranks": ((spectra, *market[1:]), {"threshold": 0.75}),
-        "allocate_threshold": ((spectra, *market), {"budget": 30, "multiple": 2}),
-        "allocate_proportional": ((each, *market), {"budget": 30, "leftover": "fill"}),
-        "allocation_objective": ((spectra, each, now), {}),
-        "allocation_bound": ((spectra, each, *market), {"budget": 30}),
-        "pool_modules": ((spectra, each, *market, group), {}),
-        "reallocate_ranks": ((spectra, spectra[:, 2:] / 4, each, *market, now), {"budget": 30, "step": 1}),
-        "nest_patch": ((b, a, c), {}),
         "dora_magnitude": ((w,), {}),
         "dora_norm": ((w, b, a), {"scaling": 2.0}),
         "factored_norm": ((w, 9 * per_row, b, a), {"scaling": 0.5}),

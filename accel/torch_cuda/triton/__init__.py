@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KERNELS", "launcher", "supports"]
 
-KERNELS = ("quantize", "dequantize", "pack", "unpack", "dequantize_packed", "dora_norm")
+KERNELS = ("quantize", "dequantize", "pack", "unpack", "dequantize_packed", "dora_norm", "bcq_product")
 """Operations with a kernel."""
 
 

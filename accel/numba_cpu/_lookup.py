@@ -1,0 +1,231 @@
+"""Products by tables: the strip of one block of columns for a run of output rows.
+
+Rows of the weight run fastest in the packed planes, so a vector register holds one word (32 columns) of as many rows
+as it has lanes. With AVX-512 a table of 4 inputs, 16 sums, is one register, and one permutation looks 16 rows up:
+shift, permute, add for 64 weights. Anywhere else tables of 8 inputs lie in the first-level cache and are indexed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import config
+
+from lowbit.accel.numba_cpu._jit import kernel, primitive
+
+__all__ = ["LANES", "add_strip", "build_tables", "has_permutes", "permuted_strip", "portable_kernels"]
+
+LANES = 16
+"""Rows of a strip of :func:`permuted_strip`."""
+
+
+_portable: ContextVar[bool] = ContextVar("lowbit_numba_portable", default=False)
+
+
+@contextmanager
+def portable_kernels(wanted: bool) -> Iterator[None]:
+    """Run the products inside with the kernels that need no particular instructions."""
+    token = _portable.set(wanted)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+@cache
+def _features() -> bool:
+    host = vars(config)["CPU_NAME"] in (None, "host")
+    return host and bool(llvm.get_host_cpu_features().get("avx512f"))
+
+
+def has_permutes() -> bool:
+    """Whether the 16-lane permutation of AVX-512 may be used: the machine compiled for has it, the caller allows it."""
+    return not _portable.get() and _features()
+
+
+@kernel
+def build_tables(x: Any, first: int, last: int, start: int, width: int, out: Any, o0: int, count: int) -> None:
+    """``count`` tables of ``width`` inputs from column ``start`` on; columns outside first … last − 1 count as 0.
+
+    Half of a table is built by T[i] = T[i − 2^s] + 2 x_s, the other half is its negative in reverse.
+    """
+    half = 1 << (width - 1)
+    for c in range(count):
+        at = start + c * width
+        total = x.dtype.type(0)
+        for s in range(width):
+            if first <= at + s < last:
+                total -= x[at + s]
+        out[o0] = total
+        for s in range(width - 1):
+            step = x[at + s] + x[at + s] if first <= at + s < last else x.dtype.type(0)
+            for i in range(1 << s):
+                out[o0 + (1 << s) + i] = out[o0 + i] + step
+        if first <= at + width - 1 < last:
+            for i in range(half):
+                out[o0 + 2 * half - 1 - i] = -out[o0 + i]
+        else:  # the last input is none: its bit must not even change a rounding
+            for i in range(half):
+                out[o0 + half + i] = out[o0 + i]
+        o0 += 2 * half
+
+
+@kernel
+def add_strip(
+    planes: Any, base: int, word_step: int, plane_step: int, count: int, bits: int, rows: int,
+    tables: Any, t0: int, scale: Any, s0: int, scale_step: int, sums: Any, out: Any, o0: int,
+) -> None:  # fmt: skip
+    """out[row] += Σ_planes scale · Σ_words of four byte tables each, by indexing; for any machine and precision."""
+    for i in range(bits):
+        total = sums[:rows]
+        total[:] = 0
+        for n in range(count):
+            p0 = base + n * word_step + i * plane_step
+            words = planes[p0 : p0 + rows]
+            a = tables[t0 + 1024 * n : t0 + 1024 * n + 256]
+            b = tables[t0 + 1024 * n + 256 : t0 + 1024 * n + 512]
+            c = tables[t0 + 1024 * n + 512 : t0 + 1024 * n + 768]
+            d = tables[t0 + 1024 * n + 768 : t0 + 1024 * n + 1024]
+            for r in range(rows):
+                word = np.uint32(words[r])
+                low = a[word & np.uint32(255)] + b[(word >> np.uint32(8)) & np.uint32(255)]
+                high = c[(word >> np.uint32(16)) & np.uint32(255)] + d[word >> np.uint32(24)]
+                total[r] += low + high
+        alpha = scale[s0 + i * scale_step : s0 + i * scale_step + rows]
+        y = out[o0 : o0 + rows]
+        for r in range(rows):
+            y[r] += alpha[r] * total[r]
+
+
+@primitive
+def permuted_strip(
+    typingctx: Any, planes: Any, base: Any, word_step: Any, plane_step: Any, count: Any, bits: Any, tiles: Any,
+    tables: Any, t0: Any, scale: Any, s0: Any, scale_step: Any, out: Any, o0: Any, ahead: Any,
+) -> Any:  # fmt: skip
+    """As :func:`add_strip` for 16 · ``tiles`` rows of float32 with tables of four inputs, in AVX-512 registers.
+
+    ``ahead``: distance in words at which the planes of the following block are fetched into the cache; 0 for none.
+    """
+    n64 = types.intp
+    signature = types.void(planes, n64, n64, n64, n64, n64, n64, tables, n64, scale, n64, n64, out, n64, n64)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        i32, i64, f32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+        words_t, floats_t = ir.VectorType(i32, LANES), ir.VectorType(f32, LANES)
+        base_, word_step_, plane_step_, count_, bits_, tiles_ = args[1:7]
+        t0_, s0_, scale_step_, o0_, ahead_ = args[8], args[10], args[11], args[13], args[14]
+
+        def pointer(position: int) -> Any:
+            return context.make_array(sig.args[position])(context, builder, args[position]).data
+
+        planes_p, tables_p, scale_p, out_p = pointer(0), pointer(7), pointer(9), pointer(12)
+
+        def number(value: int) -> Any:
+            return ir.Constant(i64, value)
+
+        def load(source: Any, index: Any, kind: Any) -> Any:
+            value = builder.load(builder.bitcast(builder.gep(source, [index]), kind.as_pointer()))
+            value.align = 4
+            return value
+
+        permute = builder.module.declare_intrinsic(
+            "llvm.x86.avx512.permvar.sf.512", fnty=ir.FunctionType(floats_t, [floats_t, words_t])
+        )
+        fused = builder.module.declare_intrinsic(
+            f"llvm.fma.v{LANES}f32", fnty=ir.FunctionType(floats_t, [floats_t, floats_t, floats_t])
+        )
+        byte = ir.IntType(8).as_pointer()
+        fetch = builder.module.declare_intrinsic(
+            "llvm.prefetch.p0", fnty=ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        )
+        zero = ir.Constant(floats_t, [0.0] * LANES)
+
+        entry = builder.block
+        names = (
+            "tile.head",
+            "tile.body",
+            "plane.head",
+            "plane.body",
+            "word.head",
+            "word.body",
+            "plane.end",
+            "tile.end",
+        )
+        tile_head, tile_body, plane_head, plane_body, word_head, word_body, plane_end, tile_end = (
+            builder.append_basic_block(name) for name in names
+        )
+        done = builder.append_basic_block("strip.done")
+        builder.branch(tile_head)
+
+        builder.position_at_end(tile_head)
+        tile = builder.phi(i64)
+        tile.add_incoming(number(0), entry)
+        builder.cbranch(builder.icmp_signed("<", tile, tiles_), tile_body, done)
+
+        builder.position_at_end(tile_body)
+        row = builder.mul(tile, number(LANES))
+        place = builder.add(o0_, row)
+        before = load(out_p, place, floats_t)
+        first = builder.add(base_, row)
+        builder.branch(plane_head)
+
+        builder.position_at_end(plane_head)
+        plane, sums = builder.phi(i64), builder.phi(floats_t)
+        plane.add_incoming(number(0), tile_body)
+        sums.add_incoming(before, tile_body)
+        builder.cbranch(builder.icmp_signed("<", plane, bits_), plane_body, tile_end)
+
+        builder.position_at_end(plane_body)
+        start = builder.add(first, builder.mul(plane, plane_step_))
+        builder.branch(word_head)
+
+        builder.position_at_end(word_head)
+        word, even, odd = builder.phi(i64), builder.phi(floats_t), builder.phi(floats_t)
+        for phi, value in ((word, number(0)), (even, zero), (odd, zero)):
+            phi.add_incoming(value, plane_body)
+        builder.cbranch(builder.icmp_signed("<", word, count_), word_body, plane_end)
+
+        builder.position_at_end(word_body)
+        at = builder.add(start, builder.mul(word, word_step_))
+        keys = load(planes_p, at, words_t)
+        line = builder.bitcast(builder.gep(planes_p, [builder.add(at, ahead_)]), byte)
+        builder.call(fetch, [line, ir.Constant(i32, 0), ir.Constant(i32, 3), ir.Constant(i32, 1)])
+        table = builder.add(t0_, builder.mul(word, number(8 * LANES)))
+        pair = [even, odd]
+        for nibble in range(8):
+            index = keys
+            if nibble:
+                index = builder.lshr(keys, ir.Constant(words_t, [4 * nibble] * LANES))
+            entries = load(tables_p, builder.add(table, number(nibble * LANES)), floats_t)
+            pair[nibble % 2] = builder.fadd(pair[nibble % 2], builder.call(permute, [entries, index]))
+        word.add_incoming(builder.add(word, number(1)), word_body)
+        even.add_incoming(pair[0], word_body)
+        odd.add_incoming(pair[1], word_body)
+        builder.branch(word_head)
+
+        builder.position_at_end(plane_end)
+        alpha_at = builder.add(builder.add(s0_, row), builder.mul(plane, scale_step_))
+        alpha = load(scale_p, alpha_at, floats_t)
+        following = builder.call(fused, [alpha, builder.fadd(even, odd), sums])
+        plane.add_incoming(builder.add(plane, number(1)), plane_end)
+        sums.add_incoming(following, plane_end)
+        builder.branch(plane_head)
+
+        builder.position_at_end(tile_end)
+        store = builder.store(sums, builder.bitcast(builder.gep(out_p, [place]), floats_t.as_pointer()))
+        store.align = 4
+        tile.add_incoming(builder.add(tile, number(1)), tile_end)
+        builder.branch(tile_head)
+
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return signature, codegen
