@@ -25,6 +25,7 @@ CHAPTERS = {
     "P": "addressed randomness",
     "R": "rounding",
     "Q": "uniform grids and packing",
+    "N": "codebooks",
     "B": "binary coding",
     "G": "second-order compression",
     "C": "second moments and low-rank patches",
@@ -82,6 +83,40 @@ _TABLE = (
     Clause("Q-6", "dense packing: one bit stream, little end first", "core", "exact", ("pack", "unpack")),
     Clause("Q-7", "padded packing: 32 // bits codes in a word", "full", "exact", ("pack", "unpack")),
     Clause("Q-8", "degenerate groups have a usable grid and zeros stay zero", "core", "exact", ("fit_grid",)),
+    # -- N
+    Clause("N-1", "NormalFloat levels are the quantiles of the formula", "core", "forward-error", ("normal_float",)),
+    Clause("N-1a", "dynamic levels are those of the formula", "full", "forward-error", ("dynamic_float",)),
+    Clause("N-2", "a block's scale is its largest magnitude", "core", "exact", ("block_scale",)),
+    Clause(
+        "N-2a",
+        "blocks run over the flattened array, across rows, and the last may be short",
+        "core",
+        "exact",
+        ("block_scale", "quantize_blocks", "dequantize_blocks"),
+    ),
+    Clause("N-3", "codes differ only inside the band of a midpoint", "core", "tie-band", ("quantize_blocks",)),
+    Clause("N-3a", "midpoints go to the lower level, by division", "core", "exact", ("quantize_blocks",)),
+    Clause(
+        "N-3b",
+        "a block of zeros has scale 0, a code, and comes back as zeros",
+        "core",
+        "exact",
+        ("block_scale", "quantize_blocks", "dequantize_blocks"),
+    ),
+    Clause("N-4", "a value is its level times its block's scale", "core", "forward-error", ("dequantize_blocks",)),
+    Clause("N-5", "scales are quantized around their mean", "full", "tie-band", ("quantize_scale",)),
+    Clause("N-5a", "scales are restored around their mean", "full", "forward-error", ("dequantize_scale",)),
+    Clause(
+        "N-6", "the packed product is that of the dequantized weight", "core", "forward-error", ("codebook_matmul",)
+    ),
+    Clause(
+        "N-6a", "the packed product at every width, blocks across rows", "full", "forward-error", ("codebook_matmul",)
+    ),
+    Clause("N-7", "LoftQ quantizes what the patch before leaves", "core", "tie-band", ("loftq",)),
+    Clause("N-7a", "LoftQ's patch is the best for its weight", "core", "certificate", ("loftq",)),
+    Clause("N-7b", "LoftQ tells the errors and keeps the smallest", "core", "forward-error", ("loftq",)),
+    Clause("N-7c", "the scaling of the adapter divides B", "full", "forward-error", ("loftq",)),
+    Clause("N-7d", "LoftQ with the published uniform quantizer", "full", "tie-band", ("loftq",)),
     # -- B
     Clause("B-1", "greedy: sign of the residual, mean of its magnitude", "core", "forward-error", ("bcq",)),
     Clause("B-1a", "the sign of zero is plus one, and zeros are scaled by zero", "core", "exact", ("bcq",)),

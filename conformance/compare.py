@@ -37,6 +37,7 @@ __all__ = [
     "choice",
     "codes",
     "davis_kahan",
+    "deviation_slack",
     "elementary",
     "exact",
     "exact_bytes",
@@ -51,6 +52,7 @@ __all__ = [
     "level_band",
     "normal_equations",
     "normal_solution",
+    "quantile_slack",
     "quotient_gap",
     "residual_gap",
     "root_gap",
@@ -136,6 +138,28 @@ def level_band(left: npt.ArrayLike, right: npt.ArrayLike, u: float) -> F64:
     each of those once: an error of at most γ_2 (abs(left) + abs(right)) in the place where the decision flips.
     """
     return gamma(2, u) * (np.abs(np.asarray(left, np.float64)) + np.abs(np.asarray(right, np.float64)))
+
+
+def quantile_slack(p: npt.ArrayLike, x: npt.ArrayLike, u: float) -> F64:
+    """Error of a normal quantile x = Φ⁻¹(p) whose probability took three roundings, and whose value took four.
+
+    dx/dp = 1/φ(x), so a relative error γ_3 of p moves x by γ_3·p/φ(x). The four roundings of the value are those of
+    the quantile itself (1), of the largest one by which it is divided (2, its own condition being below that of x)
+    and of the quotient (1).
+    """
+    v = np.asarray(x, np.float64)
+    density = np.exp(-(v**2) / 2) / math.sqrt(2 * math.pi)
+    return np.asarray(gamma(3, u) * np.asarray(p, np.float64) / density + gamma(4, u) * np.abs(v))
+
+
+def deviation_slack(n: int, largest: float, u: float) -> float:
+    """Error of mean ± 2σ of n values below ``largest`` in magnitude.
+
+    The mean is a sum and a quotient: γ_{n+1}·largest. Each of the differences from it is off by that and one rounding
+    more, at most γ_{n+3}·2·largest; the root of their mean square moves no more than the largest of them, and sum,
+    quotient and root add γ_{n+2} of a σ ≤ 2·largest. Twice σ plus the mean: γ_{2n+6}·(1 + 4 + 4)·largest, any order.
+    """
+    return 9 * gamma(2 * n + 6, u) * largest
 
 
 def weyl(sigma1: float, n: int, u: float) -> float:

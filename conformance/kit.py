@@ -28,6 +28,7 @@ PROFILES = {"quick": 25, "full": 200, "stress": 2000}
 _RESULTS: dict[str, type[Any]] = {
     "fit_grid": types.Grid,
     "clip_search": types.ClippedGrid,
+    "quantize_scale": types.DoubleScale,
     "bcq": types.BinaryCode,
     "bcq_refit": types.BinaryCode,
     "bcq_from_grid": types.BinaryCode,
@@ -40,6 +41,7 @@ _RESULTS: dict[str, type[Any]] = {
     "moment_total": types.SecondMoment,
     "svd_patch": types.LowRank,
     "scaled_svd_patch": types.LowRank,
+    "loftq": types.LoftQ,
     "eora": types.LowRank,
     "eora_published": types.LowRank,
     "eora_certified": types.Compensation,

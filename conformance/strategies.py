@@ -22,6 +22,7 @@ __all__ = [
     "TOLERANCES",
     "AffineInput",
     "BinaryInput",
+    "BlockInput",
     "DoraProblem",
     "GridInput",
     "LargeProblem",
@@ -32,6 +33,8 @@ __all__ = [
     "affine_ties",
     "binary_inputs",
     "binary_weights",
+    "block_inputs",
+    "block_ties",
     "counters",
     "degenerate_groups",
     "dora_problems",
@@ -209,6 +212,63 @@ def affine_inputs(draw: st.DrawFn) -> AffineInput:
     close = (close + nudge * np.spacing(close)).astype(dtype)
     x = np.where(draw(arrays(np.bool_, close.shape)), close, general)
     return AffineInput(x, scale, _zero_points(draw, (m, groups), bits, scheme), bits, scheme)
+
+
+class BlockInput(NamedTuple):
+    """Arguments of ``quantize_blocks``."""
+
+    x: Array  # any shape
+    scale: Array  # (blocks,)
+    levels: Array  # (L,)
+    block_size: int
+
+
+def block_count(size: int, block_size: int) -> int:
+    """Blocks of a flattened array, the short one at the end included."""
+    return -(-size // block_size)
+
+
+@st.composite
+def _block_shape(draw: st.DrawFn) -> tuple[tuple[int, ...], int]:
+    shape = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple))
+    size = int(np.prod(shape))
+    return shape, draw(st.one_of(st.integers(1, 7), st.sampled_from([size, size + 3])))
+
+
+@st.composite
+def block_ties(draw: st.DrawFn) -> BlockInput:
+    """x / s is exactly a level, a midpoint, or 1/8 beside one: s is an odd integer times a power of two."""
+    shape, block_size = draw(_block_shape())
+    levels = draw(sorted_levels())
+    points = np.concatenate([levels, (levels[1:] + levels[:-1]) / 2])
+    points = np.unique(np.concatenate([points, points - 0.125, points + 0.125]))
+    size = int(np.prod(shape))
+    scale = (2 * draw(_integers((block_count(size, block_size),), 60)) + 1) * np.ldexp(1.0, draw(st.integers(-12, 4)))
+    scale = np.abs(scale)
+    picked = points[draw(arrays(np.int64, (size,), elements=st.integers(0, points.size - 1), fill=st.nothing()))]
+    x = (picked * np.repeat(scale, block_size)[:size]).reshape(shape)
+    dtype = draw(float_dtypes())
+    return BlockInput(x.astype(dtype), scale.astype(dtype), levels.astype(dtype), block_size)
+
+
+@st.composite
+def block_inputs(draw: st.DrawFn) -> BlockInput:
+    """General values, a third of them next to a midpoint; levels in the dtype of x or in float64; some scales 0."""
+    shape, block_size = draw(_block_shape())
+    dtype = draw(float_dtypes(half=True))
+    levels = draw(sorted_levels()) / draw(st.sampled_from([7, 16, 23]))
+    levels = levels.astype(draw(st.sampled_from(["float64", "float32"])))
+    size = int(np.prod(shape))
+    scale = np.abs(draw(_integers((block_count(size, block_size),), 999))) / 701
+    scale = scale.astype("float32" if dtype == "float16" else dtype)
+    wide = np.repeat(scale, block_size)[:size].astype(np.float64)
+    general = draw(_integers((size,), 999)) / 500 * wide
+    middles = np.concatenate([levels, (levels[1:] + levels[:-1]) / 2])
+    near = middles[draw(arrays(np.int64, (size,), elements=st.integers(0, middles.size - 1), fill=st.nothing()))]
+    close = (near * wide).astype(dtype)
+    close = close + draw(arrays(np.int64, (size,), elements=st.integers(-2, 2))) * np.spacing(close)
+    x = np.where(draw(arrays(np.bool_, (size,))), close, general)
+    return BlockInput(x.astype(dtype).reshape(shape), scale, levels, block_size)
 
 
 @st.composite

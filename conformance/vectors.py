@@ -428,6 +428,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
             expect = [_forward("", spectrum, norm / spectrum, 4 * 8)]
             spectra.append(_case(about, [d, c], {}, expect))
         optima.append(_case(about, [d, c], {"rank": 2}, [_forward("", best, norm, 16 * 8)]))
+    _codebooks(spec, table)
     table["E-2"] = ("eora", patches["eora"])
     table["E-3"] = ("error_spectrum", spectra)
     table["E-3a"] = ("optimum", optima)
@@ -450,6 +451,54 @@ def build() -> dict[str, tuple[str, list[Case]]]:
             cases.append(_case(f"seed {seed}", [addresses], {"seed": seed, **more}, [rule]))
         table[identifier] = (op, cases)
     return table
+
+
+def _codebooks(spec: Any, table: dict[str, tuple[str, list[Case]]]) -> None:
+    """Cases of chapter N, from a generator of their own."""
+    random = np.random.default_rng(20240301)
+    names = {bits: spec.normal_float(bits=bits) for bits in (2, 3, 4, 8)}
+    slack = 32  # roundings of a quantile and its probability, in units of the largest level
+    levels = [_case(f"{b} bits", [], {"bits": b}, [_forward("", l, np.ones(l.shape), slack)]) for b, l in names.items()]
+    table["N-1"] = ("normal_float", levels)
+    dynamic = {bits: spec.dynamic_float(bits=bits) for bits in (3, 8)}
+    table["N-1a"] = (
+        "dynamic_float",
+        [_case(f"{b} bits", [], {"bits": b}, [_forward("", l, np.abs(l), 6)]) for b, l in dynamic.items()],
+    )
+    x = random.standard_normal((3, 10)).astype(np.float32)
+    x.ravel()[8:16] = 0
+    size = {"block_size": 8}
+    scale = spec.block_scale(x, **size).astype(np.float32)
+    table["N-2"] = ("block_scale", [_case("blocks cross rows, one is zero", [x], size, [_exact("", scale)])])
+    grid = (np.array([-4, -3, -1, 0, 1, 2, 4]) / 4).astype(np.float32)
+    points = np.concatenate([grid, (grid[1:] + grid[:-1]) / 2, grid + 0.125]).astype(np.float32)[:20]
+    odd = _hard_scales().ravel()[:5]
+    tied = (points * np.repeat(odd, 4)).reshape(2, 10).astype(np.float32)
+    codes = spec.quantize_blocks(tied, odd, grid, block_size=4)
+    about = "levels, midpoints and their neighbours, times scales whose reciprocals are not exact"
+    table["N-3a"] = ("quantize_blocks", [_case(about, [tied, odd, grid], {"block_size": 4}, [_exact("", codes)])])
+    codes = random.integers(0, 16, (3, 10)).astype(np.int32)
+    arrays = [codes, scale, names[4]]
+    values = spec.dequantize_blocks(*arrays, **size)
+    table["N-4"] = ("dequantize_blocks", [_case("NF4", arrays, size, [_forward("", values, np.abs(values), 2)])])
+    offset, few = np.array(1.25, np.float32), random.integers(0, 256, 20).astype(np.int32)
+    second = (0.5 + random.random(3)).astype(np.float32)
+    restored = spec.dequantize_scale(few, second, offset, dynamic[8], **size)
+    arrays = [few, second, offset, dynamic[8]]
+    case = _case("around 1.25", arrays, size, [_forward("", restored, np.abs(restored - 1.25) + 1.25, 3)])
+    table["N-5a"] = ("dequantize_scale", [case])
+    products = []
+    for bits, k, block, about in ((4, 128, 64, "blocks in rows"), (2, 24, 16, "blocks across rows"), (3, 20, 7, "odd")):
+        codes = random.integers(0, 2**bits, (3, k)).astype(np.int32)
+        scales = (0.5 + random.random(-(-3 * k // block))).astype(np.float32)
+        inputs = random.standard_normal((2, k)).astype(np.float32)
+        options = {"bits": bits, "block_size": block}
+        arrays = [inputs, spec.pack(codes, bits=bits), scales, names[bits]]
+        weight = spec.dequantize_blocks(codes, scales, names[bits], block_size=block)
+        reach = np.abs(inputs.astype(np.float64)) @ np.abs(weight).T
+        product = spec.codebook_matmul(*arrays, **options)
+        products.append(_case(f"{bits} bits, {about}", arrays, options, [_forward("", product, reach, k + 4)]))
+    table["N-6"] = ("codebook_matmul", products)
 
 
 def _hard_scales() -> npt.NDArray[np.float32]:

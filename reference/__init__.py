@@ -2,17 +2,19 @@
 
 Reading order (the letter is the chapter, and the first part of every clause id):
 
-1.  ``philox``      P  addressed randomness: words, uniforms, integers and normals
-2.  ``rounding``    R  half to even, clipping, nearest level
-3.  ``uniform``     Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
-4.  ``packing``     Q  codes of 1 to 8 bits in 32-bit words, dense and padded
-5.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
-6.  ``gptq``        G  GPTQ
-7.  ``sparsity``    G  SparseGPT, alone or joint with quantization, and Wanda
-8.  ``moments``     C  second moments of activations, exactly associative
-9.  ``low_rank``    C  SVD and activation-scaled SVD patches
-10. ``eigenspace``  E  EoRA: the best patch for the inputs that a layer sees
-11. ``dora``        D  DoRA: magnitude and direction apart
+1.  ``philox``         P  addressed randomness: words, uniforms, integers and normals
+2.  ``rounding``       R  half to even, clipping, nearest level
+3.  ``uniform``        Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
+4.  ``packing``        Q  codes of 1 to 8 bits in 32-bit words, dense and padded
+5.  ``codebook``       N  NormalFloat and other levels, block scales, double quantization
+6.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
+7.  ``gptq``           G  GPTQ
+8.  ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
+9.  ``moments``        C  second moments of activations, exactly associative
+10. ``low_rank``       C  SVD and activation-scaled SVD patches
+11. ``loftq``          N  LoftQ: quantization and a patch by turns
+12. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
+13. ``dora``           D  DoRA: magnitude and direction apart
 
 ``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
 the refusals themselves. The docstring of a function is the normative text; clause ids stand in brackets.
@@ -42,6 +44,16 @@ from .binary_coding import (
     bcq_weight,
     lookup_tables,
 )
+from .codebook import (
+    block_scale,
+    codebook_matmul,
+    dequantize_blocks,
+    dequantize_scale,
+    dynamic_float,
+    normal_float,
+    quantize_blocks,
+    quantize_scale,
+)
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -67,6 +79,7 @@ from .eigenspace import (
     stationarity,
 )
 from .gptq import gptq, inverse_cholesky
+from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
@@ -89,6 +102,14 @@ __all__ = [  # noqa: RUF022  in reading order
     "dequantize",
     "pack",
     "unpack",
+    "normal_float",
+    "dynamic_float",
+    "block_scale",
+    "quantize_blocks",
+    "dequantize_blocks",
+    "quantize_scale",
+    "dequantize_scale",
+    "codebook_matmul",
     "bcq",
     "bcq_refit",
     "bcq_assign",
@@ -108,6 +129,7 @@ __all__ = [  # noqa: RUF022  in reading order
     "recency_moment",
     "svd_patch",
     "scaled_svd_patch",
+    "loftq",
     "objective",
     "eora",
     "error_spectrum",

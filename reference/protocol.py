@@ -24,17 +24,21 @@ from .types import (
     BinaryCode,
     BinaryMethod,
     ClippedGrid,
+    CodebookQuantizer,
     Compensation,
     DecompositionChange,
     DoraGradient,
     DoraLayout,
     DoraMerged,
+    DoubleScale,
     DvoraGradient,
     EigenPolicy,
     Granularity,
     Grid,
     GroupScales,
     InverseFactor,
+    Iterate,
+    LoftQ,
     LoraRefit,
     LowRank,
     MomentNode,
@@ -131,6 +135,27 @@ class UniformOps(Protocol[Arr]):
 
     def pack(self, codes: Arr, /, *, bits: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
     def unpack(self, words: Arr, /, *, bits: int, length: int, layout: PackLayout = "dense") -> Arr: ...  # Q-6, Q-7
+
+
+class CodebookOps(Protocol[Arr]):
+    """Chapter N, first half: levels from a table, scales by blocks of the flattened array."""
+
+    def normal_float(self, *, bits: int, offset: float = 0.9677083) -> Arr: ...  # N-1 → float64 (2^b,), ascending
+    def dynamic_float(self, *, bits: int) -> Arr: ...  # N-1a → float64 (2^b,), ascending
+    def block_scale(self, x: Arr, /, *, block_size: int = 64) -> Arr: ...  # N-2 → (⌈n/B⌉,)
+    def quantize_blocks(
+        self, x: Arr, scale: Arr, levels: Arr, /, *, block_size: int = 64
+    ) -> Arr: ...  # N-3 → int32 index into levels (L,)
+    def dequantize_blocks(
+        self, codes: Arr, scale: Arr, levels: Arr, /, *, block_size: int = 64
+    ) -> Arr: ...  # N-4, dtype of scale
+    def quantize_scale(self, scale: Arr, levels: Arr, /, *, block_size: int = 256) -> DoubleScale[Arr]: ...  # N-5
+    def dequantize_scale(
+        self, codes: Arr, scale: Arr, offset: Arr, levels: Arr, /, *, block_size: int = 256
+    ) -> Arr: ...  # N-5a
+    def codebook_matmul(
+        self, x: Arr, words: Arr, scale: Arr, levels: Arr, /, *, bits: int, block_size: int = 64
+    ) -> Arr: ...  # N-6 → (T, m)
 
 
 class BinaryOps(Protocol[Arr]):
@@ -233,6 +258,24 @@ class LowRankOps(Protocol[Arr]):
     ) -> LowRank[Arr]: ...  # C-5
 
 
+class LoftqOps(Protocol[Arr]):
+    """Chapter N, second half: quantization and a patch by turns."""
+
+    def loftq(
+        self,
+        w: Arr,
+        /,
+        *,
+        rank: int,
+        bits: int = 4,
+        quantizer: CodebookQuantizer = "normal-float",
+        block_size: int = 64,
+        iterations: int = 5,
+        keep: Iterate = "best",
+        scaling: float = 1.0,
+    ) -> LoftQ[Arr]: ...  # N-7
+
+
 class EigenspaceOps(Protocol[Arr]):
     """Chapter E: EoRA."""
 
@@ -325,10 +368,12 @@ PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
     UniformOps,
+    CodebookOps,
     BinaryOps,
     GptqOps,
     MomentOps,
     LowRankOps,
+    LoftqOps,
     EigenspaceOps,
     DoraOps,
 )
@@ -343,9 +388,11 @@ __all__ = [
     "PROTOCOLS",
     "Backend",
     "BinaryOps",
+    "CodebookOps",
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",
+    "LoftqOps",
     "LowRankOps",
     "MomentOps",
     "PhiloxOps",

@@ -21,6 +21,8 @@ EigenPolicy: TypeAlias = Literal["nvlabs", "truncate"]
 Split: TypeAlias = Literal["balanced", "left"]
 AdapterMethod: TypeAlias = Literal["rtn", "gptq"]
 DoraLayout: TypeAlias = Literal["linear", "transposed", "conv"]
+CodebookQuantizer: TypeAlias = Literal["normal-float", "uniform"]
+Iterate: TypeAlias = Literal["best", "last"]
 BinaryMethod: TypeAlias = Literal["greedy", "refined", "alternating"]
 ProductMethod: TypeAlias = Literal["auto", "lookup", "dequantize"]
 
@@ -55,6 +57,14 @@ class ClippedGrid(NamedTuple, Generic[Arr]):
     scale: Arr  # float, as in Grid
     zero_point: Arr  # int32, as in Grid
     step: Arr  # int32, same shape: the chosen ratio is 1 − step / grid
+
+
+class DoubleScale(NamedTuple, Generic[Arr]):
+    """Block scales that are quantized themselves: s ≈ offset + scale · level."""
+
+    codes: Arr  # int32, (n,): one per scale, an index into the levels
+    scale: Arr  # float, (⌈n / block_size⌉,)
+    offset: Arr  # float, (): the mean of the scales
 
 
 class BinaryCode(NamedTuple, Generic[Arr]):
@@ -133,6 +143,19 @@ class LowRank(NamedTuple, Generic[Arr]):
 
     B: Arr  # float, (m, r)
     A: Arr  # float, (r, k)
+
+
+class LoftQ(NamedTuple, Generic[Arr]):
+    """Quantized weight and patch of LoftQ: W ≈ weight + scaling · B A, weight = offset + scale · level."""
+
+    weight: Arr  # float, (m, k)
+    codes: Arr  # int32, (m, k)
+    scale: Arr  # float, (blocks,), blocks of the flattened weight; (1,) for the uniform quantizer
+    offset: Arr  # float, as scale; 0 for codebooks
+    B: Arr  # float, (m, r)
+    A: Arr  # float, (r, k)
+    errors: Arr  # float, (T,): ‖W − weight − patch‖_F after every iteration
+    step: int  # the iteration returned, 1 … T
 
 
 class Compensation(NamedTuple, Generic[Arr]):

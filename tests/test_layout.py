@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order of the specification: a file may import what stands before it.
 READING_ORDER = (
     "errors", "types", "protocol", "checks",
-    "philox", "rounding", "uniform", "packing", "binary_coding",
-    "gptq", "sparsity", "moments", "low_rank", "eigenspace", "dora",
+    "philox", "rounding", "uniform", "packing", "codebook", "binary_coding", "gptq", "sparsity", "moments",
+    "low_rank", "loftq", "eigenspace", "dora",
 )  # fmt: skip
 
 FOLDERS = {

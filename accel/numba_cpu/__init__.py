@@ -34,6 +34,16 @@ from .binary_coding import (
     lookup_tables,
     product_path,
 )
+from .codebook import (
+    block_scale,
+    codebook_matmul,
+    dequantize_blocks,
+    dequantize_scale,
+    dynamic_float,
+    normal_float,
+    quantize_blocks,
+    quantize_scale,
+)
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -58,6 +68,7 @@ from .eigenspace import (
     stationarity,
 )
 from .gptq import gptq, inverse_cholesky
+from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
@@ -77,11 +88,15 @@ __all__ = [
     "bcq_refit",
     "bcq_unpack",
     "bcq_weight",
+    "block_scale",
     "clip_search",
+    "codebook_matmul",
     "compute_dtype",
     "configure",
     "decomposition_change",
     "dequantize",
+    "dequantize_blocks",
+    "dequantize_scale",
     "device",
     "dora_forward",
     "dora_gradient",
@@ -93,6 +108,7 @@ __all__ = [
     "dora_weight",
     "dvora_factors",
     "dvora_gradient",
+    "dynamic_float",
     "eora",
     "eora_certified",
     "eora_published",
@@ -101,12 +117,14 @@ __all__ = [
     "fit_grid",
     "gptq",
     "inverse_cholesky",
+    "loftq",
     "lookup_tables",
     "moment_leaf",
     "moment_merge",
     "moment_total",
     "name",
     "nearest_level",
+    "normal_float",
     "objective",
     "optimum",
     "pack",
@@ -117,6 +135,8 @@ __all__ = [
     "product_path",
     "quantize",
     "quantize_adapter",
+    "quantize_blocks",
+    "quantize_scale",
     "recency_moment",
     "round_clip",
     "round_half_even",

@@ -19,7 +19,17 @@ from numba.core import config
 
 from lowbit.accel.numba_cpu._jit import primitive
 
-__all__ = ["DEPTH", "MR", "NR32", "NR64", "THRESHOLDS", "lane_sum", "multiply_tile", "upper_sums"]
+__all__ = [
+    "DEPTH",
+    "MR",
+    "NR32",
+    "NR64",
+    "THRESHOLDS",
+    "lane_sum",
+    "multiply_tile",
+    "upper_sums",
+    "vector_bytes",
+]
 
 
 def _machine() -> tuple[int, int, bool]:
@@ -36,6 +46,13 @@ def _machine() -> tuple[int, int, bool]:
 
 _BYTES, MR, _FUSED = _machine()
 _VECTORS = 3
+
+
+def vector_bytes() -> int:
+    """Bytes of a vector register that kernels may use: 64 with AVX-512, 32 with AVX2 and FMA, else 16."""
+    return _BYTES
+
+
 NR32 = _VECTORS * _BYTES // 4
 """Columns of a float32 register tile; :data:`MR` is its rows."""
 NR64 = _VECTORS * _BYTES // 8

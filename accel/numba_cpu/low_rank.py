@@ -22,7 +22,7 @@ __all__ = ["scaled_svd_patch", "svd_patch"]
 _DIRECT = 512  # up to this smaller side the SVD itself is as fast
 
 
-def _truncated(d: Array, rank: int, split: str, *, exact: bool) -> LowRank[Array]:
+def truncated(d: Array, rank: int, split: str, *, exact: bool) -> LowRank[Array]:
     """The r largest singular triplets of a float64 matrix as two factors; ``exact`` keeps all digits of float64."""
     m, k = d.shape
     if exact or min(m, k) <= _DIRECT:
@@ -65,7 +65,7 @@ def svd_patch(d: Array, /, *, rank: int, split: Split = "balanced") -> LowRank[A
     dtype = working_dtype(given)
     source = fixed(given, dtype)
     refuse_bad("C-4", "d", source)
-    b, a = _truncated(source.astype(np.float64), rank, split, exact=dtype == np.float64)
+    b, a = truncated(source.astype(np.float64), rank, split, exact=dtype == np.float64)
     return LowRank(b.astype(dtype), a.astype(dtype))
 
 
@@ -95,6 +95,6 @@ def scaled_svd_patch(d: Array, channel_scale: Array, /, *, rank: int, split: Spl
     if (scale < 0).any():
         raise SpecError("C-5", f"channel_scale must be >= 0, got {scale.min()}")
     weight = scale.astype(np.float64)
-    b, a = _truncated(source * weight, rank, split, exact=dtype == np.float64)
+    b, a = truncated(source * weight, rank, split, exact=dtype == np.float64)
     a = np.divide(a, weight, out=np.zeros_like(a), where=weight > 0)
     return LowRank(b.astype(dtype), a.astype(dtype))

@@ -8,7 +8,7 @@ import numpy as np
 
 from lowbit.reference.errors import SpecError
 
-from ._arrays import Array, fixed, refuse_bad, weights, working_dtype
+from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
 from ._jit import as_int, kernel, pieces, share
 
 __all__ = ["nearest_level", "round_clip", "round_half_even"]
@@ -33,7 +33,7 @@ def _round_clip(x: Any, low: float, high: float, out: Any) -> Any:
 
 
 @kernel
-def _count_midpoints(x: Any, midpoints: Any, out: Any) -> None:
+def count_midpoints(x: Any, midpoints: Any, out: Any) -> None:
     for start in range(0, x.size, 1024):
         values, counts = x[start : start + 1024], out[start : start + 1024]
         for i in range(counts.size):
@@ -45,7 +45,7 @@ def _count_midpoints(x: Any, midpoints: Any, out: Any) -> None:
 
 
 @kernel
-def _search_midpoints(x: Any, midpoints: Any, out: Any) -> None:
+def search_midpoints(x: Any, midpoints: Any, out: Any) -> None:
     place = np.empty(256, np.uint32)
     for start in range(0, x.size, 256):  # 2^p − 1 midpoints: every value takes the same p steps, none branches
         values, counts = x[start : start + 256], out[start : start + 256]
@@ -60,6 +60,38 @@ def _search_midpoints(x: Any, midpoints: Any, out: Any) -> None:
             step >>= np.uint32(1)
         for i in range(values.size):
             counts[i] = np.int32(places[i])
+
+
+def level_table(clause: str, levels: Array) -> Array:
+    """Levels in float64, refused unless they are a finite, strictly ascending vector."""
+    given = weights(clause, "levels", levels)
+    if given.ndim != 1 or given.size == 0:
+        raise SpecError(clause, f"levels must be 1-D with at least one level, got shape {given.shape}")
+    exact = given.astype(np.float64)
+    if not np.isfinite(exact).all():
+        refuse_found(clause, "levels", given)
+    falls = np.flatnonzero(np.diff(exact) <= 0)
+    if falls.size:
+        i = int(falls[0])
+        raise SpecError(clause, f"levels must ascend strictly, got {exact[i]} before {exact[i + 1]} at {i}")
+    return exact
+
+
+def midpoints_of(levels: Array, dtype: Any) -> tuple[Any, Array]:
+    """The kernel that finds the nearest of these float64 levels, and its table of midpoints in ``dtype``.
+
+    A midpoint becomes the largest value of the precision that is not above it: comparing with that is comparing with
+    the midpoint itself.
+    """
+    middle = levels[:-1] + (levels[1:] - levels[:-1]) / 2
+    with np.errstate(over="ignore"):
+        rounded = middle.astype(dtype)
+    midpoints = np.where(rounded > middle, np.nextafter(rounded, rounded.dtype.type(-np.inf)), rounded)
+    if levels.size <= _LINEAR:
+        return count_midpoints, fixed(midpoints)
+    padded = np.full(2 ** int(midpoints.size).bit_length() - 1, np.inf, dtype)
+    padded[: midpoints.size] = midpoints
+    return search_midpoints, fixed(padded)
 
 
 def round_half_even(x: Array, /) -> Array:
@@ -131,31 +163,12 @@ def nearest_level(x: Array, levels: Array, /) -> Array:
         SpecError: R-3 for levels that do not ascend, A-4 for NaN and infinities.
     """
     given = weights("R-3", "x", x)
-    table = weights("R-3", "levels", levels)
-    if table.ndim != 1 or table.size == 0:
-        raise SpecError("R-3", f"levels must be 1-D with at least one level, got shape {table.shape}")
-    refuse_bad("R-3", "levels", fixed(table, working_dtype(table)))
-    exact = table.astype(np.float64)
-    falls = np.flatnonzero(np.diff(exact) <= 0)
-    if falls.size:
-        i = int(falls[0])
-        raise SpecError("R-3", f"levels must ascend strictly, got {exact[i]} before {exact[i + 1]} at {i}")
+    exact = level_table("R-3", levels)
     source = fixed(given, working_dtype(given))
     refuse_bad("R-3", "x", source)
-    # The largest value of x's precision that is not above the midpoint: comparing with it is comparing with the
-    # midpoint itself.
-    middle = exact[:-1] + (exact[1:] - exact[:-1]) / 2
-    with np.errstate(over="ignore"):
-        midpoints = middle.astype(source.dtype)
-    midpoints = fixed(np.where(midpoints > middle, np.nextafter(midpoints, source.dtype.type(-np.inf)), midpoints))
+    find, midpoints = midpoints_of(exact, source.dtype)
     out = np.empty(source.shape, np.int32)
     flat, result = source.reshape(-1), out.reshape(-1)
-    find = _count_midpoints
-    if table.size > _LINEAR:
-        find = _search_midpoints
-        padded = np.full(2 ** int(midpoints.size).bit_length() - 1, np.inf, source.dtype)
-        padded[: midpoints.size] = midpoints
-        midpoints = fixed(padded)
     parts = pieces(flat.size, 1)
     share(len(parts), lambda i: find(flat[slice(*parts[i])], midpoints, result[slice(*parts[i])]))
     return out

@@ -38,6 +38,16 @@ pack = _cpu.pack
 unpack = _cpu.unpack
 dequantize_packed = _cpu.dequantize_packed
 
+normal_float = _cpu.normal_float
+dynamic_float = _cpu.dynamic_float
+block_scale = _cpu.block_scale
+quantize_blocks = _cpu.quantize_blocks
+dequantize_blocks = _cpu.dequantize_blocks
+quantize_scale = _cpu.quantize_scale
+dequantize_scale = _cpu.dequantize_scale
+codebook_matmul = _cpu.codebook_matmul
+loftq = _cpu.loftq
+
 bcq = _cpu.bcq
 bcq_refit = _cpu.bcq_refit
 bcq_assign = _cpu.bcq_assign
@@ -92,12 +102,16 @@ __all__ = [
     "bcq_refit",
     "bcq_unpack",
     "bcq_weight",
+    "block_scale",
     "clip_search",
+    "codebook_matmul",
     "compute_dtype",
     "configure",
     "decomposition_change",
     "dequantize",
+    "dequantize_blocks",
     "dequantize_packed",
+    "dequantize_scale",
     "device",
     "dora_forward",
     "dora_gradient",
@@ -109,6 +123,7 @@ __all__ = [
     "dora_weight",
     "dvora_factors",
     "dvora_gradient",
+    "dynamic_float",
     "eora",
     "eora_certified",
     "eora_published",
@@ -117,12 +132,14 @@ __all__ = [
     "fit_grid",
     "gptq",
     "inverse_cholesky",
+    "loftq",
     "lookup_tables",
     "moment_leaf",
     "moment_merge",
     "moment_total",
     "name",
     "nearest_level",
+    "normal_float",
     "objective",
     "optimum",
     "pack",
@@ -132,6 +149,8 @@ __all__ = [
     "philox_words",
     "quantize",
     "quantize_adapter",
+    "quantize_blocks",
+    "quantize_scale",
     "recency_moment",
     "round_clip",
     "round_half_even",

@@ -16,6 +16,7 @@ from . import (
     adapter,
     arrays,
     binary_coding,
+    codebook,
     dora,
     eigenspace,
     low_rank,
@@ -29,6 +30,7 @@ from . import (
 )
 from .arrays import operation, working_dtype
 from .gptq import gptq, inverse_cholesky
+from .loftq import loftq
 
 __all__ = ["Kernels", "TorchBackend", "configure"]
 
@@ -166,6 +168,36 @@ class TorchBackend:
     pack.__doc__ = packing.pack.__doc__
     unpack.__doc__ = packing.unpack.__doc__
     dequantize_packed.__doc__ = packing.dequantize_packed.__doc__
+
+    # --- N
+    def normal_float(self, *, bits: int, offset: float = 0.9677083) -> Tensor:
+        return codebook.normal_float(bits=bits, offset=offset, device=self.device)
+
+    def dynamic_float(self, *, bits: int) -> Tensor:
+        return codebook.dynamic_float(bits=bits, device=self.device)
+
+    block_scale = staticmethod(codebook.block_scale)
+    quantize_blocks = staticmethod(codebook.quantize_blocks)
+    dequantize_blocks = staticmethod(codebook.dequantize_blocks)
+    quantize_scale = staticmethod(codebook.quantize_scale)
+    dequantize_scale = staticmethod(codebook.dequantize_scale)
+
+    @operation
+    def codebook_matmul(
+        self, x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, /, *, bits: int, block_size: int = 64
+    ) -> Tensor:
+        x, words, scale, levels = codebook.check_product(x, words, scale, levels, bits, block_size)
+        narrow = working_dtype(x, scale) == torch.float32
+        if narrow and self.supports("codebook_matmul", device=x.device, dtype=x.dtype) is True:
+            y: Tensor = triton.launcher().codebook_matmul(x, words, scale, levels, bits, block_size)
+            return y
+        return codebook.product_checked(x, words, scale, levels, bits, block_size)
+
+    normal_float.__doc__ = codebook.normal_float.__doc__
+    dynamic_float.__doc__ = codebook.dynamic_float.__doc__
+    codebook_matmul.__doc__ = codebook.codebook_matmul.__doc__
+
+    loftq = staticmethod(loftq)
 
     # --- B
     bcq = staticmethod(binary_coding.bcq)

@@ -14,6 +14,32 @@ __all__ = ["nearest_level", "round_clip", "round_half_even"]
 _INT32 = (-(2**31), 2**31 - 1)
 
 
+def level_table(clause: str, levels: Tensor, *, like: Tensor) -> Tensor:
+    """Levels in float64, refused unless they are a finite, strictly ascending vector."""
+    levels = as_weights(clause, "levels", levels, like=like)
+    if levels.ndim != 1 or levels.numel() == 0:
+        raise SpecError(clause, f"levels must have shape (L,) with L >= 1, got {tuple(levels.shape)}")
+    refuse_nan(clause, "levels", levels)
+    wide = levels.to(torch.float64)
+    if not bool((wide[1:] > wide[:-1]).all()):
+        at = int((wide[1:] > wide[:-1]).to(torch.uint8).argmin())
+        raise SpecError(
+            clause, f"levels must be strictly ascending, got {wide[at].item()!r} before {wide[at + 1].item()!r}"
+        )
+    return wide
+
+
+def midpoints_of(levels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Midpoints of float64 levels, as the largest values of ``dtype`` that are not above them."""
+    far = bool(levels.abs().max() > 1e300)
+    middle = levels[:-1] / 2 + levels[1:] / 2 if far else (levels[:-1] + levels[1:]) / 2
+    if dtype == torch.float64:
+        return middle
+    rounded = middle.to(torch.float32)
+    down = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+    return torch.where(rounded.to(torch.float64) > middle, down, rounded)
+
+
 @operation
 def round_half_even(x: Tensor, /) -> Tensor:
     """Round to the nearest integer, ties to the even one.  [R-1]
@@ -74,21 +100,7 @@ def nearest_level(x: Tensor, levels: Tensor, /) -> Tensor:
         SpecError: R-3 for levels that are not a strictly ascending vector, A-4 for NaN or infinities.
     """
     x = as_weights("R-3", "x", x)
-    levels = as_weights("R-3", "levels", levels, like=x)
-    if levels.ndim != 1 or levels.numel() == 0:
-        raise SpecError("R-3", f"levels must have shape (L,) with L >= 1, got {tuple(levels.shape)}")
-    refuse_nan("R-3", "levels", levels)
-    wide = levels.to(torch.float64)
-    if not bool((wide[1:] > wide[:-1]).all()):
-        at = int((wide[1:] > wide[:-1]).to(torch.uint8).argmin())
-        raise SpecError(
-            "R-3", f"levels must be strictly ascending, got {wide[at].item()!r} before {wide[at + 1].item()!r}"
-        )
+    wide = level_table("R-3", levels, like=x)
     refuse_nan("R-3", "x", x)
-    middle = wide[:-1] / 2 + wide[1:] / 2 if bool(wide.abs().max() > 1e300) else (wide[:-1] + wide[1:]) / 2
     x = x.to(working_dtype(x))
-    if x.dtype == torch.float32:
-        rounded = middle.to(torch.float32)
-        down = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
-        middle = torch.where(rounded.to(torch.float64) > middle, down, rounded)
-    return torch.searchsorted(middle, x.contiguous(), right=False, out_int32=True)
+    return torch.searchsorted(midpoints_of(wide, x.dtype), x.contiguous(), right=False, out_int32=True)

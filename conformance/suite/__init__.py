@@ -11,6 +11,7 @@ MODULES = (
     "test_rounding",
     "test_uniform",
     "test_packing",
+    "test_codebook",
     "test_binary_coding",
     "test_second_order",
     "test_moments",

@@ -54,6 +54,7 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         return MomentNode(0, index, leaf.T @ leaf, np.abs(leaf).sum(axis=0), 3)
 
     nodes = tuple(node(i) for i in (0, 2, 5))
+    blocks, packed = moment[:3].copy(), {"bits": 2, "block_size": 4}
     batches = [draw.standard_normal((n, 3, 4)).astype(dtype) for n in (1, 2)]
     addresses = draw.integers(0, 2**32, (5, 4))
     return [
@@ -74,6 +75,21 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("pack", ("codes",), (codes,), {"bits": 5, "layout": "padded"}),
         Call("unpack", ("words",), (words,), {"bits": 3, "length": 20}),
         Call("unpack", ("words",), (words,), {"bits": 3, "length": 20, "layout": "padded"}),
+        Call("normal_float", (), (), {"bits": 4}),
+        Call("dynamic_float", (), (), {"bits": 8}),
+        Call("block_scale", ("x",), (w,), {"block_size": 12}),
+        Call("quantize_blocks", ("x", "scale", "levels"), (w, blocks, levels), {"block_size": 12}),
+        Call("dequantize_blocks", ("codes", "scale", "levels"), (codes % 4, blocks, levels), {"block_size": 12}),
+        Call("quantize_scale", ("scale", "levels"), (moment, levels), {"block_size": 3}),
+        Call(
+            "dequantize_scale",
+            ("codes", "scale", "offset", "levels"),
+            (codes[0] % 4, blocks, moment[:1].reshape(()), levels),
+            {"block_size": 3},
+        ),
+        Call(
+            "codebook_matmul", ("x", "words", "scale", "levels"), (d, words[:, 1:], scale[:2].ravel(), levels), packed
+        ),
         Call("bcq", ("w",), (w,), {"bits": 2}),
         Call("bcq", ("w",), (w,), {"bits": 3, "group_size": 4, "method": "refined", "offset": True}),
         Call("bcq", ("w",), (w,), {"bits": 2, "method": "greedy"}),
@@ -100,6 +116,8 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("recency_moment", ("batches",), (batches,), {"total": 3}),
         Call("svd_patch", ("d",), (d,), {"rank": 2}),
         Call("scaled_svd_patch", ("d", "channel_scale"), (d, moment), {"rank": 2}),
+        Call("loftq", ("w",), (w,), {"rank": 2, "bits": 2, "block_size": 12, "iterations": 2}),
+        Call("loftq", ("w",), (w,), {"rank": 1, "bits": 3, "quantizer": "uniform", "scaling": 2.0}),
         Call("objective", ("d", "c"), (d, h), {}),
         Call("eora", ("d", "c"), (d, h), {"rank": 2}),
         Call("error_spectrum", ("d", "c"), (d, h), {}),
@@ -235,7 +253,7 @@ def strided(kit: Kit, array: Array, transposed: bool) -> Any:
     larger = np.full(tuple(2 * n for n in array.shape), 77, array.dtype)
     every_second = tuple(slice(None, None, 2) for _ in array.shape)
     larger[every_second] = array
-    return kit.own(larger)[every_second]
+    return kit.own(larger)[(*every_second, ...)]  # with the dots a 0-d view stays an array
 
 
 def digest(call: Call, result: Any) -> list[Any]:
@@ -323,6 +341,38 @@ def test_zero_size_arrays(kit: Kit) -> None:
         ("pack", (np.zeros((2, 0), i32),), {"bits": 7}, np.shape, (2, 0)),
         ("unpack", (np.zeros((0, 2), i32),), {"bits": 7, "length": 5}, np.shape, (0, 5)),
         ("unpack", (np.zeros((2, 0), i32),), {"bits": 7, "length": 0}, np.shape, (2, 0)),
+        ("block_scale", (np.zeros((0, 4), f32),), {}, np.shape, (0,)),
+        ("quantize_blocks", (np.zeros((0, 3), f32), np.zeros(0, f32), np.ones(1, f32)), {}, np.shape, (0, 3)),
+        ("quantize_blocks", (np.array(3.0, f32), np.ones(1, f32), np.arange(5, dtype=f32)), {}, np.shape, ()),
+        ("dequantize_blocks", (np.zeros((3, 0), i32), np.zeros(0, f32), np.ones(1, f32)), {}, np.shape, (3, 0)),
+        (
+            "quantize_scale",
+            (np.zeros(0, f32), np.ones(1, f32)),
+            {},
+            lambda r: (r.codes.shape, r.scale.shape, float(r.offset)),
+            ((0,), (0,), 0.0),
+        ),
+        (
+            "dequantize_scale",
+            (np.zeros(0, i32), np.zeros(0, f32), np.array(2.0, f32), np.ones(1, f32)),
+            {},
+            np.shape,
+            (0,),
+        ),
+        (
+            "codebook_matmul",
+            (np.zeros((0, 16), f32), np.zeros((3, 1), i32), np.ones(1, f32), np.arange(4, dtype=f32)),
+            {"bits": 2},
+            np.shape,
+            (0, 3),
+        ),
+        (
+            "codebook_matmul",
+            (np.zeros((2, 0), f32), np.zeros((3, 0), i32), np.zeros(0, f32), np.arange(4, dtype=f32)),
+            {"bits": 2},
+            lambda r: r.tolist(),
+            [[0.0] * 3] * 2,
+        ),
         (
             "bcq",
             (np.zeros((0, 4), f32),),
@@ -447,7 +497,8 @@ def test_dtypes_of_results(kit: Kit) -> None:
                 continue
             wanted = np.result_type(dtype, np.float32)
             allowed = {wanted, np.result_type(wanted, kit.backend.compute_dtype)}
-            if call.op in ("moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal"):
+            float64 = ("moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal")
+            if call.op in (*float64, "normal_float", "dynamic_float"):
                 allowed = {np.dtype(np.float64)}
             for name, value in named_leaves(kit.convert(call.op, result)):
                 if not isinstance(value, np.ndarray):
@@ -478,7 +529,7 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     w, cube, eye = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.eye(8, dtype=f32)
     vector, one, none = np.ones(8, f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
     codes, words = np.ones((4, 8), i32), np.ones((4, 1), i32)
-    b, a = np.ones((4, 2), f32), np.ones((2, 8), f32)
+    b, a, ramp = np.ones((4, 2), f32), np.ones((2, 8), f32), np.arange(4, dtype=f32)
     address = np.zeros((2, 4), np.int64)
     return [
         ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
@@ -521,6 +572,28 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("pack", (codes,), {"bits": 4, "layout": "sparse"}, ("sparse",)),
         ("unpack", (words,), {"bits": 4, "length": 9}, ()),
         ("unpack", (words,), {"bits": 4, "length": -1}, ()),
+        ("normal_float", (), {"bits": 1}, ("1",)),
+        ("normal_float", (), {"bits": 9}, ("9",)),
+        ("normal_float", (), {"bits": 4, "offset": 1.0}, ()),
+        ("normal_float", (), {"bits": 4, "offset": 0.5}, ()),
+        ("dynamic_float", (), {"bits": 2}, ("2",)),
+        ("block_scale", (w,), {"block_size": 0}, ("0",)),
+        ("quantize_blocks", (w, np.ones(3, f32), ramp), {"block_size": 8}, ("3", "4")),
+        ("quantize_blocks", (w, one, ramp), {"block_size": 8}, ()),
+        ("quantize_blocks", (w, -np.ones(4, f32), ramp), {"block_size": 8}, ()),
+        ("quantize_blocks", (w, np.ones(4, f32), ramp[::-1].copy()), {"block_size": 8}, ()),
+        ("quantize_blocks", (w, np.ones(4, f32), ramp[:0]), {"block_size": 8}, ()),
+        ("dequantize_blocks", (codes, np.ones(3, f32), ramp), {"block_size": 8}, ("3", "4")),
+        ("dequantize_blocks", (9 * codes, np.ones(4, f32), ramp), {"block_size": 8}, ("9",)),
+        ("dequantize_blocks", (-codes, np.ones(4, f32), ramp), {"block_size": 8}, ("-1",)),
+        ("quantize_scale", (w, ramp), {}, ()),
+        ("quantize_scale", (vector, ramp), {"block_size": 0}, ()),
+        ("dequantize_scale", (codes[0], np.ones(2, f32), np.array(1.0, f32), ramp), {}, ("2", "1")),
+        ("dequantize_scale", (codes[0], np.ones(1, f32), np.ones(2, f32), ramp), {}, ()),
+        ("codebook_matmul", (w, words, np.ones(1, f32), ramp), {"bits": 3}, ("8", "4")),
+        ("codebook_matmul", (w, words, np.ones(2, f32), ramp), {"bits": 2}, ("2", "1")),
+        ("codebook_matmul", (vector, words, np.ones(1, f32), ramp), {"bits": 2}, ()),
+        ("codebook_matmul", (np.ones((2, 40), f32), words, np.ones(3, f32), ramp), {"bits": 2}, ()),
         ("bcq", (w,), {"bits": 0}, ()),
         ("bcq", (w,), {"bits": 9}, ("9",)),
         ("bcq", (vector,), {"bits": 2}, ()),
@@ -582,6 +655,14 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("svd_patch", (w,), {"rank": 1, "split": "right"}, ("right",)),
         ("scaled_svd_patch", (w, np.ones(4, f32)), {"rank": 1}, ()),
         ("scaled_svd_patch", (w, -vector), {"rank": 1}, ()),
+        ("loftq", (w,), {"rank": 5}, ("5", "4")),
+        ("loftq", (vector,), {"rank": 1}, ()),
+        ("loftq", (w,), {"rank": 1, "bits": 1}, ("1",)),
+        ("loftq", (w,), {"rank": 1, "iterations": 0}, ("0",)),
+        ("loftq", (w,), {"rank": 1, "block_size": 0}, ("0",)),
+        ("loftq", (w,), {"rank": 1, "quantizer": "int"}, ("int",)),
+        ("loftq", (w,), {"rank": 1, "keep": "first"}, ("first",)),
+        ("loftq", (w,), {"rank": 1, "scaling": 0.0}, ()),
         ("objective", (w, np.eye(4, dtype=f32)), {}, ()),
         ("objective", (vector, eye), {}, ()),
         ("eora", (w, eye), {"rank": 5}, ("5", "4")),
@@ -636,6 +717,8 @@ def test_wrong_arguments_are_refused(kit: Kit) -> None:
                 if op in ("gptq", "sparsegpt", "quantize_adapter", "bcq_from_grid")
                 else (chapters[op], "A-3")
             )
+            if op == "codebook_matmul":  # the words are checked as unpack does
+                allowed = (*allowed, "Q")
             if op == "quantize_adapter":
                 allowed = (*allowed, "G")
             try:
@@ -648,6 +731,10 @@ CHAPTER_OPS = {
     "P": ("philox_words", "philox_uniform", "philox_integers", "philox_normal"),
     "R": ("round_half_even", "round_clip", "nearest_level"),
     "Q": ("fit_grid", "clip_search", "quantize", "dequantize", "pack", "unpack"),
+    "N": (
+        "normal_float", "dynamic_float", "block_scale", "quantize_blocks", "dequantize_blocks", "quantize_scale",
+        "dequantize_scale", "codebook_matmul", "loftq",
+    ),
     "B": (
         "bcq", "bcq_refit", "bcq_assign", "bcq_weight", "bcq_from_grid", "bcq_pack", "bcq_unpack", "lookup_tables",
         "bcq_product",

@@ -241,6 +241,39 @@ def grids() -> str:
     return svg("Levels of four 3-bit schemes fitted to the same values.", 660, 400, *parts)
 
 
+def codebooks() -> str:
+    """N: levels of three widths, and the error of LoftQ from turn to turn."""
+    rows: dict[str, np.ndarray] = {f"NF{b}": ref.normal_float(bits=b) for b in (2, 3, 4)}
+    rows["uniform, 4 bits"] = np.arange(-7, 8) / 7
+    a = Axes((-1.05, 1.05), (0, 5), box=(100, 16, 260, 250))
+    a.frame({v: f"{v:g}" for v in (-1, -0.5, 0, 0.5, 1)}, {}, xlabel="value, in units of the block's scale")
+    grid = np.linspace(-1, 1, 81)
+    density = np.exp(-((grid * 1.848) ** 2) / 2)  # a level of 1 is the quantile of the outermost probability
+    a.line([(a.px(x), a.py(4.9 * y)) for x, y in zip(grid, density, strict=True)], stroke=GRID, width=6)
+    for i, (name, levels) in enumerate(rows.items()):
+        y = a.py(4.2 - i)
+        a.text(92, y + 4, name, anchor="end")
+        a.line([(a.px(-1), y), (a.px(1), y)], stroke=GRID)
+        a.parts += [a.mark(a.px(v), y, i, size=3.6) for v in levels]
+    b = Axes((1, 8), (0.5, 1), box=(432, 16, 212, 250))
+    b.frame(
+        {v: str(v) for v in range(1, 9)},
+        {v: f"{v:g}" for v in (0.5, 0.6, 0.7, 0.8, 0.9, 1)},
+        xlabel="iteration",
+        ylabel="error, relative to plain quantization",
+    )
+    w = np.random.default_rng(2).standard_normal((64, 64))
+    for i, bits in enumerate((2, 3, 4)):
+        plain = np.linalg.norm(w - ref.loftq(w, rank=1, bits=bits, iterations=1).weight)
+        found = ref.loftq(w, rank=8, bits=bits, iterations=8)
+        b.curve(range(1, 9), found.errors / plain, i)
+        place = b.px(found.step), b.py(float(found.errors[found.step - 1] / plain))
+        ring = f'cx="{number(place[0])}" cy="{number(place[1])}" r="8"'
+        b.parts.append(f'<circle {ring} fill="none" stroke="{COLOURS[i]}" stroke-width="1.5"/>')
+    b.legend(["2 bits", "3 bits", "4 bits"], 560, 40)
+    return svg("Levels of NormalFloat at three widths; error of LoftQ after each of eight iterations.", 660, 320, a, b)
+
+
 def binary_coding() -> str:
     """B: error of the methods against the number of planes, beside uniform grids."""
     w = np.random.default_rng(0).standard_normal((16, 1024))
@@ -421,6 +454,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
     "grids": grids,
+    "codebooks": codebooks,
     "binary_coding": binary_coding,
     "second_order": second_order,
     "weighting": weighting,

@@ -37,6 +37,8 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     left, right = backend.moment_leaf(x, index=0), backend.moment_leaf(x[:4], index=1)
     levels = np.sort(w[0, :7])
     per_row = np.abs(w[:, 0]) + w.dtype.type(0.5)
+    table = backend.normal_float(bits=4)
+    blocks = backend.block_scale(w, block_size=20)
     binary = backend.bcq(w, bits=2, group_size=8, offset=True)
     planes = backend.bcq_pack(*binary)
     return {
@@ -49,6 +51,14 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dequantize": ((codes, scale, grid.zero_point), {}),
         "pack": ((codes,), {"bits": 4}),
         "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "normal_float": ((), {"bits": 4}),
+        "dynamic_float": ((), {"bits": 8}),
+        "block_scale": ((w,), {"block_size": 12}),
+        "quantize_blocks": ((w, blocks, levels), {"block_size": 20}),
+        "dequantize_blocks": ((codes, blocks, table), {"block_size": 20}),
+        "quantize_scale": ((blocks, levels), {"block_size": 3}),
+        "dequantize_scale": ((codes[0], blocks[:2], blocks[2:3].reshape(()), table), {"block_size": 8}),
+        "codebook_matmul": ((x, backend.pack(codes, bits=4), blocks, table), {"bits": 4, "block_size": 20}),
         "bcq": ((w,), {"bits": 2, "group_size": 8}),
         "bcq_refit": ((w, codes & 7), {"bits": 3, "offset": True}),
         "bcq_assign": ((w, binary.scale, binary.offset), {}),
@@ -68,6 +78,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "recency_moment": (([x[None, :4], x[None, 4:]],), {"total": 2}),
         "svd_patch": ((w,), {"rank": 2}),
         "scaled_svd_patch": ((w, np.abs(x[0])), {"rank": 2}),
+        "loftq": ((w,), {"rank": 2, "bits": 2, "iterations": 2}),
         "objective": ((w, h), {}),
         "eora": ((w, h), {"rank": 2}),
         "error_spectrum": ((w, h), {}),

@@ -56,6 +56,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     codes = backend.quantize(w, scale, zero, bits=4)
     b, a = weights(2, 6, 3, dtype=dtype), weights(3, 3, 16, dtype=dtype)
     nodes = backend.moment_leaf(w, index=0)
+    table, blocks = backend.normal_float(bits=4), backend.block_scale(w, block_size=20)
     binary = backend.bcq(w, bits=2, group_size=8, offset=True)
     planes = backend.bcq_pack(*binary)
     batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
@@ -70,6 +71,14 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dequantize": ((codes, scale, zero), {}),
         "pack": ((codes,), {"bits": 4}),
         "unpack": ((backend.pack(codes, bits=4),), {"bits": 4, "length": 16}),
+        "normal_float": ((), {"bits": 4}),
+        "dynamic_float": ((), {"bits": 8}),
+        "block_scale": ((w,), {"block_size": 12}),
+        "quantize_blocks": ((w, blocks, table), {"block_size": 20}),
+        "dequantize_blocks": ((codes, blocks, table), {"block_size": 20}),
+        "quantize_scale": ((blocks, table), {"block_size": 3}),
+        "dequantize_scale": ((codes[0], blocks[:2], blocks[2], table), {"block_size": 8}),
+        "codebook_matmul": ((w, backend.pack(codes, bits=4), blocks, table), {"bits": 4, "block_size": 20}),
         "bcq": ((w,), {"bits": 2, "group_size": 8}),
         "bcq_refit": ((w, codes & 7), {"bits": 3, "offset": True}),
         "bcq_assign": ((w, binary.scale, binary.offset), {}),
@@ -89,6 +98,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "recency_moment": ((batches,), {"total": 4}),
         "svd_patch": ((w,), {"rank": 2}),
         "scaled_svd_patch": ((w, c.diagonal().sqrt()), {"rank": 2}),
+        "loftq": ((w,), {"rank": 2, "bits": 2, "iterations": 2}),
         "objective": ((w, c), {}),
         "eora": ((w, c), {"rank": 2}),
         "error_spectrum": ((w, c), {}),

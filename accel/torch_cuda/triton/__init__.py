@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["KERNELS", "launcher", "supports"]
 
-KERNELS = ("quantize", "dequantize", "pack", "unpack", "dequantize_packed", "dora_norm", "bcq_product")
+KERNELS = (
+    "quantize",
+    "dequantize",
+    "pack",
+    "unpack",
+    "dequantize_packed",
+    "dora_norm",
+    "bcq_product",
+    "codebook_matmul",
+)
 """Operations with a kernel."""
 
 

@@ -1,4 +1,4 @@
-"""Kernels of chapter Q, where one program works on a run of outputs of one row, and the product of chapter B.
+"""Kernels: one program works on a run of outputs of one row, or on a tile of a product.
 
 The arithmetic of chapter Q is that of the specification: a division rounded to nearest (Triton's plain ``/`` of
 float32 is not), half to even, no fused multiply-add, zero points added as integers.
@@ -18,7 +18,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "bcq_product", "dequantize", "dequantize_packed", "dora_norm", "pack", "quantize", "unpack"]
+__all__ = [
+    "INTERPRETED",
+    "bcq_product",
+    "codebook_matmul",
+    "dequantize",
+    "dequantize_packed",
+    "dora_norm",
+    "pack",
+    "quantize",
+    "unpack",
+]
 
 _BLOCK = 1024  # most outputs of a program
 
@@ -149,6 +159,36 @@ def _dora_norm(w, b, a, norms, m, k, r, w_row, w_column, ROWS: tl.constexpr, BLO
             v += left[:, None] * right[None, :]
         total += tl.sum(v * v, axis=1)
     tl.store(norms + row, tl.sqrt(total).to(norms.dtype.element_ty), mask=present)
+
+
+@triton.jit
+def _codebook_matmul(
+    x, words, scale, levels, y, tokens, m, k, width, size, BITS: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """y[t, i] = sum over j of x[t, j] s level: codes are looked up where they are used, sums stay in float32.
+
+    DOT tiles go through the matrix units in full float32; one token at a time is a sum of products.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    total = tl.zeros((TOKENS, ROWS), dtype=tl.float32)
+    place = tl.arange(0, COLUMNS)
+    here = row.to(tl.int64)[:, None]
+    for start in range(0, k, COLUMNS):
+        column = start + place
+        inside = (row < m)[:, None] & (column < k)[None, :]
+        code = _unpacked(words + here * width, column[None, :], inside, BITS, PADDED)
+        s = tl.load(scale + (here * k + column[None, :]) // size, mask=inside, other=0.0)
+        w = tl.load(levels + code) * s
+        reach = (token < tokens)[:, None] & (column < k)[None, :]
+        value = tl.load(x + token.to(tl.int64)[:, None] * k + column[None, :], mask=reach, other=0.0)
+        if DOT:
+            total = tl.dot(value, tl.trans(w), total, input_precision="ieee")
+        else:
+            total += tl.sum(value[:, None, :] * w[None, :, :], axis=2)
+    kept = (token < tokens)[:, None] & (row < m)[None, :]
+    tl.store(y + token.to(tl.int64)[:, None] * m + row[None, :], total, mask=kept)
 
 
 @triton.jit
@@ -289,6 +329,23 @@ def dora_norm(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
         kernel: Any = _dora_norm
         kernel[(triton.cdiv(m, rows),)](*arguments, ROWS=rows, BLOCK=block, enable_fp_fusion=True)
     return norms
+
+
+def codebook_matmul(x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, bits: int, block_size: int) -> Tensor:
+    """Product of checked arguments in float32; see :func:`lowbit.accel.torch_cuda.codebook_matmul`."""
+    (tokens, k), (m, width) = x.shape, words.shape
+    y = torch.zeros((tokens, m), dtype=torch.float32, device=x.device)
+    if min(tokens, k, m) == 0:
+        return y
+    x, scale = (a.to(torch.float32).contiguous() for a in (x, scale))
+    dot = tokens >= 16
+    rows, columns, together = (64, 32, 16 if tokens < 32 else 32) if dot else (16, 128, 1)
+    grid = (triton.cdiv(m, rows), triton.cdiv(tokens, together))
+    constants: dict[str, Any] = {"BITS": bits, "PADDED": False, "ROWS": rows, "TOKENS": together, "COLUMNS": columns}
+    constants["DOT"] = dot
+    arrays = (x, words.contiguous(), scale, levels.to(torch.float32), y)
+    _codebook_matmul[grid](*arrays, tokens, m, k, width, block_size, **constants)
+    return y
 
 
 def bcq_product(x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
