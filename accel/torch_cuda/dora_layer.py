@@ -27,43 +27,46 @@ __all__ = ["DoRALinear"]
 _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 
 
-def _row_norms(w: Tensor, b: Tensor, a: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    """‖W_i + (B A)_i‖ in float64, and W Aᵀ; the scaling is in b, ‖W_i‖² in ``square``.  (2.6)
+def _square_norms(
+    w: Tensor, cross: Tensor, b: Tensor, a: Tensor, square: Tensor, scaling: float
+) -> tuple[Tensor, bool]:
+    """‖W_i + s (B A)_i‖² in float64 by (2.6), from A Wᵀ (r, m) and ‖W_i‖²; and whether every row is clear of zero.
 
-    W Aᵀ is taken in float32 (float64 for float64 weights), everything after it in float64. Where less than a quarter
-    of what is added up remains that is not enough, and those rows are formed and summed in float64. On CUDA a kernel
-    forms all rows in registers, so that nothing has to be decided on the host.
+    A Wᵀ comes in the precision of the layer's own product, sums over the rank are taken in float32 or better and the
+    rest in float64. Where less than a quarter of ‖W_i‖² remains, B A has cancelled digits of W: those rows are formed
+    and summed in float64. That happens exactly when both have about the same norm, so ‖s B A‖ need not be looked at.
     """
     wide = torch.float64 if w.dtype == torch.float64 else torch.float32
-    right = a.to(wide)
-    if w.dtype == wide:
-        product = w @ right.mT
-    else:  # a strip at a time, so that the wide copy stays in cache
-        product = torch.empty((w.shape[0], a.shape[0]), dtype=wide, device=w.device)
-        for part in row_chunks(w.shape[0], w.shape[1], w.device):
-            torch.mm(w[part].to(wide), right.mT, out=product[part])
-    if _OPS.supports("dora_norm", device=w.device, dtype=w.dtype) is True:
-        return _kernel_norms(w, b.to(wide), right), product
-    left = b.to(torch.float64)
-    bulk = square + (left @ (right @ right.mT).to(torch.float64) * left).sum(dim=1)
-    found = bulk + 2 * (left * product).sum(dim=1)
-    cancelled = found < bulk / 4
-    if bool(cancelled.any()):
-        rows = torch.addmm(w[cancelled].to(torch.float64), left[cancelled], a.to(torch.float64))
-        found[cancelled] = rows.square().sum(dim=1)
-    return found.sqrt(), product
+    left, right = b.to(wide), a.to(wide)
+    inner = torch.addmm(cross.to(wide).mT, left, right @ right.mT, alpha=scaling / 2)
+    found = torch.add(square, (left * inner).sum(dim=1, dtype=torch.float64), alpha=2 * scaling)
+    clear = found > square / 4
+    if bool(clear.all()):
+        return found, True
+    poor = ~clear
+    rows = torch.addmm(w[poor].to(torch.float64), left[poor].to(torch.float64), right.to(torch.float64), alpha=scaling)
+    found[poor] = rows.square().sum(dim=1)
+    return found, bool((found > 0).all())
+
+
+def _scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """x ∘ factor. In half precision x + x (factor − 1): a factor near 1 then loses nothing by rounding."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x * factor.to(x.dtype)
+    return torch.addcmul(x, x, (factor - 1).to(x.dtype))
 
 
 def _scale_(x: Tensor, factor: Tensor) -> Tensor:
-    """x ∘ factor in place. In half precision by x + x (factor − 1): a factor near 1 then loses nothing by rounding."""
+    """The same in place."""
     if x.dtype in (torch.float32, torch.float64):
         return x.mul_(factor.to(x.dtype))
     return x.addcmul_(x, (factor - 1).to(x.dtype))
 
 
-def _kernel_norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
-    found: Tensor = triton.launcher().dora_norm(w, b, a)
-    return found.to(torch.float64)
+def _inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where x is 0."""
+    used = x != 0
+    return torch.where(used, 1 / torch.where(used, x, 1.0), 0.0)
 
 
 class _DoRA(torch.autograd.Function):
@@ -85,61 +88,74 @@ class _DoRA(torch.autograd.Function):
         again: Callable[[], Tensor],
     ) -> Tensor:
         weight = again() if w is None else w
-        left, right = b.detach() * scaling, a.detach()
-        c, product = _row_norms(weight, left, right, square)
-        m = magnitude.detach().to(torch.float64)
-        g = dora.quotient(m, c)
-        hidden = x @ right.to(x.dtype).mT
-        y = x @ weight.to(x.dtype).mT
-        y.addmm_(hidden, left.to(x.dtype).mT)
+        dtype, tokens, cpu = x.dtype, x.shape[0], x.device.type == "cpu"
+        left, right, product = b.to(dtype), a.to(dtype), weight.to(dtype).mT
+        if cpu:  # one pass over W gives x Wᵀ and A Wᵀ
+            both = torch.cat((x, right)) @ product
+            y, cross = both[:tokens], both[tokens:]
+            squares, nonzero = _square_norms(weight, cross, b, a, square, scaling)
+            c = squares.sqrt_()
+        else:  # a kernel forms the rows in registers, and nothing is decided on the host
+            y, cross, nonzero = x @ product, a.new_empty(0), False
+            c = _norms(weight, b * scaling, a)
+        hidden = (x @ right.mT).mul_(scaling)
+        y.addmm_(hidden, left.mT)
+        g = magnitude / c if nonzero else dora.quotient(magnitude.to(torch.float64), c)
         # dm needs the sum before the factor: y / g, unless a bias was added or a row erased (a GPU is not asked)
-        reuse = reuse_output and bias is None and x.device.type == "cpu" and not bool((g == 0).any())
-        inverse = torch.where(c > 0, 1 / torch.where(c > 0, g * c if reuse else c, 1.0), 0.0)
+        reuse = reuse_output and cpu and bias is None and bool(g.all())
         if reuse:
             y = kept = _scale_(y, g)
         else:
-            kept, y = y, _scale_(y.clone(), g)
+            kept, y = y, _scaled(y, g)
             if bias is not None:
-                y += bias.detach().to(y.dtype)
-        ctx.save_for_backward(x, w, b, a, hidden, kept, g, c, inverse, None if detach else product)
-        ctx.scaling, ctx.again = scaling, again
+                y += bias.to(dtype)
+        ctx.save_for_backward(x, w, b, a, magnitude, hidden, kept, g, None if reuse and detach else c)
+        ctx.scaling, ctx.again, ctx.reuse, ctx.detach = scaling, again, reuse, detach
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, w, b, a, hidden, kept, g, c, inverse, product = ctx.saved_tensors
+        x, w, b, a, magnitude, hidden, kept, g, c = ctx.saved_tensors
         grad: Tensor = grads[0]
-        dtype, wide = x.dtype, b.dtype
-        sums = torch.float64 if dtype == torch.float64 else torch.float32
+        dtype, scaling = x.dtype, ctx.scaling
         need_x, _, need_b, need_a, need_m, need_bias = ctx.needs_input_grad[:6]
-        full = product is not None
+        full = not ctx.detach
         dx = db = da = dm = None
         if need_m or full:
-            dm = (grad * kept).sum(dim=0, dtype=sums) * inverse
-        scaled = _scale_(grad.clone(memory_format=torch.contiguous_format), g)
-        left = (b * ctx.scaling).to(dtype)
-        back = scaled @ left
+            sums = (grad * kept).sum(dim=0, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+            dm = sums / magnitude if ctx.reuse else sums * _inverse(c)  # y / (g c) = y / m
+        scaled = _scaled(grad, g)
+        back = (scaled @ b.to(dtype)).mul_(scaling)
         if need_b:
-            db = (scaled.mT @ hidden).to(wide) * ctx.scaling
+            db = (scaled.mT @ hidden).to(b.dtype)
         if need_a:
             da = (back.mT @ x).to(a.dtype)
         weight = (ctx.again() if w is None else w) if need_x or full else None
         if need_x and weight is not None:
             dx = scaled @ weight.to(dtype)
             dx.addmm_(back, a.to(dtype))
-        if full and weight is not None:  # less g dm v, with V = W + s B A
-            along = (g * dm * torch.where(c > 0, 1 / torch.where(c > 0, c, 1.0), 0.0))[:, None].to(sums)
-            wide_b, wide_a = b.to(sums) * ctx.scaling, a.to(sums)
-            tilted = wide_b * along
-            if need_b:
-                db = db - (ctx.scaling * along * (product + wide_b @ (wide_a @ wide_a.mT))).to(wide)
-            if need_a:
-                da = da - (tilted.mT @ weight.to(sums) + (tilted.mT @ wide_b) @ wide_a).to(a.dtype)
-        if dm is not None:
-            dm = dm.to(wide)
+        if full and weight is not None and dm is not None:  # less g dm v, with V = W + s B A
+            wide = torch.promote_types(b.dtype, torch.float32)
+            along = (g * dm * _inverse(c))[:, None].to(wide)
+            left, right, rows = b.to(wide) * scaling, a.to(wide), weight.to(wide)
+            tilted = left * along
+            if db is not None:
+                db -= (scaling * along * (rows @ right.mT + left @ (right @ right.mT))).to(b.dtype)
+            if da is not None:
+                da -= (tilted.mT @ rows + (tilted.mT @ left) @ right).to(a.dtype)
+        dm = None if dm is None else dm.to(magnitude.dtype)
         dbias = grad.sum(dim=0) if need_bias else None
         return dx, None, db, da, dm, dbias, None, None, None, None, None
+
+
+def _norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
+    """‖W_i + (B A)_i‖ in float64 away from the CPU: the fused kernel where there is one."""
+    if _OPS.supports("dora_norm", device=w.device, dtype=w.dtype) is True:
+        found: Tensor = triton.launcher().dora_norm(w, b, a)
+        return found.to(torch.float64)
+    wide = torch.float64 if w.dtype == torch.float64 else torch.float32
+    return dora.norms(dora.Update(w.to(wide), b.to(wide), a.to(wide))).to(torch.float64)
 
 
 class DoRALinear(nn.Module):
@@ -213,9 +229,12 @@ class DoRALinear(nn.Module):
 
     def _weight(self) -> Tensor:
         """The base's weight (out, in), without a graph; dequantized where it is packed."""
-        with torch.no_grad():
-            w = cast("Callable[[], Tensor]", self.base.weight)() if self._packed else cast(Tensor, self.base.weight)
-            return w.detach().mT if self.transposed else w.detach()
+        if self._packed:
+            with torch.no_grad():
+                w = cast("Callable[[], Tensor]", self.base.weight)()
+        else:
+            w = cast(Tensor, self.base.weight).detach()
+        return w.mT if self.transposed else w
 
     def _squares(self, w: Tensor) -> Tensor:
         """‖W_i‖² in float64, computed once per weight."""
@@ -233,19 +252,23 @@ class DoRALinear(nn.Module):
         """(..., in) → (..., out), in the dtype of ``x``, or that of autocast where it is on."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        with torch.autocast(x.device.type, enabled=False):
-            w = self._weight()
-            if self.merged:
-                return functional.linear(x, w.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-            rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-            seen = functional.dropout(rows, self.dropout, self.training) if self.dropout else rows
-            y: Tensor = _DoRA.apply(  # type: ignore[no-untyped-call]
-                seen, None if self._packed else w, self.B, self.A, self.magnitude, self.bias, self._squares(w),
-                self.scaling, self.detach, self.reuse_output, self._weight,
-            )  # fmt: skip
-            if seen is not rows:  # what dropout took from the update, the base still sees
-                y = y + functional.linear(rows - seen, w.to(x.dtype))
-            return y.reshape(*x.shape[:-1], w.shape[0])
+            with torch.autocast(x.device.type, enabled=False):
+                return self._apply_to(x)
+        return self._apply_to(x)
+
+    def _apply_to(self, x: Tensor) -> Tensor:
+        w, bias = self._weight(), self.bias
+        if self.merged:
+            return functional.linear(x, w.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        seen = functional.dropout(rows, self.dropout, self.training) if self.dropout else rows
+        y: Tensor = _DoRA.apply(  # type: ignore[no-untyped-call]
+            seen, None if self._packed else w, self.B, self.A, self.magnitude, bias, self._squares(w),
+            self.scaling, self.detach, self.reuse_output, self._weight,
+        )  # fmt: skip
+        if seen is not rows:  # what dropout took from the update, the base still sees
+            y = y + functional.linear(rows - seen, w.to(x.dtype))
+        return y.reshape(*x.shape[:-1], w.shape[0])
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
