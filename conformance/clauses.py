@@ -31,6 +31,7 @@ CHAPTERS = {
     "C": "second moments and low-rank patches",
     "E": "eigenspace compensation",
     "D": "magnitude and direction apart",
+    "H": "rotation",
     "A": "the contract itself",
 }
 
@@ -218,6 +219,24 @@ _TABLE = (
     Clause(
         "D-10", "the refit is the nearest patch, and its residual is told", "full", "certificate", ("dora_to_lora",)
     ),
+    # -- H
+    Clause("H-1", "Hadamard matrices of every construction", "core", "exact", ("hadamard_matrix",)),
+    Clause("H-1a", "orders without a construction are refused", "core", "exact", ("hadamard_matrix",)),
+    Clause("H-2", "the transform is the product with the matrix", "core", "forward-error", ("hadamard_transform",)),
+    Clause("H-2a", "the transform of integers of order 4^t is exact", "core", "exact", ("hadamard_transform",)),
+    Clause("H-2b", "the transform takes other tables", "full", "forward-error", ("kronecker_transform",)),
+    Clause("H-3", "random Hadamard rotations have addressed signs", "core", "exact", ("random_hadamard",)),
+    Clause("H-4", "QR with a positive diagonal", "core", "forward-error", ("orthogonal_factor",)),
+    Clause("H-4a", "Haar rotations are factors of addressed normals", "core", "forward-error", ("random_orthogonal",)),
+    Clause("H-5", "a norm's gain moves into the columns", "core", "forward-error", ("fuse_norm",)),
+    Clause("H-6", "inputs are rotated in float64, block by block", "core", "forward-error", ("rotate_inputs",)),
+    Clause("H-6a", "outputs and biases are rotated by the transpose", "core", "forward-error", ("rotate_outputs",)),
+    Clause("H-7", "R1, R2 per key-value head, and R4 in a block", "core", "forward-error", ("rotate_block",)),
+    Clause("H-7a", "embedding and head are rotated apart", "core", "forward-error", ("rotate_ends",)),
+    Clause("H-8", "excess kurtosis and peak of every token", "core", "forward-error", ("outlier_measures",)),
+    Clause("H-9", "activations are quantized token by token", "core", "tie-band", ("quantize_activations",)),
+    Clause("H-9a", "activation codes do not know the scale", "core", "exact", ("quantize_activations",)),
+    Clause("H-10", "the clip ratio of activations has the least error", "full", "certificate", ("activation_clip",)),
     # -- A
     Clause("A-1", "inputs are never written", "core", "exact"),
     Clause("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact"),

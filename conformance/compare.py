@@ -52,6 +52,7 @@ __all__ = [
     "level_band",
     "normal_equations",
     "normal_solution",
+    "orthogonality",
     "quantile_slack",
     "quotient_gap",
     "residual_gap",
@@ -120,6 +121,15 @@ def tie_band(r: npt.ArrayLike, u: float, roundings: int) -> F64:
     that of r only if r lies within γ_k·abs(r) of a half-integer, and then by one.
     """
     return gamma(roundings, u) * np.abs(np.asarray(r, np.float64))
+
+
+def orthogonality(n: int, u: float) -> float:
+    """Backward error of a Householder QR decomposition of order n, relative to the norm: n·γ_{8n}.
+
+    Higham's theorem 19.4 gives √n·γ_{cn} for every column with a small constant c; n·γ_{8n} covers ‖QᵀQ − I‖ and the
+    triangle that is left below the diagonal alike, the sign of a column being exact.
+    """
+    return n * gamma(8 * n, u)
 
 
 def elementary(n: int, u: float) -> float:

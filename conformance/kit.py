@@ -53,6 +53,11 @@ _RESULTS: dict[str, type[Any]] = {
     "dvora_gradient": types.DvoraGradient,
     "decomposition_change": types.DecompositionChange,
     "dora_to_lora": types.LoraRefit,
+    "rotate_block": types.DecoderBlock,
+    "rotate_ends": types.DecoderEnds,
+    "outlier_measures": types.OutlierMeasures,
+    "quantize_activations": types.QuantizedActivations,
+    "activation_clip": types.ActivationClip,
 }
 
 

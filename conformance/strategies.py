@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 __all__ = [
     "DAMPINGS",
+    "HADAMARD_ORDERS",
     "LARGE_SPECTRA",
     "SCALINGS",
     "SCHEMES",
@@ -23,10 +24,12 @@ __all__ = [
     "AffineInput",
     "BinaryInput",
     "BlockInput",
+    "BlockProblem",
     "DoraProblem",
     "GridInput",
     "LargeProblem",
     "PatchProblem",
+    "RotationProblem",
     "WeightProblem",
     "activations",
     "affine_inputs",
@@ -34,20 +37,27 @@ __all__ = [
     "binary_inputs",
     "binary_weights",
     "block_inputs",
+    "block_problems",
     "block_ties",
     "counters",
     "degenerate_groups",
     "dora_problems",
     "dyadic",
+    "end_problems",
     "float_dtypes",
     "grid_inputs",
+    "hadamard_inputs",
     "hessians",
     "large_problem",
     "matrices",
     "packed_codes",
     "patch_problems",
+    "rotation_problems",
     "seeds",
     "sorted_levels",
+    "square_matrices",
+    "table_inputs",
+    "tokens",
     "weight_problems",
 ]
 
@@ -531,3 +541,140 @@ def counters(draw: st.DrawFn) -> Array:
     values = draw(arrays(np.int64, shape, elements=WORDS, fill=st.nothing()))
     fits = values.size == 0 or int(values.max()) < 2**31
     return values.astype(np.int32) if fits and draw(st.booleans()) else values
+
+
+HADAMARD_ORDERS = (
+    1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 100, 104, 108,
+    112, 116, 120, 124, 128, 144, 148, 156, 168, 172, 184, 244, 256, 260, 340, 344,
+)  # fmt: skip
+"""Every construction: Sylvester, both of Paley over prime fields and GF(9), GF(25), GF(27), GF(121), GF(169), GF(343),
+four circulants, and products."""
+
+
+@st.composite
+def hadamard_inputs(draw: st.DrawFn) -> tuple[Array, int | None]:
+    """Tokens whose width has a matrix, or is a few blocks of one; block size or None."""
+    size = draw(st.sampled_from([1, 2, 4, 8, 12, 16, 20, 28, 32, 36, 48, 64, 80, 96, 128, 144, 192, 256, 288, 512]))
+    blocks = draw(st.sampled_from([None, None, 1, 3]))
+    shape = (*draw(st.sampled_from([(), (1,), (3,), (2, 5)])), size * (blocks or 1))
+    seed, unit = draw(st.integers(0, 2**16)), draw(st.sampled_from(UNITS))
+    x = np.random.default_rng(seed).integers(-99, 100, shape) * unit
+    if draw(st.booleans()):  # an outlier feature
+        x[..., draw(st.integers(0, shape[-1] - 1))] *= 512
+    return np.clip(x, -6e4, 6e4).astype(draw(float_dtypes(half=True))), None if blocks is None else size
+
+
+@st.composite
+def table_inputs(draw: st.DrawFn) -> tuple[Array, Array]:
+    """Tokens and a table with permuted, negated rows and columns: in general not symmetric."""
+    from lowbit import reference
+
+    order = draw(st.sampled_from([1, 2, 4, 12, 20, 28]))
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    table = reference.hadamard_matrix(order=order)[random.permutation(order)][:, random.permutation(order)]
+    table = table * random.choice([-1, 1], order) * random.choice([-1, 1], (order, 1))
+    n = order * 2 ** draw(st.integers(0, 6))
+    dtype = draw(float_dtypes(half=True))
+    x = (random.integers(-99, 100, (draw(st.integers(1, 6)), n)) / 8).astype(dtype)
+    return x, table.astype(dtype)
+
+
+@st.composite
+def square_matrices(draw: st.DrawFn) -> Array:
+    """(n, n): general, negative diagonal, singular, of huge range over columns."""
+    n = draw(st.integers(1, 9))
+    z = draw(_integers((n, n), 99)) * draw(st.sampled_from(UNITS))
+    kind = draw(st.sampled_from(["general", "general", "negative", "singular", "range"]))
+    if kind == "negative":
+        z = z - 300 * np.eye(n)
+    elif kind == "singular":
+        z[:, -1] = z[:, 0]
+    elif kind == "range":
+        z = z * np.ldexp(1.0, draw(arrays(np.int64, (n,), elements=st.integers(-12, 6))))
+    return z.astype(draw(float_dtypes()))
+
+
+class RotationProblem(NamedTuple):
+    """A weight whose inputs are rotated in blocks."""
+
+    w: Array  # (m, k)
+    q: Array  # (d, d) or (b, d, d)
+    repeats: int
+
+
+def _orthogonal(draw: st.DrawFn, *shape: int) -> Array:
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    return np.linalg.qr(random.standard_normal(shape))[0]
+
+
+@st.composite
+def rotation_problems(draw: st.DrawFn) -> RotationProblem:
+    """One rotation of the whole axis, one for every block, or one per block with repeats; w may be a half."""
+    d, blocks, repeats = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    q = _orthogonal(draw, d, d) if draw(st.booleans()) else _orthogonal(draw, blocks, d, d)
+    w = draw(_integers((draw(st.integers(1, 4)), d * blocks * repeats), 999)) * draw(st.sampled_from(UNITS))
+    w = np.clip(w, -6e4, 6e4).astype(draw(float_dtypes(half=True)))
+    return RotationProblem(w, q.astype(draw(float_dtypes())), repeats)
+
+
+class BlockProblem(NamedTuple):
+    """A decoder block and its rotations."""
+
+    block: Any  # DecoderBlock of arrays
+    r1: Array
+    r2: Array | None
+
+
+@st.composite
+def block_problems(draw: st.DrawFn) -> BlockProblem:
+    """Grouped queries, biases or none, one R2 or one per key-value head or none."""
+    from lowbit.reference.types import DecoderBlock
+
+    kv, share, width = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    d, f = draw(st.integers(2, 6)), draw(st.sampled_from([1, 2, 4, 8, 12]))
+    dtype = draw(float_dtypes())
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+
+    def weight(*shape: int) -> Array:
+        return (random.integers(-99, 100, shape) / 37).astype(dtype)
+
+    values, queries = kv * width, kv * share * width
+    biases = (weight(values), weight(d), weight(d)) if draw(st.booleans()) else (None, None, None)
+    block: Any = DecoderBlock(
+        weight(d), weight(queries, d), weight(values, d), weight(values, d), weight(d, queries), weight(d),
+        weight(f, d), weight(f, d), weight(d, f), *biases,
+    )  # fmt: skip
+    r2 = [None, _orthogonal(draw, width, width), _orthogonal(draw, kv, width, width)][draw(st.integers(0, 2))]
+    return BlockProblem(block, _orthogonal(draw, d, d).astype(dtype), None if r2 is None else r2.astype(dtype))
+
+
+@st.composite
+def end_problems(draw: st.DrawFn) -> tuple[Array, Array, Array | None, Array]:
+    """Embedding, gain, head (None: tied), R1; means of embedding rows that are far from 0."""
+    d, words = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    dtype = draw(float_dtypes())
+    embedding = (draw(_integers((words, d), 99)) + 50) / 37
+    gain = draw(_integers((d,), 99)) / 41
+    head = (draw(_integers((words, d), 99)) / 53).astype(dtype) if draw(st.booleans()) else None
+    return embedding.astype(dtype), gain.astype(dtype), head, _orthogonal(draw, d, d).astype(dtype)
+
+
+@st.composite
+def tokens(draw: st.DrawFn) -> Array:
+    """Activations (T, k): one-hot, flat, constant, all-zero and general tokens, outlier features."""
+    k = draw(st.integers(1, 12))
+    rows = []
+    for kind in draw(
+        st.lists(st.sampled_from(["general", "general", "hot", "flat", "level", "zero"]), min_size=1, max_size=6)
+    ):
+        row = draw(_integers((k,), 99)) / 37
+        if kind == "hot":
+            row = np.where(np.arange(k) == draw(st.integers(0, k - 1)), 7.0, 0.0)
+        elif kind == "flat":
+            row = np.where(row < 0, -0.1, 0.1)
+        elif kind in ("level", "zero"):
+            row = np.full(k, 0.1 if kind == "level" else 0.0)
+        rows.append(row)
+    x = np.array(rows)
+    x[:, 0] *= draw(st.sampled_from([1.0, 1.0, 64.0]))
+    return x.astype(draw(float_dtypes()))

@@ -450,6 +450,39 @@ def build() -> dict[str, tuple[str, list[Case]]]:
             rule = _forward("", found, largest, 4 * 3 + 3 * 7) if op == "philox_normal" else _exact("", found)
             cases.append(_case(f"seed {seed}", [addresses], {"seed": seed, **more}, [rule]))
         table[identifier] = (op, cases)
+
+    table["H-1"] = (
+        "hadamard_matrix",
+        [
+            _case(f"order {n}", [], {"order": n}, [_exact("", spec.hadamard_matrix(order=n))])
+            for n in (1, 2, 8, 12, 20, 28, 36, 52, 92)
+        ],
+    )
+    shaped = np.random.default_rng(20240301)  # draws of its own, so that the vectors above stay what they are
+    transforms = []
+    for n, options in ((16, {}), (12, {}), (12, {"transpose": True}), (40, {}), (36, {"block_size": 12})):
+        x = shaped.standard_normal((3, n)).astype(np.float32)
+        found = spec.hadamard_transform(x, **options)
+        total = np.abs(x.astype(np.float64)).sum(axis=1, keepdims=True)
+        transforms.append(_case(f"{n} features", [x], options, [_forward("", found, total, n + 4)]))
+    table["H-2"] = ("hadamard_transform", transforms)
+    table["H-3"] = (
+        "random_hadamard",
+        [
+            _case(f"order {n}", [], {"order": n, "seed": 7, "index": i},
+                  [_exact("", spec.random_hadamard(order=n, seed=7, index=i))])
+            for n, i in ((4, 0), (12, 0), (12, 1))
+        ],
+    )  # fmt: skip
+    x = shaped.standard_normal((3, 8)).astype(np.float32)
+    x[2] = 0
+    found = spec.quantize_activations(x, bits=4)
+    expect = [
+        _forward("scale", found.scale, found.scale, _SUM_ROUNDINGS),
+        _exact("zero_point", found.zero_point),
+        _codes("codes", found.codes, x.astype(np.float64) / found.scale, _SUM_ROUNDINGS + 2),
+    ]
+    table["H-9"] = ("quantize_activations", [_case("symmetric, the last token all zero", [x], {"bits": 4}, expect)])
     return table
 
 

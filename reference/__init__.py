@@ -15,9 +15,11 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 11. ``loftq``          N  LoftQ: quantization and a patch by turns
 12. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
 13. ``dora``           D  DoRA: magnitude and direction apart
+14. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
 
-``types`` names the results, ``protocol`` is the contract of a backend, ``errors`` the two ways to refuse, ``checks``
-the refusals themselves. The docstring of a function is the normative text; clause ids stand in brackets.
+``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
+``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
+text; clause ids stand in brackets.
 
 This module is itself a backend, the slow one: it takes array-likes and answers in float64 NumPy arrays.
 
@@ -84,6 +86,22 @@ from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
+from .rotation import (
+    activation_clip,
+    fuse_norm,
+    hadamard_matrix,
+    hadamard_transform,
+    kronecker_transform,
+    orthogonal_factor,
+    outlier_measures,
+    quantize_activations,
+    random_hadamard,
+    random_orthogonal,
+    rotate_block,
+    rotate_ends,
+    rotate_inputs,
+    rotate_outputs,
+)
 from .rounding import nearest_level, round_clip, round_half_even
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
@@ -150,6 +168,20 @@ __all__ = [  # noqa: RUF022  in reading order
     "dvora_gradient",
     "decomposition_change",
     "dora_to_lora",
+    "hadamard_matrix",
+    "hadamard_transform",
+    "kronecker_transform",
+    "random_hadamard",
+    "orthogonal_factor",
+    "random_orthogonal",
+    "fuse_norm",
+    "rotate_inputs",
+    "rotate_outputs",
+    "rotate_block",
+    "rotate_ends",
+    "outlier_measures",
+    "quantize_activations",
+    "activation_clip",
 ]
 
 SPEC_VERSION = 1

@@ -20,12 +20,15 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy.typing as npt
 
 from .types import (
+    ActivationClip,
     AdapterMethod,
     BinaryCode,
     BinaryMethod,
     ClippedGrid,
     CodebookQuantizer,
     Compensation,
+    DecoderBlock,
+    DecoderEnds,
     DecompositionChange,
     DoraGradient,
     DoraLayout,
@@ -42,10 +45,12 @@ from .types import (
     LoraRefit,
     LowRank,
     MomentNode,
+    OutlierMeasures,
     PackedBinary,
     PackLayout,
     ProductMethod,
     Pruned,
+    QuantizedActivations,
     QuantizedAdapter,
     QuantizedWeight,
     ScaleDtype,
@@ -364,6 +369,51 @@ class DoraOps(Protocol[Arr]):
     ) -> LoraRefit[Arr]: ...  # D-10
 
 
+class RotationOps(Protocol[Arr]):
+    """Chapter H: Hadamard transforms and rotations; operations without an array answer on the backend's device."""
+
+    def hadamard_matrix(self, *, order: int) -> Arr: ...  # H-1 → int32 (n, n)
+    def hadamard_transform(
+        self, x: Arr, /, *, block_size: int | None = None, transpose: bool = False
+    ) -> Arr: ...  # H-2, last axis
+    def kronecker_transform(self, x: Arr, table: Arr, /, *, transpose: bool = False) -> Arr: ...  # H-2b
+    def random_hadamard(self, *, order: int, seed: int, index: int = 0) -> Arr: ...  # H-3 → float64
+    def orthogonal_factor(self, z: Arr, /) -> Arr: ...  # H-4 → float64
+    def random_orthogonal(self, *, order: int, seed: int, index: int = 0) -> Arr: ...  # H-4a → float64
+    def fuse_norm(self, w: Arr, gain: Arr, /) -> Arr: ...  # H-5
+    def rotate_inputs(self, w: Arr, q: Arr, /, *, repeats: int = 1) -> Arr: ...  # H-6, dtype of w
+    def rotate_outputs(self, w: Arr, q: Arr, /, *, repeats: int = 1) -> Arr: ...  # H-6a, dtype of w
+    def rotate_block(
+        self, block: DecoderBlock[Arr], r1: Arr, r2: Arr | None = None, /, *, online: bool = True
+    ) -> DecoderBlock[Arr]: ...  # H-7
+    def rotate_ends(
+        self, embedding: Arr, gain: Arr, head: Arr | None, r1: Arr, /, *, centre: bool = False
+    ) -> DecoderEnds[Arr]: ...  # H-7a
+    def outlier_measures(self, x: Arr, /) -> OutlierMeasures[Arr]: ...  # H-8
+    def quantize_activations(
+        self,
+        x: Arr,
+        /,
+        *,
+        bits: int,
+        scheme: Scheme = "symmetric",
+        clip_ratio: float = 1.0,
+        group_size: int | None = None,
+    ) -> QuantizedActivations[Arr]: ...  # H-9
+    def activation_clip(
+        self,
+        x: Arr,
+        /,
+        *,
+        bits: int,
+        scheme: Scheme = "symmetric",
+        group_size: int | None = None,
+        norm: float = 2.0,
+        grid: int = 20,
+        max_shrink: float = 0.5,
+    ) -> ActivationClip[Arr]: ...  # H-10
+
+
 PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
@@ -376,6 +426,7 @@ PROTOCOLS: tuple[type, ...] = (
     LoftqOps,
     EigenspaceOps,
     DoraOps,
+    RotationOps,
 )
 
 
@@ -396,6 +447,7 @@ __all__ = [
     "LowRankOps",
     "MomentOps",
     "PhiloxOps",
+    "RotationOps",
     "RoundingOps",
     "UniformOps",
     "operations",

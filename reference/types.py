@@ -175,6 +175,53 @@ class Stationarity(NamedTuple):
     right: float  # ‖(D − BA) C Aᵀ‖ / (‖A‖ ‖D C‖)
 
 
+class DecoderBlock(NamedTuple, Generic[Arr]):
+    """Weights of one decoder block with RMSNorm, without what no rotation changes: biases of q, k, gate and up."""
+
+    input_norm: Arr  # float, (d,): gain of the norm before q, k and v
+    q: Arr  # float, (h·d_h, d)
+    k: Arr  # float, (h_kv·d_h, d)
+    v: Arr  # float, (h_kv·d_h, d)
+    o: Arr  # float, (d, h·d_h)
+    post_norm: Arr  # float, (d,): gain of the norm before gate and up
+    gate: Arr  # float, (f, d)
+    up: Arr  # float, (f, d)
+    down: Arr  # float, (d, f)
+    v_bias: Arr | None = None  # float, (h_kv·d_h,)
+    o_bias: Arr | None = None  # float, (d,)
+    down_bias: Arr | None = None  # float, (d,)
+
+
+class DecoderEnds(NamedTuple, Generic[Arr]):
+    """Embedding and output head of a decoder, untied."""
+
+    embedding: Arr  # float, (V, d)
+    head: Arr  # float, (V', d)
+
+
+class OutlierMeasures(NamedTuple, Generic[Arr]):
+    """Spread of every token."""
+
+    kurtosis: Arr  # float, (...): excess kurtosis, 0 for a Gaussian
+    peak: Arr  # float, (...): largest magnitude ÷ root mean square
+
+
+class QuantizedActivations(NamedTuple, Generic[Arr]):
+    """Codes and grids of activations, quantized token by token."""
+
+    codes: Arr  # int32, (..., k)
+    scale: Arr  # float, (..., G)
+    zero_point: Arr  # int32, (..., G)
+    values: Arr  # float, (..., k): scale · (codes − zero_point)
+
+
+class ActivationClip(NamedTuple, Generic[Arr]):
+    """A clipping ratio for all tokens, and the error of every candidate."""
+
+    ratio: float
+    errors: Arr  # float64, (N,), in the order of the candidates 1, 1 − 1/grid, …
+
+
 class QuantizedAdapter(NamedTuple, Generic[Arr]):
     """Both factors of a patch, quantized as ordinary linear layers."""
 

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order of the specification: a file may import what stands before it.
 READING_ORDER = (
-    "errors", "types", "protocol", "checks",
+    "errors", "types", "tables", "protocol", "checks",
     "philox", "rounding", "uniform", "packing", "codebook", "binary_coding", "gptq", "sparsity", "moments",
-    "low_rank", "loftq", "eigenspace", "dora",
+    "low_rank", "loftq", "eigenspace", "dora", "rotation",
 )  # fmt: skip
 
 FOLDERS = {
@@ -36,7 +36,7 @@ FOLDERS = {
     "lowbit.conformance": ROOT / "conformance",
     "lowbit": ROOT / "src" / "lowbit",
 }
-CONTRACT = ("lowbit.reference.types", "lowbit.reference.errors", "lowbit.reference.protocol")
+CONTRACT = ("lowbit.reference.types", "lowbit.reference.tables", "lowbit.reference.errors", "lowbit.reference.protocol")
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
@@ -114,7 +114,7 @@ def test_backends_share_types_and_checks_but_no_algorithm(module: str, path: Pat
     own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.boundary"
     for name in names:
         if inside(name, "lowbit"):
-            allowed = inside(name, *CONTRACT, "lowbit.accel.boundary", own_backend)
+            allowed = inside(name, *CONTRACT, "lowbit.accel.boundary", "lowbit.accel.hadamard", own_backend)
             assert allowed, f"{module} imports {name}: a conformance test would compare it with itself"
 
 

@@ -73,12 +73,29 @@ from .low_rank import scaled_svd_patch, svd_patch
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
+from .rotation import (
+    activation_clip,
+    fuse_norm,
+    hadamard_matrix,
+    hadamard_transform,
+    kronecker_transform,
+    orthogonal_factor,
+    outlier_measures,
+    quantize_activations,
+    random_hadamard,
+    random_orthogonal,
+    rotate_block,
+    rotate_ends,
+    rotate_inputs,
+    rotate_outputs,
+)
 from .rounding import nearest_level, round_clip, round_half_even
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
 __all__ = [
     "NumbaBackend",
+    "activation_clip",
     "asarray",
     "bcq",
     "bcq_assign",
@@ -115,8 +132,12 @@ __all__ = [
     "error_spectrum",
     "factored_norm",
     "fit_grid",
+    "fuse_norm",
     "gptq",
+    "hadamard_matrix",
+    "hadamard_transform",
     "inverse_cholesky",
+    "kronecker_transform",
     "loftq",
     "lookup_tables",
     "moment_leaf",
@@ -127,6 +148,8 @@ __all__ = [
     "normal_float",
     "objective",
     "optimum",
+    "orthogonal_factor",
+    "outlier_measures",
     "pack",
     "philox_integers",
     "philox_normal",
@@ -134,10 +157,17 @@ __all__ = [
     "philox_words",
     "product_path",
     "quantize",
+    "quantize_activations",
     "quantize_adapter",
     "quantize_blocks",
     "quantize_scale",
+    "random_hadamard",
+    "random_orthogonal",
     "recency_moment",
+    "rotate_block",
+    "rotate_ends",
+    "rotate_inputs",
+    "rotate_outputs",
     "round_clip",
     "round_half_even",
     "scaled_svd_patch",

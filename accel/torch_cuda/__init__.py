@@ -91,8 +91,24 @@ dvora_gradient = _cpu.dvora_gradient
 decomposition_change = _cpu.decomposition_change
 dora_to_lora = _cpu.dora_to_lora
 
+hadamard_matrix = _cpu.hadamard_matrix
+hadamard_transform = _cpu.hadamard_transform
+kronecker_transform = _cpu.kronecker_transform
+random_hadamard = _cpu.random_hadamard
+orthogonal_factor = _cpu.orthogonal_factor
+random_orthogonal = _cpu.random_orthogonal
+fuse_norm = _cpu.fuse_norm
+rotate_inputs = _cpu.rotate_inputs
+rotate_outputs = _cpu.rotate_outputs
+rotate_block = _cpu.rotate_block
+rotate_ends = _cpu.rotate_ends
+outlier_measures = _cpu.outlier_measures
+quantize_activations = _cpu.quantize_activations
+activation_clip = _cpu.activation_clip
+
 __all__ = [
     "TorchBackend",
+    "activation_clip",
     "asarray",
     "bcq",
     "bcq_assign",
@@ -130,8 +146,12 @@ __all__ = [
     "error_spectrum",
     "factored_norm",
     "fit_grid",
+    "fuse_norm",
     "gptq",
+    "hadamard_matrix",
+    "hadamard_transform",
     "inverse_cholesky",
+    "kronecker_transform",
     "loftq",
     "lookup_tables",
     "moment_leaf",
@@ -142,16 +162,25 @@ __all__ = [
     "normal_float",
     "objective",
     "optimum",
+    "orthogonal_factor",
+    "outlier_measures",
     "pack",
     "philox_integers",
     "philox_normal",
     "philox_uniform",
     "philox_words",
     "quantize",
+    "quantize_activations",
     "quantize_adapter",
     "quantize_blocks",
     "quantize_scale",
+    "random_hadamard",
+    "random_orthogonal",
     "recency_moment",
+    "rotate_block",
+    "rotate_ends",
+    "rotate_inputs",
+    "rotate_outputs",
     "round_clip",
     "round_half_even",
     "scaled_svd_patch",

@@ -23,6 +23,7 @@ from . import (
     moments,
     packing,
     philox,
+    rotation,
     rounding,
     sparsity,
     triton,
@@ -279,6 +280,45 @@ class TorchBackend:
     dvora_gradient = staticmethod(dora.dvora_gradient)
     decomposition_change = staticmethod(dora.decomposition_change)
     dora_to_lora = staticmethod(dora.dora_to_lora)
+
+    # --- H
+    @operation
+    def hadamard_matrix(self, *, order: int) -> Tensor:
+        """The ±1 matrix of an order, int32.  [H-1]
+
+        Raises:
+            SpecError: H-1, an order without a construction.
+        """
+        return rotation.hadamard_matrix(order, torch.device(self.device))
+
+    @operation
+    def hadamard_transform(self, x: Tensor, /, *, block_size: int | None = None, transpose: bool = False) -> Tensor:
+        x, size = rotation.check_transform(x, block_size)
+        if self.supports("hadamard_transform", device=x.device, dtype=x.dtype, order=size) is True:
+            return rotation.transform_by_kernel(x, size, transpose)
+        return rotation.transform_checked(x, size, transpose)
+
+    @operation
+    def random_hadamard(self, *, order: int, seed: int, index: int = 0) -> Tensor:
+        """Hadamard rotation with random signs, float64.  [H-3]"""
+        return rotation.random_hadamard(order, seed, index, torch.device(self.device))
+
+    @operation
+    def random_orthogonal(self, *, order: int, seed: int, index: int = 0) -> Tensor:
+        """Haar distributed rotation, float64.  [H-4a]"""
+        return rotation.random_orthogonal(order, seed, index, torch.device(self.device))
+
+    hadamard_transform.__doc__ = rotation.hadamard_transform.__doc__
+    kronecker_transform = staticmethod(rotation.kronecker_transform)
+    orthogonal_factor = staticmethod(rotation.orthogonal_factor)
+    fuse_norm = staticmethod(rotation.fuse_norm)
+    rotate_inputs = staticmethod(rotation.rotate_inputs)
+    rotate_outputs = staticmethod(rotation.rotate_outputs)
+    rotate_block = staticmethod(rotation.rotate_block)
+    rotate_ends = staticmethod(rotation.rotate_ends)
+    outlier_measures = staticmethod(rotation.outlier_measures)
+    quantize_activations = staticmethod(rotation.quantize_activations)
+    activation_clip = staticmethod(rotation.activation_clip)
 
 
 def configure(device: str = "cpu", kernels: Kernels = "auto") -> TorchBackend:

@@ -18,6 +18,7 @@ MODULES = (
     "test_low_rank",
     "test_eigenspace",
     "test_dora",
+    "test_rotation",
     "test_contract",
 )
 """Test modules in reading order."""

@@ -15,7 +15,7 @@ from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
 from lowbit.reference.errors import Unsupported
 from lowbit.reference.protocol import operations
-from lowbit.reference.types import MomentNode
+from lowbit.reference.types import DecoderBlock, MomentNode
 
 
 class Call(NamedTuple):
@@ -56,6 +56,12 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     nodes = tuple(node(i) for i in (0, 2, 5))
     blocks, packed = moment[:3].copy(), {"bits": 2, "block_size": 4}
     batches = [draw.standard_normal((n, 3, 4)).astype(dtype) for n in (1, 2)]
+    turn = np.linalg.qr(draw.standard_normal((8, 8)))[0].astype(dtype)
+    half = np.linalg.qr(draw.standard_normal((2, 2)))[0].astype(dtype)
+    vector = draw.standard_normal(8).astype(dtype)
+    block: DecoderBlock[Array] = DecoderBlock(
+        vector, d, w[:2], w[2:], w.T, vector, w, d, d.T, vector[:2], vector, vector
+    )  # d = 8 features, two heads of 2 that share one key-value head
     addresses = draw.integers(0, 2**32, (5, 4))
     return [
         Call("philox_words", ("counters",), (addresses,), {"seed": 2**40 + 3}),
@@ -156,6 +162,21 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("dvora_gradient", ("grad_b", "grad_a", "b", "a"), (b, a, b[::-1], a[::-1]), {}),
         Call("decomposition_change", ("w", "start"), (w, d), {}),
         Call("dora_to_lora", ("w", "b", "a", "magnitude"), (w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
+        Call("hadamard_matrix", (), (), {"order": 12}),
+        Call("hadamard_transform", ("x",), (w,), {}),
+        Call("hadamard_transform", ("x",), (x.astype(dtype).T,), {"block_size": 20, "transpose": True}),
+        Call("kronecker_transform", ("x", "table"), (w, np.array([[1, 1], [-1, 1]], dtype)), {}),
+        Call("random_hadamard", (), (), {"order": 12, "seed": 3, "index": 1}),
+        Call("orthogonal_factor", ("z",), (h,), {}),
+        Call("random_orthogonal", (), (), {"order": 6, "seed": 3}),
+        Call("fuse_norm", ("w", "gain"), (w, moment), {}),
+        Call("rotate_inputs", ("w", "q"), (w, turn), {}),
+        Call("rotate_outputs", ("w", "q"), (w, half), {}),
+        Call("rotate_block", ("block", "r1", "r2"), (block, turn, half), {}),
+        Call("rotate_ends", ("embedding", "gain", "head", "r1"), (w, moment, d, turn), {}),
+        Call("outlier_measures", ("x",), (w,), {}),
+        Call("quantize_activations", ("x",), (w,), {"bits": 4}),
+        Call("activation_clip", ("x",), (w,), {"bits": 4}),
     ]
 
 
@@ -477,6 +498,16 @@ def test_zero_size_arrays(kit: Kit) -> None:
             ((0, 4), (0,)),
         ),
         ("decomposition_change", (np.zeros((0, 4), f32),) * 2, {}, tuple, (0, 0)),
+        ("hadamard_transform", (np.zeros((0, 12), f32),), {}, np.shape, (0, 12)),
+        ("hadamard_transform", (np.zeros((2, 0), f32),), {"block_size": 4}, np.shape, (2, 0)),
+        ("kronecker_transform", (np.zeros((0, 4), f32), np.ones((1, 1), f32)), {}, np.shape, (0, 4)),
+        ("orthogonal_factor", (np.zeros((0, 0), f32),), {}, np.shape, (0, 0)),
+        ("fuse_norm", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, np.shape, (0, 4)),
+        ("rotate_inputs", (np.zeros((0, 4), f32), eye), {}, np.shape, (0, 4)),
+        ("rotate_outputs", (np.zeros((4, 0), f32), eye), {}, np.shape, (4, 0)),
+        ("outlier_measures", (np.zeros((0, 4), f32),), {}, lambda r: r.peak.shape, (0,)),
+        ("quantize_activations", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: r.values.shape, (0, 4)),
+        ("activation_clip", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: float(r.ratio), 1.0),
     ]
     for op, arrays, options, look, expected in table:
         if kit.has(op):
@@ -484,6 +515,11 @@ def test_zero_size_arrays(kit: Kit) -> None:
             kit.require(found == expected, f"{op}({options}) on zero-size arrays: {found}, expected {expected}")
 
 
+ALWAYS_FLOAT64 = (
+    "moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal", "random_hadamard",
+    "orthogonal_factor", "random_orthogonal", "activation_clip", "normal_float",
+    "dynamic_float",
+)  # fmt: skip
 FLOATS = ("float16", "float32", "float64")
 
 
@@ -497,8 +533,7 @@ def test_dtypes_of_results(kit: Kit) -> None:
                 continue
             wanted = np.result_type(dtype, np.float32)
             allowed = {wanted, np.result_type(wanted, kit.backend.compute_dtype)}
-            float64 = ("moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal")
-            if call.op in (*float64, "normal_float", "dynamic_float"):
+            if call.op in ALWAYS_FLOAT64:
                 allowed = {np.dtype(np.float64)}
             for name, value in named_leaves(kit.convert(call.op, result)):
                 if not isinstance(value, np.ndarray):
@@ -531,6 +566,8 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     codes, words = np.ones((4, 8), i32), np.ones((4, 1), i32)
     b, a, ramp = np.ones((4, 2), f32), np.ones((2, 8), f32), np.arange(4, dtype=f32)
     address = np.zeros((2, 4), np.int64)
+    block: DecoderBlock[Array] = DecoderBlock(vector, w, w, w, w.T, vector, w, w, w.T)
+    six = np.ones((6, 8), f32)
     return [
         ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
         ("philox_words", (address - 1,), {"seed": 1}, ("-1",)),
@@ -703,6 +740,46 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("decomposition_change", (w, b), {}, ()),
         ("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 5}, ("5", "4")),
         ("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 0}, ()),
+        ("hadamard_matrix", (), {"order": 428}, ("428",)),
+        ("hadamard_matrix", (), {"order": 0}, ("0",)),
+        ("hadamard_transform", (np.ones((2, 6), f32),), {}, ("6",)),
+        ("hadamard_transform", (w,), {"block_size": 3}, ("3",)),
+        ("hadamard_transform", (w,), {"block_size": 16}, ("16", "8")),
+        ("hadamard_transform", (np.array(1.0, f32),), {}, ()),
+        ("kronecker_transform", (w, np.ones((2, 2), f32)), {}, ()),
+        ("kronecker_transform", (w, 2 * np.ones((1, 1), f32)), {}, ()),
+        ("kronecker_transform", (w[:, :6], np.array([[1, 1], [1, -1]], f32)), {}, ("6",)),
+        ("random_hadamard", (), {"order": 6, "seed": 1}, ("6",)),
+        ("random_hadamard", (), {"order": 4, "seed": -1}, ("-1",)),
+        ("random_hadamard", (), {"order": 4, "seed": 1, "index": -1}, ("-1",)),
+        ("orthogonal_factor", (w,), {}, ()),
+        ("random_orthogonal", (), {"order": 0, "seed": 1}, ("0",)),
+        ("random_orthogonal", (), {"order": 4, "seed": 1, "index": 2**32}, ()),
+        ("fuse_norm", (w, np.ones(4, f32)), {}, ("4", "8")),
+        ("rotate_inputs", (w, np.eye(3, dtype=f32)), {}, ("3", "8")),
+        ("rotate_inputs", (w, np.ones((3, 2, 2), f32)), {}, ("3", "8")),
+        ("rotate_inputs", (w, np.eye(8, dtype=f32)), {"repeats": 2}, ("2",)),
+        ("rotate_inputs", (w, np.eye(8, dtype=f32)), {"repeats": 0}, ("0",)),
+        ("rotate_outputs", (w, np.ones((4, 2), f32)), {}, ()),
+        ("rotate_block", (block, np.eye(4, dtype=f32), None), {}, ("r1",)),
+        ("rotate_block", (block._replace(up=w[:2]), eye, None), {}, ("up",)),
+        (
+            "rotate_block",
+            (block._replace(gate=six, up=six, down=six.T), eye, None),
+            {},
+            ("6",),
+        ),
+        ("rotate_block", (block, eye, np.eye(3, dtype=f32)), {}, ("3",)),
+        ("rotate_ends", (w, np.ones(4, f32), None, eye), {}, ()),
+        ("rotate_ends", (w, vector, np.ones((4, 4), f32), eye), {}, ()),
+        ("rotate_ends", (w, vector, None, np.eye(4, dtype=f32)), {}, ()),
+        ("outlier_measures", (np.ones((3, 0), f32),), {}, ()),
+        ("quantize_activations", (w,), {"bits": 1}, ("1",)),
+        ("quantize_activations", (w,), {"bits": 4, "group_size": 3}, ("3", "8")),
+        ("quantize_activations", (w,), {"bits": 4, "clip_ratio": 0.0}, ()),
+        ("activation_clip", (w,), {"bits": 4, "grid": 0}, ("0",)),
+        ("activation_clip", (w,), {"bits": 4, "norm": 0.0}, ()),
+        ("activation_clip", (w,), {"bits": 4, "max_shrink": 1.5}, ("1.5",)),
     ]
 
 
@@ -712,13 +789,10 @@ def test_wrong_arguments_are_refused(kit: Kit) -> None:
     chapters = {op: chapter for chapter, ops in CHAPTER_OPS.items() for op in ops}
     for op, arrays, options, words in wrong_calls():
         if kit.has(op):
-            allowed = (
-                (chapters[op], "Q", "A-3")
-                if op in ("gptq", "sparsegpt", "quantize_adapter", "bcq_from_grid")
-                else (chapters[op], "A-3")
-            )
-            if op == "codebook_matmul":  # the words are checked as unpack does
-                allowed = (*allowed, "Q")
+            on_grids = op in CHECKED_AS_GRIDS
+            allowed = (chapters[op], "Q", "A-3") if on_grids else (chapters[op], "A-3")
+            if op.startswith("random_"):
+                allowed = (*allowed, "P")
             if op == "quantize_adapter":
                 allowed = (*allowed, "G")
             try:
@@ -727,6 +801,10 @@ def test_wrong_arguments_are_refused(kit: Kit) -> None:
                 kit.note_refusal(f"{op}: {refusal.reason}")
 
 
+CHECKED_AS_GRIDS = (
+    "gptq", "sparsegpt", "quantize_adapter", "bcq_from_grid", "codebook_matmul", "quantize_activations",
+    "activation_clip",
+)  # fmt: skip
 CHAPTER_OPS = {
     "P": ("philox_words", "philox_uniform", "philox_integers", "philox_normal"),
     "R": ("round_half_even", "round_clip", "nearest_level"),
@@ -748,6 +826,11 @@ CHAPTER_OPS = {
     "D": (
         "dora_magnitude", "dora_norm", "factored_norm", "dora_weight", "dora_forward", "dora_gradient", "dora_merge",
         "dora_unmerge", "dvora_factors", "dvora_gradient", "decomposition_change", "dora_to_lora",
+    ),
+    "H": (
+        "hadamard_matrix", "hadamard_transform", "kronecker_transform", "random_hadamard", "orthogonal_factor",
+        "random_orthogonal", "fuse_norm", "rotate_inputs", "rotate_outputs", "rotate_block", "rotate_ends",
+        "outlier_measures", "quantize_activations", "activation_clip",
     ),
 }  # fmt: skip
 
@@ -777,6 +860,9 @@ def poison(value: Any, bad: float) -> tuple[Any, str]:
     if isinstance(value, list):
         spoiled, where = poison(value[-1], bad)
         return [*value[:-1], spoiled], where
+    if hasattr(value, "_fields"):
+        spoiled, where = poison(value[-1], bad)
+        return value._replace(**{value._fields[-1]: spoiled}), where
     if value is None or value.dtype.kind != "f":
         return None, ""
     copy = value.copy()

@@ -450,6 +450,33 @@ def decomposition() -> str:
     )
 
 
+def rotation() -> str:
+    """H: what one outlier feature costs a 4-bit token, and what a rotation does about it."""
+    rng = np.random.default_rng(4)
+    n, factors = 256, [2.0 ** (p / 2) for p in range(13)]
+    plain = rng.standard_normal((64, n))
+    turns: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "no rotation": lambda x: x,
+        "Hadamard with random signs": lambda x: x @ ref.random_hadamard(order=n, seed=1),
+        "Haar": lambda x: x @ ref.random_orthogonal(order=n, seed=1),
+    }
+    a = Axes((1, 64), (1e-3, 1), log_x=True, log_y=True)
+    a.frame(
+        {2.0**p: str(2**p) for p in range(7)}, {v: f"{v:g}" for v in (0.001, 0.01, 0.1, 1)},
+        xlabel="size of the outlier feature, relative to the others", ylabel="error, relative to the energy",
+    )  # fmt: skip
+    for i, turn in enumerate(turns.values()):
+        errors = []
+        for factor in factors:
+            x = plain.copy()
+            x[:, 7] *= factor
+            y = turn(x)
+            errors.append(float(((ref.quantize_activations(y, bits=4).values - y) ** 2).sum() / (y**2).sum()))
+        a.curve(factors, errors, i)
+    a.legend([*turns], 380, 36)
+    return svg("Error of 4-bit activations as one feature grows, with and without rotation.", 660, 320, a)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
@@ -460,6 +487,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "weighting": weighting,
     "compensation": compensation,
     "decomposition": decomposition,
+    "rotation": rotation,
 }
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

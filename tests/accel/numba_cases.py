@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lowbit.reference.types import DecoderBlock
+
 Array = npt.NDArray[Any]
 
 
@@ -41,7 +43,14 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     blocks = backend.block_scale(w, block_size=20)
     binary = backend.bcq(w, bits=2, group_size=8, offset=True)
     planes = backend.bcq_pack(*binary)
+    addresses = np.arange(24).reshape(6, 4)
+    signs = np.array([[1, 1], [-1, 1]], dtype)
+    block = DecoderBlock(w[0], w, w, w, w.T.copy(), w[0], w[:4], w[1:], w[:4].T.copy(), None, w[1], None)
     return {
+        "philox_words": ((addresses,), {"seed": 1}),
+        "philox_uniform": ((addresses,), {"seed": 1}),
+        "philox_integers": ((addresses,), {"seed": 1, "bound": 7}),
+        "philox_normal": ((addresses,), {"seed": 1}),
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
         "nearest_level": ((w, levels), {}),
@@ -99,6 +108,20 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dvora_gradient": ((b, a, b, a), {}),
         "decomposition_change": ((w, w + 1), {}),
         "dora_to_lora": ((w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
+        "hadamard_matrix": ((), {"order": 12}),
+        "hadamard_transform": ((w,), {}),
+        "kronecker_transform": ((w, signs), {}),
+        "random_hadamard": ((), {"order": 12, "seed": 1}),
+        "orthogonal_factor": ((h,), {}),
+        "random_orthogonal": ((), {"order": 6, "seed": 1}),
+        "fuse_norm": ((w, w[0]), {}),
+        "rotate_inputs": ((w, h), {}),
+        "rotate_outputs": ((w.T.copy(), h), {}),
+        "rotate_block": ((block, h, None), {}),
+        "rotate_ends": ((w, w[0], None, h), {"centre": True}),
+        "outlier_measures": ((w,), {}),
+        "quantize_activations": ((w,), {"bits": 4}),
+        "activation_clip": ((w,), {"bits": 4}),
     }
 
 

@@ -18,6 +18,9 @@ from .torch_cases import DTYPES, HALVES, calls, moment, poisoned, tensors, weigh
 torch_cuda: Any = lowbit.load("torch")
 
 OPS = operations()
+ALWAYS_FLOAT64 = (
+    "philox_uniform", "philox_normal", "random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip",
+)  # fmt: skip
 
 
 def test_every_operation_of_the_contract_is_there() -> None:
@@ -43,7 +46,7 @@ def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(op: str, dtype:
     second = tensors(getattr(torch_cuda, op)(*args, **options))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
     floats = {t.dtype for t in first if t.is_floating_point()}
-    if op.startswith(("moment_", "normal_", "dynamic_")):
+    if op.startswith(("moment_", "normal_", "dynamic_")) or op in ALWAYS_FLOAT64:
         assert floats == {torch.float64}
     elif floats:
         assert floats == {torch.float64 if dtype == "float64" else torch.float32}

@@ -76,6 +76,26 @@ for m, groups, size, bits, tokens in ((5, 1, 40, 1, 1), (70, 2, 32, 3, 2), (3, 4
             spare = packed.planes.clone()
             spare[-1] |= ~((1 << k % 32) - 1)
             assert torch.equal(kernels.bcq_product(x.to(dtype), spare, *packed[1:]), found)
+for order, dtype in itertools.product((1, 2, 12, 20, 28, 64, 96, 144), (torch.float32, torch.bfloat16)):
+    assert kernels.supports("hadamard_transform", order=order) is True
+    x = torch.randn(2, 3, order, generator=generator).to(dtype)
+    for transpose in (False, True):
+        found = kernels.hadamard_transform(x, transpose=transpose)
+        wanted = plain.hadamard_transform(x.double(), transpose=transpose)
+        assert found.dtype == torch.float32 and found.shape == x.shape
+        assert (found - wanted).abs().max() <= order * 2.0**-24 * x.double().abs().sum(-1).max(), (order, dtype)
+assert kernels.supports("hadamard_transform", dtype=torch.float64).startswith("Hadamard transforms of float64")
+assert kernels.supports("hadamard_transform", order=172).startswith("a row of 172 = 172 x 1")
+x = torch.randn(4, 36, generator=generator)
+blocks = kernels.hadamard_transform(x, block_size=12)
+assert torch.equal(blocks.reshape(-1, 12), kernels.hadamard_transform(x.reshape(-1, 12)))
+assert kernels.hadamard_transform(torch.zeros(0, 12)).shape == (0, 12)
+try:
+    kernels.hadamard_transform(torch.tensor([[1.0, torch.nan]]))
+except ValueError as error:
+    assert "A-4" in str(error)
+else:
+    raise AssertionError("NaN was transformed")
 print("interpreted")
 """
 
@@ -107,6 +127,12 @@ for shifted in (False, True):
     for aligned in (False, True):
         text = ptx(kernels._bcq_product, product, BITS=3, SHIFTED=shifted, ALIGNED=aligned, BLOCK=64)
         assert ".entry" in text
+from lowbit.accel.torch_cuda.triton import hadamard
+plain = {"x": "*fp32", "table": "*fp32", "y": "*fp32", "scale": "fp32"}
+for k, twos, rows in ((1, 4096, 1), (28, 512, 32), (36, 16, 64)):
+    shape = dict(K=k, TWOS=twos, T=twos.bit_length() - 1, ROWS=rows, WIDE=twos)
+    text = ptx(hadamard._transform, plain, **shape)
+    assert ".entry" in text and "tf32" not in text
 print("compiled")
 """
 

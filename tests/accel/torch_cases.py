@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
+from lowbit.reference.types import DecoderBlock  # noqa: E402
+
 HALVES = ("float16", "bfloat16")
 DTYPES = (*HALVES, "float32", "float64")
 
@@ -61,7 +63,14 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     planes = backend.bcq_pack(*binary)
     batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
     per_row = w[:, 0].abs() + 0.5
+    addresses = torch.arange(24).reshape(6, 4)
+    signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).to(w.dtype)
+    block = DecoderBlock(w[0], w, w, w, w.T.clone(), w[0], w[:4], w[1:5], w[:4].T.clone(), None, w[1], None)
     return {
+        "philox_words": ((addresses,), {"seed": 1}),
+        "philox_uniform": ((addresses,), {"seed": 1}),
+        "philox_integers": ((addresses,), {"seed": 1, "bound": 7}),
+        "philox_normal": ((addresses,), {"seed": 1}),
         "round_half_even": ((w,), {}),
         "round_clip": ((w,), {"low": -2, "high": 1}),
         "nearest_level": ((w, torch.tensor([-1.0, 0.0, 0.5]).to(w.dtype)), {}),
@@ -119,6 +128,20 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "dvora_gradient": ((b, a, b, a), {}),
         "decomposition_change": ((w, w + 1), {}),
         "dora_to_lora": ((w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
+        "hadamard_matrix": ((), {"order": 12}),
+        "hadamard_transform": ((w,), {}),
+        "kronecker_transform": ((w, signs), {}),
+        "random_hadamard": ((), {"order": 12, "seed": 1}),
+        "orthogonal_factor": ((c,), {}),
+        "random_orthogonal": ((), {"order": 6, "seed": 1}),
+        "fuse_norm": ((w, w[0]), {}),
+        "rotate_inputs": ((w, c), {}),
+        "rotate_outputs": ((w.T.clone(), c), {}),
+        "rotate_block": ((block, c, None), {}),
+        "rotate_ends": ((w, w[0], None, c), {"centre": True}),
+        "outlier_measures": ((w,), {}),
+        "quantize_activations": ((w,), {"bits": 4}),
+        "activation_clip": ((w,), {"bits": 4}),
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import lowbit.reference as ref
 from lowbit.reference.errors import SpecError, Unsupported
+from lowbit.reference.types import DecoderBlock
 
 from .bounds import Array, psd
 
@@ -38,7 +39,14 @@ class Call(NamedTuple):
         return operation(*(arrays or self.arrays), **self.options)
 
 
+ADDRESSES = np.arange(8).reshape(2, 4)
+TURN = np.linalg.qr(C)[0]
+BLOCK = DecoderBlock(W[0], D, W, W, D.T.copy(), W[1], W, D, W.T.copy(), None, W[2], None)
 CALLS = [
+    Call("philox_words", (ADDRESSES,), {"seed": 1}),
+    Call("philox_uniform", (ADDRESSES,), {"seed": 1}),
+    Call("philox_integers", (ADDRESSES,), {"seed": 1, "bound": 7}),
+    Call("philox_normal", (ADDRESSES,), {"seed": 1}),
     Call("round_half_even", (W,), {}),
     Call("round_clip", (W,), {"low": -2, "high": 2}),
     Call("nearest_level", (W, np.array([-1.0, 0.0, 1.0])), {}, ("x", "levels")),
@@ -102,6 +110,20 @@ CALLS = [
     Call("dvora_gradient", (B, A, B / 2, A / 2), {}, ("grad_b", "grad_a", "b", "a")),
     Call("decomposition_change", (W, D), {}, ("w", "start")),
     Call("dora_to_lora", (W, B, A, ROWS), {"scaling": 2.0, "rank": 2}, ("w", "b", "a", "magnitude")),
+    Call("hadamard_matrix", (), {"order": 12}),
+    Call("hadamard_transform", (W,), {}, ("x",)),
+    Call("kronecker_transform", (W, np.array([[1.0, 1.0], [-1.0, 1.0]])), {}, ("x", "table")),
+    Call("random_hadamard", (), {"order": 12, "seed": 1}),
+    Call("orthogonal_factor", (C,), {}, ("z",)),
+    Call("random_orthogonal", (), {"order": 6, "seed": 1}),
+    Call("fuse_norm", (W, D[0].copy()), {}, ("w", "gain")),
+    Call("rotate_inputs", (W, TURN), {}, ("w", "q")),
+    Call("rotate_outputs", (W.T.copy(), TURN), {}, ("w", "q")),
+    Call("rotate_block", (BLOCK, TURN, None), {}, ("", "r1")),
+    Call("rotate_ends", (W, D[0].copy(), D, TURN), {}, ("embedding", "gain", "head", "r1")),
+    Call("outlier_measures", (W,), {}, ("x",)),
+    Call("quantize_activations", (W,), {"bits": 4}, ("x",)),
+    Call("activation_clip", (W,), {"bits": 4}, ("x",)),
 ]
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda c: c.name)
 # Moment nodes are float64 arrays by definition: there is no other precision and no list to pass.

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lowbit.accel.hadamard import factors
+
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["KERNELS", "launcher", "supports"]
+__all__ = ["KERNELS", "launcher", "split", "supports"]
 
 KERNELS = (
     "quantize",
@@ -28,6 +30,7 @@ KERNELS = (
     "dora_norm",
     "bcq_product",
     "codebook_matmul",
+    "hadamard_transform",
 )
 """Operations with a kernel."""
 
@@ -39,7 +42,8 @@ def supports(op: str, /, **facts: Any) -> Literal[True] | str:
 
     Args:
         op: name of an operation, such as ``"quantize"``.
-        facts: what is known of the call: ``device`` (name or torch.device) and ``dtype`` (of the values).
+        facts: what is known of the call: ``device`` (name or torch.device), ``dtype`` (of the values), ``order`` (of
+            a Hadamard transform).
     """
     if op not in KERNELS:
         return f"{op} has no Triton kernel: torch serves it"
@@ -55,7 +59,27 @@ def supports(op: str, /, **facts: Any) -> Literal[True] | str:
     dtype = facts.get("dtype")
     if dtype is not None and dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return f"no Triton kernel for values of {dtype}"
+    if op == "hadamard_transform":
+        return _transformable(dtype, facts.get("order"))
     return True
+
+
+def _transformable(dtype: torch.dtype | None, order: int | None) -> Literal[True] | str:
+    """Whether a row fits the registers of a program, and its table a product of float32."""
+    if dtype == torch.float64:
+        return "Hadamard transforms of float64 are matrix products: torch serves them"
+    if order is not None:
+        odd, twos = split(order)
+        if odd > 64 or order > 1 << 15:
+            return f"a row of {order} = {odd} x {twos} is too large for one program: torch serves it"
+    return True
+
+
+def split(order: int) -> tuple[int, int]:
+    """(K, 2^t) of an order, K the product of all other factors."""
+    parts = factors(order)
+    twos = parts[-1] if parts[-1] & (parts[-1] - 1) == 0 else 1
+    return order // twos, twos
 
 
 @functools.cache

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .hadamard import hadamard_transform
+
 __all__ = [
     "INTERPRETED",
     "bcq_product",
@@ -25,6 +27,7 @@ __all__ = [
     "dequantize",
     "dequantize_packed",
     "dora_norm",
+    "hadamard_transform",
     "pack",
     "quantize",
     "unpack",

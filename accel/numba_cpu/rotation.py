@@ -1,0 +1,660 @@
+"""H: Hadamard transforms, rotations, quantized activations. The rules are those of :mod:`lowbit.reference.rotation`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lowbit.accel import hadamard
+from lowbit.accel.boundary import check_matrix, check_seed, check_square
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import (
+    ActivationClip,
+    DecoderBlock,
+    DecoderEnds,
+    OutlierMeasures,
+    Purpose,
+    QuantizedActivations,
+    Scheme,
+)
+
+from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
+from ._hadamard import BYTES, COLUMNS, FAR, NEAR, table_tile
+from ._jit import kernel, pieces, share
+from .philox import philox_normal, philox_words
+from .uniform import dequantize, fit_grid, quantize
+
+__all__ = [
+    "activation_clip",
+    "fuse_norm",
+    "hadamard_matrix",
+    "hadamard_transform",
+    "kronecker_transform",
+    "orthogonal_factor",
+    "outlier_measures",
+    "quantize_activations",
+    "random_hadamard",
+    "random_orthogonal",
+    "rotate_block",
+    "rotate_ends",
+    "rotate_inputs",
+    "rotate_outputs",
+]
+
+# --- Hadamard
+
+_near0, _near1, _near2, _near3 = NEAR[:4]
+_near4 = NEAR[-1]  # the same as _near3 where registers are few
+_far1, _far2, _far3 = FAR[:3]
+_far4 = FAR[-1]
+_ROUNDS = len(FAR)
+
+
+@kernel
+def _butterflies(x: Any, x0: int, y: Any, y0: int, length: int, twos: int, lanes: int, scale: float) -> None:
+    """y ← scale (I ⊗ H_twos) x for ``length`` entries; twos is a multiple of lanes."""
+    left = 0
+    while (lanes << left) < twos:
+        left += 1
+    rounds = min(left, _ROUNDS)
+    if rounds == 0:
+        _near0(x, x0, y, y0, length, scale)
+    elif rounds == 1:
+        _near1(x, x0, y, y0, length, scale)
+    elif rounds == 2:
+        _near2(x, x0, y, y0, length, scale)
+    elif rounds == 3:
+        _near3(x, x0, y, y0, length, scale)
+    else:
+        _near4(x, x0, y, y0, length, scale)
+    stride = lanes << rounds
+    left -= rounds
+    while left > 0:
+        rounds = min(left, _ROUNDS)
+        if rounds == 1:
+            _far1(y, y0, length, stride)
+        elif rounds == 2:
+            _far2(y, y0, length, stride)
+        elif rounds == 3:
+            _far3(y, y0, length, stride)
+        else:
+            _far4(y, y0, length, stride)
+        stride <<= rounds
+        left -= rounds
+
+
+@kernel
+def _powers(x: Any, out: Any, rows: int, size: int, lanes: int, scale: float) -> Any:
+    """Rows whose length is a power of two; False when a result is not finite."""
+    finite = True
+    for r in range(rows):
+        _butterflies(x, r * size, out, r * size, size, size, lanes, scale)
+        finite &= np.isfinite(out[r * size])
+    return finite
+
+
+@kernel
+def _tables(x: Any, out: Any, rows: int, table: Any, order: int, twos: int, lanes: int, scale: float) -> Any:
+    """Rows of (order, twos), twos at least one vector: butterflies into a scratch, then the table."""
+    finite = True
+    size = order * twos
+    batch = max(1, COLUMNS * lanes // twos)  # so many rows fill a tile
+    scratch = np.empty(batch * size, out.dtype)
+    vectors = twos // lanes
+    places = np.empty(batch * vectors + COLUMNS, np.int64)
+    for r in range(0, rows, batch):
+        many = min(batch, rows - r)
+        for b in range(many):
+            _butterflies(x, (r + b) * size, scratch, b * size, size, twos, lanes, scale)
+            for v in range(vectors):
+                places[b * vectors + v] = b * size + v * lanes
+        count = many * vectors
+        for v in range(COLUMNS):
+            places[count + v] = places[count - 1]  # a short last tile writes its last vector again
+        for v in range(0, count, COLUMNS):
+            for i in range(0, order, 4):
+                table_tile(table, i, order, scratch, twos, places, v, out, r * size + i * twos)
+        for b in range(many):
+            finite &= np.isfinite(out[(r + b) * size])
+    return finite
+
+
+@kernel
+def _dense(x: Any, out: Any, rows: int, table: Any, order: int, inner: int, scale: float) -> Any:
+    """Rows of (order, inner) times a table, transposed, of any order: short powers of two, outer factors."""
+    finite = True
+    size = order * inner
+    for r in range(rows):
+        row, result = x[r * size : (r + 1) * size], out[r * size : (r + 1) * size]
+        result[:] = 0
+        if inner == 1:
+            for k in range(order):
+                value, signs = row[k] * scale, table[k * order : (k + 1) * order]
+                for i in range(order):
+                    result[i] += value * signs[i]
+        else:
+            for k in range(order):
+                values = row[k * inner : (k + 1) * inner]
+                for i in range(order):
+                    sign, target = table[k * order + i] * scale, result[i * inner : (i + 1) * inner]
+                    for j in range(inner):
+                        target[j] += sign * values[j]
+        finite &= np.isfinite(result[0])
+    return finite
+
+
+@functools.lru_cache(maxsize=64)
+def _transposed(orders: tuple[int, ...], dtype: str, transpose: bool) -> Array:
+    """The product of the tables of ``orders``, flat, column by column (row by row for the transposed matrix)."""
+    made = np.ones((1, 1), np.int8)
+    for n in orders:
+        made = np.kron(made, hadamard.table(n))
+    return fixed(np.ascontiguousarray(made if transpose else made.T, dtype).reshape(-1))
+
+
+def _stage(x: Array, out: Array, table: Array | None, order: int, twos: int, scale: float) -> bool:
+    """One factor and a power of two on flat arrays; False when a result is not finite."""
+    lanes = BYTES // x.itemsize
+    size = order * twos
+    factor = x.dtype.type(scale)
+    rows = x.size // size
+    parts = pieces(rows, size)
+    finite = [True] * len(parts)
+
+    def work(i: int) -> None:
+        start, stop = parts[i]
+        source, target = x[start * size : stop * size], out[start * size : stop * size]
+        if table is None:
+            finite[i] = _powers(source, target, stop - start, size, lanes, factor)
+        elif twos >= lanes and order % 4 == 0:
+            finite[i] = _tables(source, target, stop - start, table, order, twos, lanes, factor)
+        else:
+            finite[i] = _dense(source, target, stop - start, table, order, twos, factor)
+
+    share(len(parts), work)
+    return all(finite)
+
+
+def _transform(x: Array, orders: tuple[int, ...], transpose: bool) -> Array:
+    """Runs of Π orders of a checked array, the innermost factors first."""
+    size = math.prod(orders)
+    source = fixed(x, working_dtype(x))
+    out = np.empty_like(source)
+    if not out.size:
+        return out
+    flat, result = source.reshape(-1), out.reshape(-1)
+    lanes = BYTES // source.itemsize
+    twos = orders[-1] if orders[-1] & (orders[-1] - 1) == 0 else 1
+    tables = orders[:-1] if twos > 1 or orders[-1] == 1 else orders
+    scale = 1 / math.sqrt(size)
+    if not tables and twos >= lanes:
+        finite = _stage(flat, result, None, 1, twos, scale)
+    else:
+        inner = tables[-1] if tables else 1
+        if twos < lanes:
+            table = _transposed((inner, twos), source.dtype.name, transpose)
+            finite = _stage(flat, result, table, inner * twos, 1, scale)
+        else:
+            finite = _stage(flat, result, _transposed((inner,), source.dtype.name, transpose), inner, twos, scale)
+        done = inner * twos
+        for n in reversed(tables[:-1]):
+            held = fixed(result.copy())
+            table = _transposed((n,), source.dtype.name, transpose)
+            finite = _outer(held, result, table, n, done) and finite
+            done *= n
+    if not finite:
+        _refuse_unless_finite(source)
+    return out
+
+
+def _outer(x: Array, out: Array, table: Array, order: int, inner: int) -> bool:
+    """An outer factor: rows of (order, inner) with whatever inner length."""
+    size = order * inner
+    parts = pieces(x.size // size, size)
+    finite = [True] * len(parts)
+
+    def work(i: int) -> None:
+        start, stop = parts[i]
+        span = slice(start * size, stop * size)
+        finite[i] = _dense(x[span], out[span], stop - start, table, order, inner, x.dtype.type(1))
+
+    share(len(parts), work)
+    return all(finite)
+
+
+def _refuse_unless_finite(x: Array) -> None:
+    """A result that is not finite comes of such an entry, or of a sum beyond the range, which is an answer."""
+    if not np.isfinite(x).all():
+        refuse_found("H-2", "x", x)
+
+
+def hadamard_matrix(*, order: int) -> Array:
+    """The ±1 matrix of an order, int32.  [H-1]
+
+    Raises:
+        SpecError: H-1, an order without a construction.
+    """
+    made = np.ones((1, 1), np.int32)
+    for n in hadamard.factors(order):
+        made = np.kron(made, hadamard.table(n).astype(np.int32))
+    return made
+
+
+def hadamard_transform(x: Array, /, *, block_size: int | None = None, transpose: bool = False) -> Array:
+    """Normalised Hadamard transform of the last axis.  [H-2]
+
+    Args:
+        x: float16, float32 or float64, (..., n).
+        block_size: transform every run of so many columns alone; divides n. None: the whole axis.
+        transpose: use the transposed matrix.
+
+    Returns:
+        x's shape; float32, or float64 for float64.
+
+    Raises:
+        SpecError: H-1 for an order without a construction, H-2, A-4.
+    """
+    given = weights("H-2", "x", x)
+    size = hadamard.check_block(given.shape, block_size)
+    return _transform(given, hadamard.factors(size), bool(transpose))
+
+
+def kronecker_transform(x: Array, table: Array, /, *, transpose: bool = False) -> Array:
+    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]
+
+    Args:
+        x: float16, float32 or float64, (..., n), n = K 2^t.
+        table: ±1, (K, K), orthogonal rows.
+        transpose: use Tᵀ.
+
+    Returns:
+        x's shape; float32, or float64 for float64.
+
+    Raises:
+        SpecError: H-2, A-4.
+    """
+    given, signs = weights("H-2", "x", x), weights("H-2", "table", table)
+    refuse_bad("H-2", "table", fixed(signs, working_dtype(signs)))
+    hadamard.check_table(signs.astype(np.float64), given.shape)
+    source = fixed(given, working_dtype(given))
+    out = np.empty_like(source)
+    if not out.size:
+        return out
+    order, n = len(signs), source.shape[-1]
+    twos = n // order
+    scale = 1 / math.sqrt(n)
+    flat, result = source.reshape(-1), out.reshape(-1)
+    part = np.asarray(signs if transpose else signs.T, source.dtype)
+    lanes = BYTES // source.itemsize
+    table_by_columns = fixed(np.ascontiguousarray(part).reshape(-1))
+    if twos >= lanes and order % 4 == 0:
+        finite = _stage(flat, result, table_by_columns, order, twos, scale)
+    elif twos >= lanes:  # orders 1 and 2
+        finite = _stage(flat, result, None, 1, twos, scale)
+        finite = _outer(fixed(result.copy()), result, table_by_columns, order, twos) and finite
+    else:
+        dense = np.kron(part, hadamard.table(twos).astype(source.dtype))
+        finite = _stage(flat, result, fixed(dense.reshape(-1)), n, 1, scale)
+    if not finite:
+        _refuse_unless_finite(source)
+    return out
+
+
+# --- random rotations
+
+
+def random_hadamard(*, order: int, seed: int, index: int = 0) -> Array:
+    """Hadamard rotation with random signs, float64.  [H-3]"""
+    matrix = hadamard_matrix(order=order)
+    hadamard.check_index(index)
+    check_seed(seed)
+    words = philox_words(hadamard.addresses(1, order, index, Purpose.SIGNS), seed=seed).reshape(-1)[:order]
+    value = 1 / math.sqrt(order)
+    return np.where((words < 0)[:, None] ^ (matrix.T < 0), -value, value)
+
+
+def orthogonal_factor(z: Array, /) -> Array:
+    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]
+
+    Args:
+        z: float16, float32 or float64, (n, n).
+
+    Raises:
+        SpecError: H-4, A-4.
+    """
+    given = weights("H-4", "z", z)
+    check_square("H-4", "z", given.shape)
+    refuse_bad("H-4", "z", fixed(given, working_dtype(given)))
+    return _haar(np.ascontiguousarray(given, np.float64))
+
+
+def _haar(z: Array) -> Array:
+    q, r = np.linalg.qr(z)
+    q *= np.where(np.einsum("jj->j", r) < 0, -1.0, 1.0)
+    q += 0.0
+    return np.asarray(q)
+
+
+def random_orthogonal(*, order: int, seed: int, index: int = 0) -> Array:
+    """Haar distributed rotation, float64.  [H-4a]"""
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise SpecError("H-4", f"order must be a positive integer, got {order!r}")
+    hadamard.check_index(index)
+    normals = philox_normal(hadamard.addresses(order, order, index, Purpose.HAAR), seed=seed)
+    return _haar(normals.reshape(order, -1)[:, :order])
+
+
+# --- weights
+
+
+def _finite(clause: str, name: str, x: Any, shape: tuple[int | None, ...]) -> Array:
+    """A checked argument."""
+    given = weights(clause, name, x)
+    check_matrix(clause, name, given.shape, shape)
+    refuse_bad(clause, name, fixed(given, working_dtype(given)))
+    return given
+
+
+def fuse_norm(w: Array, gain: Array, /) -> Array:
+    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]
+
+    Args:
+        w: float16, float32 or float64, (m, k).
+        gain: the same, (k,).
+
+    Returns:
+        (m, k), dtype of w but at least float32.
+
+    Raises:
+        SpecError: H-5, A-4.
+    """
+    given = _finite("H-5", "w", w, (None, None))
+    g = _finite("H-5", "gain", gain, (given.shape[1],))
+    return (given * g.astype(np.float64)).astype(working_dtype(given))
+
+
+def _blocks(name: str, q: Array, axis: int, repeats: int) -> Array:
+    """Rotations of an axis as float64 (1 or blocks, d, d); checked but for their values."""
+    if q.ndim not in (2, 3) or q.shape[-1] != q.shape[-2] or not q.size:
+        raise SpecError("H-6", f"{name} must have shape (d, d) or (b, d, d), got {q.shape}")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise SpecError("H-6", f"repeats must be a positive integer, got {repeats!r}")
+    d = q.shape[-1]
+    covered = len(q) * repeats * d == axis if q.ndim == 3 else axis % (d * repeats) == 0
+    if not covered:
+        raise SpecError("H-6", f"{name} of shape {q.shape}, repeated {repeats} times, does not cover {axis} features")
+    refuse_bad("H-6", name, fixed(q, working_dtype(q)))
+    wide = np.ascontiguousarray(q, np.float64)
+    return wide[None] if q.ndim == 2 else np.repeat(wide, repeats, axis=0)
+
+
+def _inputs(w: Array, q: Array) -> Array:
+    """W (Q_1 ⊕ …) in float64; one Q serves all blocks."""
+    d = q.shape[-1]
+    if len(q) == 1 and d == w.shape[1]:
+        return np.asarray(np.ascontiguousarray(w, np.float64) @ q[0])
+    parts = np.ascontiguousarray(w, np.float64).reshape(len(w), w.shape[1] // d, d)
+    return np.ascontiguousarray(np.swapaxes(np.swapaxes(parts, 0, 1) @ q, 0, 1)).reshape(w.shape)
+
+
+def _outputs(w: Array, q: Array) -> Array:
+    d = q.shape[-1]
+    parts = np.ascontiguousarray(w, np.float64).reshape(len(w) // d, d, w.shape[1])
+    return np.asarray((np.swapaxes(q, 1, 2) @ parts).reshape(w.shape))
+
+
+def _rotate(w: Array, q: Array, repeats: int, axis: int, move: Callable[[Array, Array], Array]) -> Array:
+    given, rotation = _finite("H-6", "w", w, (None, None)), weights("H-6", "q", q)
+    return move(given, _blocks("q", rotation, given.shape[axis], repeats)).astype(working_dtype(given))
+
+
+def rotate_inputs(w: Array, q: Array, /, *, repeats: int = 1) -> Array:
+    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]
+
+    Args:
+        w: float16, float32 or float64, (m, k).
+        q: the same, (d, d) for every run of d columns, or (b, d, d).
+        repeats: how many runs in a row each of the b rotations serves.
+
+    Returns:
+        (m, k), dtype of w but at least float32.
+
+    Raises:
+        SpecError: H-6, A-4.
+    """
+    return _rotate(w, q, repeats, 1, _inputs)
+
+
+def rotate_outputs(w: Array, q: Array, /, *, repeats: int = 1) -> Array:
+    """(Q_1 ⊕ … ⊕ Q_b)ᵀ W, in float64, rounded once; arguments as in :func:`rotate_inputs`, over rows.  [H-6a]"""
+    return _rotate(w, q, repeats, 0, _outputs)
+
+
+def _checked_block(block: DecoderBlock[Array]) -> DecoderBlock[Array]:
+    names = DecoderBlock._fields
+    if len(block) != len(names):
+        raise SpecError("H-7", f"block must have the fields {', '.join(names)}")
+    given = {
+        name: None if a is None and name.endswith("_bias") else weights("H-7", f"block.{name}", a)
+        for name, a in zip(names, block, strict=True)
+    }
+    d = given["input_norm"].size  # type: ignore[union-attr]
+    f, values = (given[name].shape[0] if given[name].ndim else 0 for name in ("gate", "v"))  # type: ignore[union-attr]
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "input_norm": (d,), "q": (None, d), "k": (None, d), "v": (None, d), "o": (d, None), "post_norm": (d,),
+        "gate": (f, d), "up": (f, d), "down": (d, f), "v_bias": (values,), "o_bias": (d,), "down_bias": (d,),
+    }  # fmt: skip
+    return DecoderBlock(
+        *(None if a is None else _finite("H-7", f"block.{name}", a, shapes[name]) for name, a in given.items())  # type: ignore[arg-type]
+    )
+
+
+def _square(r1: Array, d: int) -> Array:
+    given = weights("H-7", "r1", r1)
+    check_square("H-7", "r1", given.shape, d)
+    refuse_bad("H-7", "r1", fixed(given, working_dtype(given)))
+    return np.ascontiguousarray(given, np.float64)[None]
+
+
+def rotate_block(
+    block: DecoderBlock[Array], r1: Array, r2: Array | None = None, /, *, online: bool = True
+) -> DecoderBlock[Array]:
+    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]
+
+    Args:
+        block: weights; the biases may be None.
+        r1: float, (d, d).
+        r2: float, (d_h, d_h) or (h_kv, d_h, d_h), or None.
+        online: fold the transform before down_proj into it; the network must then apply hadamard_transform there.
+
+    Returns:
+        The block, gains 1.
+
+    Raises:
+        SpecError: H-7, H-6 for an r2 that does not fit, H-1 for a width without a Hadamard matrix, A-4.
+    """
+    b = _checked_block(block)
+    q1 = _square(r1, b.q.shape[1])
+    q2 = None
+    if r2 is not None:
+        second = weights("H-7", "r2", r2)
+        if len(b.v) == 0 or b.o.shape[1] % len(b.v):
+            raise SpecError("H-7", f"{b.o.shape[1]} query features are no multiple of {len(b.v)} value features")
+        q2 = _blocks("r2", second, len(b.v), 1)
+    orders = hadamard.factors(b.down.shape[1]) if online else (1,)
+    g_in, g_post = b.input_norm.astype(np.float64), b.post_norm.astype(np.float64)
+    q, k, v = (_inputs(w * g_in, q1) for w in (b.q, b.k, b.v))
+    gate, up = (_inputs(w * g_post, q1) for w in (b.gate, b.up))
+    o, down = _outputs(b.o, q1), _outputs(b.down, q1)
+    v_bias = b.v_bias
+    if q2 is not None:
+        share_of = b.o.shape[1] // len(b.v)
+        v, o = _outputs(v, q2), _inputs(o, q2 if len(q2) == 1 else np.repeat(q2, share_of, axis=0))
+        v_bias = None if v_bias is None else _outputs(v_bias[:, None], q2)[:, 0]
+    o_bias, down_bias = (None if x is None else _outputs(x[:, None], q1)[:, 0] for x in (b.o_bias, b.down_bias))
+    if online:
+        down = _transform(down, orders, False)
+    made = (np.ones_like(g_in), q, k, v, o, np.ones_like(g_post), gate, up, down, v_bias, o_bias, down_bias)
+    return DecoderBlock(
+        *(None if x is None else x.astype(working_dtype(a)) for x, a in zip(made, b, strict=True))  # type: ignore[arg-type]
+    )
+
+
+def rotate_ends(
+    embedding: Array, gain: Array, head: Array | None, r1: Array, /, *, centre: bool = False
+) -> DecoderEnds[Array]:
+    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]
+
+    Args:
+        embedding: float, (V, d).
+        gain: float, (d,), of the last norm.
+        head: float, (V', d), or None for the embedding.
+        r1: float, (d, d).
+        centre: subtract the mean of every row of the embedding first.
+
+    Raises:
+        SpecError: H-7, A-4.
+    """
+    first = _finite("H-7", "embedding", embedding, (None, None))
+    d = first.shape[1]
+    g = _finite("H-7", "gain", gain, (d,)).astype(np.float64)
+    last = first if head is None else _finite("H-7", "head", head, (None, d))
+    q = _square(r1, d)
+    wide = np.array(first, np.float64, order="C")
+    if centre:
+        wide -= wide.mean(axis=1, keepdims=True)
+    return DecoderEnds(_inputs(wide, q).astype(working_dtype(first)), _inputs(last * g, q).astype(working_dtype(last)))
+
+
+# --- activations
+
+
+@kernel
+def _measures(x: Any, kurtosis: Any, peak: Any) -> None:
+    """Both measures of every row of finite entries."""
+    for r in range(len(x)):
+        row = x[r]
+        size, level = 0.0, True
+        for i in range(row.size):
+            size = max(size, abs(np.float64(row[i])))
+            level &= row[i] == row[0]
+        unit = size if size > 0.0 else 1.0  # fourth powers would leave the range
+        mean = 0.0
+        for i in range(row.size):
+            mean += np.float64(row[i]) / unit
+        mean /= row.size
+        second, fourth, square = 0.0, 0.0, 0.0
+        for i in range(row.size):
+            value = np.float64(row[i]) / unit
+            distance = (value - mean) * (value - mean)
+            second += distance
+            fourth += distance * distance
+            square += value * value
+        second /= row.size
+        kurtosis[r] = 0.0 if level else fourth / row.size / (second * second) - 3.0
+        peak[r] = 1.0 / math.sqrt(square / row.size) if size > 0.0 else 0.0
+
+
+def outlier_measures(x: Array, /) -> OutlierMeasures[Array]:
+    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]
+
+    Args:
+        x: float16, float32 or float64, (..., k), k ≥ 1.
+
+    Returns:
+        Two arrays (...), dtype of x but at least float32.
+
+    Raises:
+        SpecError: H-8, A-4.
+    """
+    given = weights("H-8", "x", x)
+    if given.ndim == 0 or given.shape[-1] == 0:
+        raise SpecError("H-8", f"x must have at least one entry per token, got shape {given.shape}")
+    source = fixed(given, working_dtype(given))
+    refuse_bad("H-8", "x", source)
+    rows = source.reshape(-1, source.shape[-1])
+    kurtosis, peak = np.empty(len(rows), source.dtype), np.empty(len(rows), source.dtype)
+    parts = pieces(len(rows), rows.shape[1])
+    share(len(parts), lambda i: _measures(*(a[slice(*parts[i])] for a in (rows, kurtosis, peak))))
+    return OutlierMeasures(kurtosis.reshape(given.shape[:-1]), peak.reshape(given.shape[:-1]))
+
+
+def quantize_activations(
+    x: Array,
+    /,
+    *,
+    bits: int,
+    scheme: Scheme = "symmetric",
+    clip_ratio: float = 1.0,
+    group_size: int | None = None,
+) -> QuantizedActivations[Array]:
+    """Codes, grids and values of activations, token by token.  [H-9]
+
+    Args:
+        x: float16, float32 or float64, (..., k).
+        bits, scheme, clip_ratio: as in :func:`~lowbit.accel.numba_cpu.fit_grid`.
+        group_size: columns of a group, or None for whole tokens.
+
+    Raises:
+        SpecError: Q-1, Q-2, A-4.
+    """
+    scale, zero = fit_grid(
+        x, bits=bits, scheme=scheme, granularity="token" if group_size is None else "group", group_size=group_size,
+        clip_ratio=clip_ratio,
+    )  # fmt: skip
+    codes = quantize(x, scale, zero, bits=bits, scheme=scheme)
+    return QuantizedActivations(codes, scale, zero, dequantize(codes, scale, zero))
+
+
+@kernel
+def _error(x: Any, y: Any, norm: float) -> Any:
+    total = 0.0
+    for i in range(x.size):
+        distance = abs(np.float64(y[i]) - np.float64(x[i]))
+        total += distance * distance if norm == 2.0 else distance**norm
+    return total
+
+
+def activation_clip(
+    x: Array,
+    /,
+    *,
+    bits: int,
+    scheme: Scheme = "symmetric",
+    group_size: int | None = None,
+    norm: float = 2.0,
+    grid: int = 20,
+    max_shrink: float = 0.5,
+) -> ActivationClip[Array]:
+    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]
+
+    Args:
+        x: float16, float32 or float64, (..., k).
+        bits, scheme, group_size: as in :func:`quantize_activations`.
+        norm: exponent of the error, above 0.
+        grid: the ratios are 1 − i / grid.
+        max_shrink: how far to go, in 0..1.
+
+    Raises:
+        SpecError: H-10, Q-1, Q-2, A-4.
+    """
+    steps = hadamard.check_clip(norm, grid, max_shrink)
+    given = weights("H-10", "x", x)
+    flat = fixed(given, working_dtype(given)).reshape(-1)
+    parts = pieces(flat.size, 1)
+    errors = np.empty(steps)
+    for step in range(steps):
+        found = quantize_activations(given, bits=bits, scheme=scheme, clip_ratio=1 - step / grid, group_size=group_size)
+        values = fixed(found.values).reshape(-1)
+        sums = np.zeros(len(parts))
+
+        def work(i: int, values: Array = values, sums: Array = sums) -> None:
+            sums[i] = _error(flat[slice(*parts[i])], values[slice(*parts[i])], float(norm))
+
+        share(len(parts), work)
+        errors[step] = sums.sum()
+    return ActivationClip(1 - int(np.argmin(errors)) / grid, errors)
