@@ -124,6 +124,18 @@ def test_rows_that_no_block_divides(kit: Kit, dtype: str) -> None:
         kit.check(compare.exact(kit.call("block_scale", ramp, block_size=size), largest, "scale of a ramp"))
 
 
+@clause("N-2a", tier="exact", dtype=strategies.float_dtypes(), shape=st.sampled_from([(3, 96), (5, 32), (2, 200)]))
+def test_nf4_blocks_of_64_across_rows(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
+    """The common case: shapes do not matter, so the values are those of the codes in one row."""
+    random = np.random.default_rng(20240229)
+    levels = np.asarray(kit.spec.normal_float(bits=4))
+    codes = random.integers(0, 16, shape).astype(np.int32)
+    scale = np.ldexp(1.0, random.integers(-3, 4, strategies.block_count(codes.size, 64))).astype(dtype)
+    found = kit.call("dequantize_blocks", codes, scale, levels)
+    flat = kit.call("dequantize_blocks", codes.reshape(1, -1), scale, levels)
+    kit.check(compare.exact(found, flat.reshape(shape), f"values of {shape} in blocks of 64"))
+
+
 def check_codes(kit: Kit, codes: Array, ratio: Array, slip: Array | float, levels: Array, u: float) -> None:
     """Nearest levels of a ratio that may be off by ``slip``."""
     exact = np.asarray(levels, np.float64)
@@ -178,24 +190,30 @@ def test_division_is_not_a_multiplication(kit: Kit, dtype: str) -> None:
         kit.check(compare.exact(codes, np.arange(31), f"codes at scale {odd}/64"))
 
 
-@clause("N-3b", tier="exact", dtype=strategies.float_dtypes(half=True), bits=st.integers(2, 4))
-def test_blocks_of_zeros(kit: Kit, dtype: str, bits: int) -> None:
-    """Also between ordinary blocks, as the short last one, and as the whole array; levels without 0 too."""
-    x = np.zeros((3, 7), dtype)
-    x[1, 2] = -3.0
-    for size in (4, 5, 21):
-        for levels in (np.asarray(kit.spec.normal_float(bits=bits)), np.array([-1.0, -0.25, 0.5, 1.0])):
-            for shown in (x, np.zeros_like(x)):
-                scale = kit.call("block_scale", shown, block_size=size)
-                codes = kit.call("quantize_blocks", shown, scale, levels, block_size=size)
-                values = kit.call("dequantize_blocks", codes, scale, levels, block_size=size)
-                zero = [not b.any() for b in blocks_of(shown, size)]
-                empty = spread(np.array(zero), x.shape, size) == 1
-                kit.check(compare.exact(scale == 0, zero, "blocks of scale 0"))
-                nearest = int(np.argmin(np.abs(levels)))
-                kit.check(compare.exact(codes[empty], np.full(int(empty.sum()), nearest), "codes of zeros"))
-                kit.check(compare.exact(values[empty], np.zeros(int(empty.sum())), "values of blocks of zeros"))
-                kit.require(bool(np.isfinite(values).all()), "a value is not finite")
+@clause(
+    "N-3b",
+    tier="exact",
+    dtype=strategies.float_dtypes(half=True),
+    size=st.sampled_from([4, 5, 21, 64]),
+    bits=st.sampled_from([4, 2, 0]),
+)
+def test_blocks_of_zeros(kit: Kit, dtype: str, size: int, bits: int) -> None:
+    """Also between ordinary blocks, as the short last one, and as the whole array; with levels without 0 too."""
+    levels = np.asarray(kit.spec.normal_float(bits=bits)) if bits else np.array([-1.0, -0.25, 0.5, 1.0])
+    for columns in (7, 64):
+        x = np.zeros((3, columns), dtype)
+        x[1, 2] = -3.0
+        for shown in (x, np.zeros_like(x)):
+            scale = kit.call("block_scale", shown, block_size=size)
+            codes = kit.call("quantize_blocks", shown, scale, levels, block_size=size)
+            values = kit.call("dequantize_blocks", codes, scale, levels, block_size=size)
+            zero = [not b.any() for b in blocks_of(shown, size)]
+            empty = spread(np.array(zero), x.shape, size) == 1
+            kit.check(compare.exact(scale == 0, zero, "blocks of scale 0"))
+            nearest = int(np.argmin(np.abs(levels)))
+            kit.check(compare.exact(codes[empty], np.full(int(empty.sum()), nearest), "codes of zeros"))
+            kit.check(compare.exact(values[empty], np.zeros(int(empty.sum())), "values of blocks of zeros"))
+            kit.require(bool(np.isfinite(values).all()), "a value is not finite")
 
 
 @clause("N-4", tier="forward-error", case=strategies.block_inputs())
@@ -210,11 +228,35 @@ def test_values_of_codes(kit: Kit, case: BlockInput) -> None:
         kit.check(compare.forward(values, expected, allowed, "value"))
 
 
+@clause("N-4", tier="forward-error", dtype=strategies.float_dtypes(half=True), bits=st.integers(2, 8))
+def test_values_of_normal_float_codes(kit: Kit, dtype: str, bits: int) -> None:
+    """Levels in float64, as the table comes; blocks of 64 in rows."""
+    random = np.random.default_rng(20240229)
+    levels = np.asarray(kit.spec.normal_float(bits=bits))
+    codes = random.integers(0, levels.size, (5, 128)).astype(np.int32)
+    scale = (0.5 + random.random(10)).astype(dtype)
+    values = kit.call("dequantize_blocks", codes, scale, levels)
+    expected = levels[codes] * spread(scale, codes.shape, 64)
+    allowed = compare.gamma(2, kit.u(scale, result=values)) * np.abs(expected) + kit.tiny()
+    kit.check(compare.forward(values, expected, allowed, "value"))
+
+
 @clause("N-5", tier="tie-band", case=strategies.block_inputs(), bits=st.integers(3, 8))
 def test_double_quantization(kit: Kit, case: BlockInput, bits: int) -> None:
     """Mean, scales of the differences, codes of the quotients: each judged from what the backend returned before."""
-    scale, size, n = case.scale, case.block_size, case.scale.size
-    levels = np.asarray(kit.spec.dynamic_float(bits=bits))
+    check_double(kit, case.scale, np.asarray(kit.spec.dynamic_float(bits=bits)), case.block_size)
+
+
+@clause("N-5", tier="tie-band", dtype=strategies.float_dtypes(), n=st.sampled_from([1, 100, 256, 700]))
+def test_double_quantization_of_qlora(kit: Kit, dtype: str, n: int) -> None:
+    """Scales of normal weights, 8 bits, blocks of 256."""
+    scale = (2.5 + np.random.default_rng(n).standard_normal(n) / 4).astype(dtype)
+    check_double(kit, scale, np.asarray(kit.spec.dynamic_float(bits=8)), 256)
+
+
+def check_double(kit: Kit, scale: Array, levels: Array, size: int) -> None:
+    """One double quantization, step by step."""
+    n = scale.size
     found = kit.call("quantize_scale", scale, levels, block_size=size)
     u = kit.u(scale, result=found.scale)
     exact = scale.astype(np.float64)
@@ -248,8 +290,18 @@ def test_double_quantization_of_many_scales(kit: Kit, dtype: str) -> None:
 @clause("N-5a", tier="forward-error", case=strategies.block_inputs(), offset=st.sampled_from([0.0, -1.5, 1 / 3]))
 def test_restored_scales(kit: Kit, case: BlockInput, offset: float) -> None:
     """A product and a sum."""
-    _, scale, levels, size = case
-    n = case.x.size
+    check_restored(kit, case.scale, case.levels, case.x.size, case.block_size, offset)
+
+
+@clause("N-5a", tier="forward-error", dtype=strategies.float_dtypes(), offset=st.sampled_from([0.0, 2.5]))
+def test_restored_scales_of_qlora(kit: Kit, dtype: str, offset: float) -> None:
+    """All 256 levels, blocks of 256."""
+    scale = np.array([0.75, 1.5, 0.1]).astype(dtype)
+    check_restored(kit, scale, np.asarray(kit.spec.dynamic_float(bits=8)), 700, 256, offset)
+
+
+def check_restored(kit: Kit, scale: Array, levels: Array, n: int, size: int, offset: float) -> None:
+    """Scales of codes that run through all levels."""
     codes = (np.arange(n) % levels.size).astype(np.int32)
     base = np.array(offset, scale.dtype)
     found = kit.call("dequantize_scale", codes, scale, base, levels, block_size=size)
@@ -287,21 +339,21 @@ def test_packed_product(kit: Kit, x: Array, bits: int, block_size: int, rows: in
     check_product(kit, x, codes, scale, levels, bits, block_size)
 
 
-WIDE = ((1, 3, 128, 64), (1, 70, 448, 32), (2, 5, 256, 128), (3, 33, 384, 64), (5, 4, 512, 256), (8, 40, 192, 64),
-        (17, 65, 640, 128), (33, 7, 256, 64))  # fmt: skip
+WIDE = ((1, 64, 256, 64), (1, 3, 128, 64), (1, 70, 448, 32), (2, 5, 256, 128), (3, 33, 384, 64), (5, 4, 512, 256),
+        (8, 40, 192, 64), (17, 65, 640, 128), (33, 7, 256, 64))  # fmt: skip
 """(T, m, k, block size) of products wide enough for vector kernels, with and without remainders."""
 
 
-@clause("N-6", tier="forward-error", dtype=strategies.float_dtypes(half=True))
-def test_packed_product_of_4_bits(kit: Kit, dtype: str) -> None:
+@clause("N-6", tier="forward-error", dtype=strategies.float_dtypes(half=True), shape=st.sampled_from(WIDE))
+def test_packed_product_of_4_bits(kit: Kit, dtype: str, shape: tuple[int, int, int, int]) -> None:
     """NF4 at the shapes that kernels are made for: one token, a few, many; blocks of 32 to 256 in rows."""
     random = np.random.default_rng(20240229)
     levels = np.asarray(kit.spec.normal_float(bits=4))
-    for tokens, m, k, size in WIDE:
-        x = random.standard_normal((tokens, k)).astype(dtype)
-        codes = random.integers(0, 16, (m, k)).astype(np.int32)
-        scale = (0.5 + random.random(m * k // size)).astype(dtype)
-        check_product(kit, x, codes, scale, levels, 4, size)
+    tokens, m, k, size = shape
+    x = random.standard_normal((tokens, k)).astype(dtype)
+    codes = random.integers(0, 16, (m, k)).astype(np.int32)
+    scale = (0.5 + random.random(m * k // size)).astype(dtype)
+    check_product(kit, x, codes, scale, levels, 4, size)
 
 
 @clause("N-6a", tier="forward-error", bits=st.integers(1, 8), dtype=strategies.float_dtypes())
@@ -379,17 +431,22 @@ def test_loftq_quantizes_what_the_patch_leaves(kit: Kit, case: tuple[Array, dict
         before = found
 
 
-@clause("N-7", tier="tie-band", dtype=strategies.float_dtypes())
-def test_loftq_of_a_larger_weight(kit: Kit, dtype: str) -> None:
-    """A hundred rows in blocks of 64 that cross them; the defaults are 4 bits, NormalFloat, five iterations."""
-    w = np.random.default_rng(20240229).standard_normal((96, 80)).astype(dtype)
-    options = {"rank": 8, "bits": 4, "block_size": 64}
+LARGER = st.sampled_from([(40, 128), (96, 80)])
+"""Blocks of 64 in rows, and across them."""
+
+
+def larger(shape: tuple[int, int], dtype: str) -> Array:
+    """A normal weight of ordinary size."""
+    return np.random.default_rng(20240229).standard_normal(shape).astype(dtype)
+
+
+@clause("N-7", tier="tie-band", dtype=strategies.float_dtypes(), shape=LARGER)
+def test_loftq_of_a_larger_weight(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
+    """Four bits in blocks of 64, as PEFT does it."""
+    w, options = larger(shape, dtype), {"rank": 8, "bits": 4, "block_size": 64}
     first, second = iterates(kit, w, 2, **options)
     check_quantized(kit, w, None, first, options)
     check_quantized(kit, w, first, second, options)
-    found, named = kit.call("loftq", w, rank=8), kit.call("loftq", w, rank=8, iterations=5, keep="best", bits=4)
-    kit.check(compare.exact(found.codes, named.codes, "codes by default"))
-    kit.require(found.errors.shape == (5,), f"errors have shape {found.errors.shape}, expected (5,)")
 
 
 def check_patch(kit: Kit, w: Array, found: LoftQ[Array], rank: int, scaling: float) -> None:
@@ -414,12 +471,16 @@ def test_loftq_patches_what_the_quantizer_leaves(kit: Kit, case: tuple[Array, di
         check_patch(kit, w, found, options["rank"], 1.0)
 
 
-@clause("N-7b", tier="forward-error", case=loftq_inputs())
-def test_loftq_tells_the_error_and_keeps_the_best(kit: Kit, case: tuple[Array, dict[str, Any]]) -> None:
-    """errors[t − 1] is that of iterate t; "best" is the iterate of the least, "last" the last."""
-    w, options = case
-    run = iterates(kit, w, 4, **options)
-    best = kit.call("loftq", w, iterations=4, **options)
+@clause("N-7a", tier="certificate", dtype=strategies.float_dtypes(), shape=LARGER)
+def test_loftq_patches_a_larger_weight(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
+    """The same law at an ordinary size."""
+    w = larger(shape, dtype)
+    for found in iterates(kit, w, 2, rank=8, bits=4, block_size=64):
+        check_patch(kit, w, found, 8, 1.0)
+
+
+def check_errors(kit: Kit, w: Array, run: list[LoftQ[Array]], rank: int) -> None:
+    """errors[t − 1] of the last of these runs is that of run t."""
     last = run[-1]
     u = kit.u(w, result=last.errors)
     for t, found in enumerate(run):
@@ -429,8 +490,37 @@ def test_loftq_tells_the_error_and_keeps_the_best(kit: Kit, case: tuple[Array, d
         error = float(np.linalg.norm(exact - weight - patch))
         size = float(np.linalg.norm(np.abs(exact) + np.abs(weight) + bulk))
         # rounded factors and their product, stored weight, two differences; the norm of w.size squares
-        allowed = compare.gamma(options["rank"] + 8, u) * size + compare.gamma(w.size + 2, u) * error + kit.tiny(w.size)
+        allowed = compare.gamma(rank + 8, u) * size + compare.gamma(w.size + 2, u) * error + kit.tiny(w.size)
         kit.check(compare.forward(last.errors[t], error, allowed, f"error of iterate {t + 1}"))
+
+
+@clause("N-7b", tier="forward-error", dtype=strategies.float_dtypes(), shape=LARGER)
+def test_loftq_tells_the_errors_of_a_larger_weight(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
+    """Three iterates, the last returned."""
+    w = larger(shape, dtype)
+    check_errors(kit, w, iterates(kit, w, 3, rank=8, bits=4, block_size=64), 8)
+
+
+@clause("N-7b", tier="forward-error", dtype=strategies.float_dtypes())
+def test_loftq_by_default(kit: Kit, dtype: str) -> None:
+    """Four bits, NormalFloat, blocks of 64, the best of five iterations, scaling 1."""
+    w = larger((40, 128), dtype)
+    found = kit.call("loftq", w, rank=8)
+    named = {"bits": 4, "quantizer": "normal-float", "block_size": 64, "iterations": 5, "keep": "best", "scaling": 1.0}
+    other = kit.call("loftq", w, rank=8, **named)
+    kit.check(compare.exact(found.codes, other.codes, "codes by default"))
+    kit.check(compare.exact(found.errors, other.errors, "errors by default"))
+    kit.require(found.errors.shape == (5,), f"errors have shape {found.errors.shape}, expected (5,)")
+
+
+@clause("N-7b", tier="forward-error", case=loftq_inputs())
+def test_loftq_tells_the_error_and_keeps_the_best(kit: Kit, case: tuple[Array, dict[str, Any]]) -> None:
+    """errors[t − 1] is that of iterate t; "best" is the iterate of the least, "last" the last."""
+    w, options = case
+    run = iterates(kit, w, 4, **options)
+    best = kit.call("loftq", w, iterations=4, **options)
+    last = run[-1]
+    check_errors(kit, w, run, options["rank"])
     least = float(np.min(best.errors))
     kit.require(best.errors[best.step - 1] == least, f"step {best.step} is not the least of {best.errors.tolist()}")
     kit.check(compare.exact(best.errors, last.errors, "errors"))

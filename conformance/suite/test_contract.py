@@ -84,6 +84,7 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("normal_float", (), (), {"bits": 4}),
         Call("dynamic_float", (), (), {"bits": 8}),
         Call("block_scale", ("x",), (w,), {"block_size": 12}),
+        Call("block_scale", ("x",), (w,), {}),
         Call("quantize_blocks", ("x", "scale", "levels"), (w, blocks, levels), {"block_size": 12}),
         Call("dequantize_blocks", ("codes", "scale", "levels"), (codes % 4, blocks, levels), {"block_size": 12}),
         Call("quantize_scale", ("scale", "levels"), (moment, levels), {"block_size": 3}),

@@ -1,0 +1,1 @@
+"""Other people's implementations behind the protocol, and what the conformance kit says of them."""
