@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import GRANULARITIES, SCHEMES
+from lowbit.reference.types import GRANULARITIES, SCHEMES, TRAINED
 
 DORA_LAYOUTS = ("linear", "transposed", "conv")
 
 __all__ = [
     "binary_groups",
+    "check_allocation",
     "check_binary_scale",
     "check_bits",
     "check_block_size",
@@ -28,13 +29,17 @@ __all__ = [
     "check_loftq",
     "check_matrix",
     "check_n_of_m",
+    "check_norm",
     "check_patch",
     "check_planes",
     "check_rows",
     "check_scales",
     "check_seed",
     "check_square",
+    "check_train",
+    "check_tuning",
     "check_update",
+    "cluster_counts",
     "code_range",
     "grid_groups",
     "refuse_nonfinite",
@@ -221,6 +226,57 @@ def check_patch(clause: str, shape: Sequence[int], rank: int, split: str) -> Non
         raise SpecError(clause, f"rank must be between 1 and {min(shape)} for shape {tuple(shape)}, got {rank!r}")
     if split not in ("balanced", "left"):
         raise SpecError(clause, f"split must be 'balanced' or 'left', got {split!r}")
+
+
+def check_train(clause: str, train: str) -> None:
+    """Refuse an unknown rule for which scales train."""
+    if train not in TRAINED:
+        raise SpecError(clause, f"unknown rule {train!r} for what trains; one of {', '.join(TRAINED)}")
+
+
+def check_norm(clause: str, norm: str) -> None:
+    """Refuse an unknown normalisation of a gradient."""
+    if norm not in ("sum", "mean"):
+        raise SpecError(clause, f"norm must be 'sum' or 'mean', got {norm!r}")
+
+
+def check_tuning(
+    clause: str, *, step: int, lr: float, beta1: float, beta2: float, epsilon: float, decay: float
+) -> None:
+    """Refuse parameters with which no step of AdamW can be taken."""
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise SpecError(clause, f"step must be a positive integer, got {step!r}")
+    for name, value in {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "decay": decay}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SpecError(clause, f"{name} must be a number, got {value!r}")
+        if not (math.isfinite(value) and value >= 0):
+            raise SpecError(clause, f"{name} must be finite and not negative, got {value!r}")
+        if name.startswith("beta") and value >= 1:
+            raise SpecError(clause, f"{name} must be below 1, got {value!r}")
+
+
+def cluster_counts(clause: str, rows: int, clusters: int, ratio: int) -> list[int]:
+    """Rows per cluster, the most frequent first: shares 1 : r : r² … rounded down, the rest to the last."""
+    if isinstance(clusters, bool) or not isinstance(clusters, int) or not 1 <= clusters <= 8:
+        raise SpecError(clause, f"clusters must be between 1 and 8, got {clusters!r}")
+    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
+        raise SpecError(clause, f"ratio must be a positive integer, got {ratio!r}")
+    whole = (ratio**clusters - 1) // (ratio - 1) if ratio > 1 else clusters
+    counts, left = [], rows
+    for power in range(clusters - 1):
+        counts.append(rows * ratio**power // whole)
+        left -= counts[-1]
+    return [*counts, left]
+
+
+def check_allocation(clause: str, errors: Sequence[int], sizes: Sequence[int], budget: int) -> None:
+    """Refuse tables of different shape, without a width, and a budget that is no integer."""
+    if len(errors) != 2 or tuple(errors) != tuple(sizes) or errors[1] == 0:
+        raise SpecError(
+            clause, f"errors and sizes must share a shape (n, Q) with Q >= 1, got {tuple(errors)} and {tuple(sizes)}"
+        )
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+        raise SpecError(clause, f"budget must be an integer and not negative, got {budget!r}")
 
 
 def refuse_nonfinite(clause: str, name: str, count: int, position: tuple[int, ...]) -> None:

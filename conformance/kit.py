@@ -34,6 +34,8 @@ _RESULTS: dict[str, type[Any]] = {
     "bcq_from_grid": types.BinaryCode,
     "bcq_pack": types.PackedBinary,
     "bcq_unpack": types.BinaryCode,
+    "tune_step": types.TunedScales,
+    "allocate_bits": types.BitAllocation,
     "inverse_cholesky": types.InverseFactor,
     "gptq": types.QuantizedWeight,
     "sparsegpt": types.SparseWeight,

@@ -23,8 +23,10 @@ __all__ = [
     "Updated",
     "bit_stream",
     "code_range",
+    "coded_weight",
     "damped",
     "expand",
+    "least_error",
     "optimum",
     "padded_words",
     "patch_objective",
@@ -32,6 +34,7 @@ __all__ = [
     "quadratic_loss",
     "root",
     "round_to",
+    "signs",
     "squared_spectrum",
     "updated",
 ]
@@ -86,6 +89,28 @@ def padded_words(codes: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int32]:
         for j, code in enumerate(codes[row]):
             words[row, j // per] |= np.uint32(int(code) << (j % per * bits))
     return words.view(np.int32)
+
+
+# -- binary codes ------------------------------------------------------------------------------------------------------
+
+
+def signs(codes: npt.NDArray[Any], bits: int) -> F64:
+    """Planes (q, m, k) of codes (m, k): plane i is bit i, and 1 stands for +1."""
+    return np.stack([np.where((codes.astype(np.int64) // 2**i) % 2 == 1, 1.0, -1.0) for i in range(bits)])
+
+
+def coded_weight(codes: npt.NDArray[Any], scale: npt.NDArray[Any]) -> F64:
+    """Σ_i α_i B_i (m, k) of codes (m, k) and scale (m, G, q)."""
+    wide = np.repeat(np.moveaxis(scale.astype(np.float64), -1, 0), codes.shape[1] // scale.shape[1], axis=2)
+    return np.asarray((wide * signs(codes, scale.shape[2])).sum(axis=0), np.float64)
+
+
+def least_error(errors: npt.NDArray[Any], sizes: npt.NDArray[Any], budget: int) -> float:
+    """Smallest summed error of all allocations within the budget, by trying every one."""
+    totals: list[tuple[int, float]] = [(0, 0.0)]
+    for cost, loss in zip(sizes.tolist(), errors.astype(np.float64).tolist(), strict=True):
+        totals = [(s + c, e + x) for s, e in totals for c, x in zip(cost, loss, strict=True) if s + c <= budget]
+    return min(e for _, e in totals)
 
 
 # -- second-order compression ------------------------------------------------------------------------------------------

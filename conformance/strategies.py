@@ -21,10 +21,13 @@ __all__ = [
     "SCALINGS",
     "SCHEMES",
     "TOLERANCES",
+    "UNITS",
     "AffineInput",
+    "Allocation",
     "BinaryInput",
     "BlockInput",
     "BlockProblem",
+    "CodedLayer",
     "DoraProblem",
     "GridInput",
     "LargeProblem",
@@ -34,11 +37,13 @@ __all__ = [
     "activations",
     "affine_inputs",
     "affine_ties",
+    "allocations",
     "binary_inputs",
     "binary_weights",
     "block_inputs",
     "block_problems",
     "block_ties",
+    "coded_layers",
     "counters",
     "degenerate_groups",
     "dora_problems",
@@ -279,6 +284,67 @@ def block_inputs(draw: st.DrawFn) -> BlockInput:
     close = close + draw(arrays(np.int64, (size,), elements=st.integers(-2, 2))) * np.spacing(close)
     x = np.where(draw(arrays(np.bool_, (size,))), close, general)
     return BlockInput(x.astype(dtype).reshape(shape), scale, levels, block_size)
+
+
+class CodedLayer(NamedTuple):
+    """A binary-coded layer, something of its weight's shape, and inputs."""
+
+    codes: Array  # int32, (m, k)
+    scale: Array  # (m, G, q)
+    weight: Array  # (m, k), a weight or a gradient
+    tokens: Array  # (T, k)
+    bits: int
+    group_size: int | None
+
+
+@st.composite
+def coded_layers(draw: st.DrawFn, *, half: bool = False) -> CodedLayer:
+    """Codes with planes that coincide or part, scales of either sign and in any order, integers throughout."""
+    dtype = draw(float_dtypes(half=half))
+    m, groups, width, bits = (draw(st.integers(1, n)) for n in (4, 3, 6, 3))
+    k = groups * width
+    codes = draw(arrays(np.int32, (m, k), elements=st.integers(0, 2**bits - 1), fill=st.nothing()))
+    match draw(st.sampled_from(["general", "general", "constant row", "equal planes"])):
+        case "constant row":
+            codes[0] = codes[0, 0]
+        case "equal planes":
+            codes = np.where(codes & 1, 2**bits - 1, 0).astype(np.int32)
+        case _:
+            pass
+    scale = draw(_integers((m, groups, bits), 40)) / 8
+    weight = draw(_integers((m, k), 99)) * draw(st.sampled_from(UNITS))
+    tokens = draw(_integers((draw(st.integers(1, 2 * k + 4)), k), 9))
+    if draw(st.booleans()):
+        tokens[:, draw(arrays(np.bool_, (k,)))] = 0
+    size = width if groups > 1 or draw(st.booleans()) else None
+    return CodedLayer(codes, scale.astype(dtype), weight.astype(dtype), tokens.astype(dtype), bits, size)
+
+
+class Allocation(NamedTuple):
+    """Errors and sizes of a few blocks at 1 … Q bits, and a budget."""
+
+    errors: Array  # (n, Q)
+    sizes: Array  # int32, (n, Q)
+    budget: int
+
+
+@st.composite
+def allocations(draw: st.DrawFn, *, convex: bool = False, whole: bool = False) -> Allocation:
+    """So few blocks that every allocation can be tried. ``convex``: falling gains, steps of one size for all blocks.
+
+    ``whole``: integers, so that sums and comparisons of slopes are exact or far apart.
+    """
+    dtype = draw(float_dtypes())
+    n, widths = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    gains = draw(arrays(np.int64, (n, widths), elements=st.integers(0 if convex else -9, 40), fill=st.nothing()))
+    if convex:
+        gains = np.sort(gains, axis=1)
+        sizes = np.tile(draw(st.integers(1, 9)) * np.arange(1, widths + 1), (n, 1))
+    else:
+        sizes = np.cumsum(draw(arrays(np.int64, (n, widths), elements=st.integers(1, 9), fill=st.nothing())), axis=1)
+    errors = np.cumsum(gains, axis=1)[:, ::-1] * (1.0 if whole else draw(st.sampled_from(UNITS)))
+    low, high = int(sizes[:, 0].sum()), int(sizes[:, -1].sum())
+    return Allocation(errors.astype(dtype), sizes.astype(np.int32), draw(st.integers(low, high + 2)))
 
 
 @st.composite

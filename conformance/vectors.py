@@ -483,6 +483,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
         _codes("codes", found.codes, x.astype(np.float64) / found.scale, _SUM_ROUNDINGS + 2),
     ]
     table["H-9"] = ("quantize_activations", [_case("symmetric, the last token all zero", [x], {"bits": 4}, expect)])
+    table |= _scales(spec, np.random.default_rng(20240230)) | _allocations(spec)
     return table
 
 
@@ -532,6 +533,88 @@ def _codebooks(spec: Any, table: dict[str, tuple[str, list[Case]]]) -> None:
         product = spec.codebook_matmul(*arrays, **options)
         products.append(_case(f"{bits} bits, {about}", arrays, options, [_forward("", product, reach, k + 4)]))
     table["N-6"] = ("codebook_matmul", products)
+
+
+def _scales(spec: Any, random: np.random.Generator) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter U: masks, gradients and a step of training."""
+    scale = (random.integers(-9, 10, (2, 3, 3)) / 8).astype(np.float32)
+    scale[0, 0] = [0.5, -0.5, 0.25]
+    masks = [
+        _case(f"train={train}", [scale], {"train": train}, [_exact("", spec.trainable_scales(scale, train=train))])
+        for train in ("first", "largest", "all")
+    ]
+    codes = random.integers(0, 8, (2, 12)).astype(np.int32)
+    grad, x, delta = (random.standard_normal(s).astype(np.float32) for s in ((2, 12), (5, 12), (5, 2)))
+    sums: dict[str, list[Case]] = {"sum": [], "mean": []}
+    tokens = []
+    for norm, size in (("sum", None), ("sum", 4), ("mean", None), ("mean", 4)):
+        options = {"bits": 3, "group_size": size, "norm": norm}
+        whole = np.full_like(codes, 7)
+        count = size or 12
+        expect = _forward(
+            "", spec.scale_grad(grad, codes, **options), spec.scale_grad(np.abs(grad), whole, **options), count + 1
+        )
+        sums[norm].append(_case(f"{norm}, group_size={size}", [grad, codes], options, [expect]))
+        reach = spec.scale_grad_tokens(np.abs(x), np.abs(delta), whole, **options)
+        expect = _forward("", spec.scale_grad_tokens(x, delta, codes, **options), reach, 5 + count + 2)
+        tokens.append(_case(f"{norm}, group_size={size}", [x, delta, codes], options, [expect]))
+    state = [(random.integers(1, 30, scale.shape) / 8).astype(np.float32) for _ in range(4)]
+    trainable = spec.trainable_scales(scale)
+    step: dict[str, Any] = {"step": 2, "lr": 0.125, "epsilon": 0.125, "decay": 0.25}
+    found = spec.tune_step(scale, *state, trainable, **step)
+    nothing = np.zeros(scale.shape, np.bool_)
+    still = spec.tune_step(scale, *state, nothing, **step)
+    return {
+        "U-1": ("trainable_scales", masks),
+        "U-2": ("scale_grad", sums["sum"]),
+        "U-2a": ("scale_grad", sums["mean"]),
+        "U-3": ("scale_grad_tokens", tokens),
+        "U-4": (
+            "tune_step",
+            [
+                _case(
+                    "plane 0 trains",
+                    [scale, *state, trainable],
+                    step,
+                    [_forward(f, getattr(found, f), np.abs(getattr(found, f)) + 8, 16) for f in found._fields],
+                )
+            ],
+        ),
+        "U-4a": (
+            "tune_step",
+            [
+                _case(
+                    "nothing trains",
+                    [scale, *state, nothing],
+                    step,
+                    [_exact(f, getattr(still, f)) for f in still._fields],
+                )
+            ],
+        ),
+    }
+
+
+def _allocations(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter M on integers: nothing rounds."""
+    counts = np.array([5, 900, 5, 40, 5, 7, 40, 0, 1, 5], np.int32)
+    words = [
+        _case(f"{b} clusters, ratio {r}", [counts], {"clusters": b, "ratio": r}, [_exact("", found)])
+        for b, r in ((1, 1), (3, 1), (3, 2), (4, 4))
+        for found in [spec.row_bits(counts, clusters=b, ratio=r)]
+    ]
+    table = [[40, 12, 5, 1], [9, 8, 2, 2], [30, 30, 0, -1], [7, 5, 3, 1]]
+    errors, sizes = np.array(table, np.float32), np.array([[3, 6, 9, 12], [1, 2, 3, 4], [2, 4, 6, 8], [2, 3, 4, 5]])
+    blocks = []
+    for budget in range(8, 30, 3):
+        found = spec.allocate_bits(errors, sizes, budget=budget)
+        expect = [_exact("bits", found.bits), _exact("size", found.size), _exact("error", found.error)]
+        size = np.abs(errors).sum()
+        expect.append(_forward("lower_bound", found.lower_bound, size, errors.size))
+        blocks.append(_case(f"budget {budget}", [errors, sizes.astype(np.int32)], {"budget": budget}, expect))
+    w = np.array([[1, -3, 2, -2], [1, -3, 2, -2], [0, 4, 0, -4], [5, 5, 5, 5]], np.float32)
+    bits = np.array([1, 2, 3, 2], np.int32)
+    rows = [_case("integers, zeros among them", [w, bits], {}, [_exact("", spec.project_rows(w, bits))])]
+    return {"M-1a": ("row_bits", words), "M-2": ("allocate_bits", blocks), "M-3": ("project_rows", rows)}
 
 
 def _hard_scales() -> npt.NDArray[np.float32]:

@@ -8,14 +8,16 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 4.  ``packing``        Q  codes of 1 to 8 bits in 32-bit words, dense and padded
 5.  ``codebook``       N  NormalFloat and other levels, block scales, double quantization
 6.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
-7.  ``gptq``           G  GPTQ
-8.  ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
-9.  ``moments``        C  second moments of activations, exactly associative
-10. ``low_rank``       C  SVD and activation-scaled SVD patches
-11. ``loftq``          N  LoftQ: quantization and a patch by turns
-12. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
-13. ``dora``           D  DoRA: magnitude and direction apart
-14. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+7.  ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
+8.  ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
+9.  ``gptq``           G  GPTQ
+10. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
+11. ``moments``        C  second moments of activations, exactly associative
+12. ``low_rank``       C  SVD and activation-scaled SVD patches
+13. ``loftq``          N  LoftQ: quantization and a patch by turns
+14. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
+15. ``dora``           D  DoRA: magnitude and direction apart
+16. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -83,6 +85,7 @@ from .eigenspace import (
 from .gptq import gptq, inverse_cholesky
 from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
+from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
@@ -103,6 +106,7 @@ from .rotation import (
     rotate_outputs,
 )
 from .rounding import nearest_level, round_clip, round_half_even
+from .scale_tuning import fit_scales, scale_grad, scale_grad_tokens, trainable_scales, tune_step
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
@@ -137,6 +141,14 @@ __all__ = [  # noqa: RUF022  in reading order
     "bcq_unpack",
     "lookup_tables",
     "bcq_product",
+    "trainable_scales",
+    "scale_grad",
+    "scale_grad_tokens",
+    "tune_step",
+    "fit_scales",
+    "row_bits",
+    "allocate_bits",
+    "project_rows",
     "inverse_cholesky",
     "gptq",
     "sparsegpt",

@@ -24,6 +24,7 @@ from .types import (
     AdapterMethod,
     BinaryCode,
     BinaryMethod,
+    BitAllocation,
     ClippedGrid,
     CodebookQuantizer,
     Compensation,
@@ -54,11 +55,14 @@ from .types import (
     QuantizedAdapter,
     QuantizedWeight,
     ScaleDtype,
+    ScaleNorm,
     Scheme,
     SecondMoment,
     SparseWeight,
     Split,
     Stationarity,
+    Trained,
+    TunedScales,
 )
 
 Arr = TypeVar("Arr")
@@ -197,6 +201,44 @@ class BinaryOps(Protocol[Arr]):
     def bcq_product(
         self, x: Arr, planes: Arr, scale: Arr, offset: Arr | None, /, *, method: ProductMethod = "auto"
     ) -> Arr: ...  # B-10: (t, k) → (t, m)
+
+
+class ScaleTuningOps(Protocol[Arr]):
+    """Chapter U: AlphaTuning. Codes (m, k) integers, plane i in bit i; scale (m, G, q)."""
+
+    def trainable_scales(self, scale: Arr, /, *, train: Trained = "first") -> Arr: ...  # U-1 → bool (m, G, q)
+    def scale_grad(
+        self, grad: Arr, codes: Arr, /, *, bits: int, group_size: int | None = None, norm: ScaleNorm = "sum"
+    ) -> Arr: ...  # U-2 → (m, G, q)
+    def scale_grad_tokens(
+        self, x: Arr, delta: Arr, codes: Arr, /, *, bits: int, group_size: int | None = None, norm: ScaleNorm = "sum"
+    ) -> Arr: ...  # U-3 → (m, G, q)
+    def tune_step(
+        self,
+        scale: Arr,
+        grad: Arr,
+        initial: Arr,
+        first: Arr,
+        second: Arr,
+        trainable: Arr,
+        /,
+        *,
+        step: int,
+        lr: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        decay: float = 0.0,
+    ) -> TunedScales[Arr]: ...  # U-4
+    def fit_scales(self, w: Arr, c: Arr, codes: Arr, scale: Arr, trainable: Arr, /) -> Arr: ...  # U-5 → (m, G, q)
+
+
+class MixedPrecisionOps(Protocol[Arr]):
+    """Chapter M: bits by word frequency and by sensitivity."""
+
+    def row_bits(self, counts: Arr, /, *, clusters: int, ratio: int = 1) -> Arr: ...  # M-1 → int32 (v,)
+    def allocate_bits(self, errors: Arr, sizes: Arr, /, *, budget: int) -> BitAllocation[Arr]: ...  # M-2
+    def project_rows(self, w: Arr, bits: Arr, /) -> Arr: ...  # M-3 → (m, k)
 
 
 class GptqOps(Protocol[Arr]):
@@ -420,6 +462,8 @@ PROTOCOLS: tuple[type, ...] = (
     UniformOps,
     CodebookOps,
     BinaryOps,
+    ScaleTuningOps,
+    MixedPrecisionOps,
     GptqOps,
     MomentOps,
     LowRankOps,
@@ -445,10 +489,12 @@ __all__ = [
     "GptqOps",
     "LoftqOps",
     "LowRankOps",
+    "MixedPrecisionOps",
     "MomentOps",
     "PhiloxOps",
     "RotationOps",
     "RoundingOps",
+    "ScaleTuningOps",
     "UniformOps",
     "operations",
 ]

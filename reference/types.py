@@ -25,11 +25,14 @@ CodebookQuantizer: TypeAlias = Literal["normal-float", "uniform"]
 Iterate: TypeAlias = Literal["best", "last"]
 BinaryMethod: TypeAlias = Literal["greedy", "refined", "alternating"]
 ProductMethod: TypeAlias = Literal["auto", "lookup", "dequantize"]
+Trained: TypeAlias = Literal["first", "largest", "all"]
+ScaleNorm: TypeAlias = Literal["sum", "mean"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
 BINARY_METHODS: tuple[BinaryMethod, ...] = ("greedy", "refined", "alternating")
 PRODUCT_METHODS: tuple[ProductMethod, ...] = ("auto", "lookup", "dequantize")
+TRAINED: tuple[Trained, ...] = ("first", "largest", "all")
 
 
 class Purpose(IntEnum):
@@ -81,6 +84,32 @@ class PackedBinary(NamedTuple, Generic[Arr]):
     planes: Arr  # int32, (⌈k/32⌉, q, m): bit j mod 32 of word ⌊j/32⌋ is set where b = +1 at column j
     scale: Arr  # float, (G, q, m)
     offset: Arr | None  # float, (G, m), or None for 0
+
+
+class TunedScales(NamedTuple, Generic[Arr]):
+    """Scales of binary codes after a step of training, with the state of the optimizer."""
+
+    scale: Arr  # float, (m, G, q)
+    first: Arr  # float, same shape: running mean of the gradient
+    second: Arr  # float, same shape: running mean of its square
+
+
+class TaskSize(NamedTuple):
+    """What a model and a task of its own take when linear layers are binary-coded."""
+
+    full: int  # bytes of the model in float32
+    compressed: int  # bytes with coded linear layers, everything else float32
+    trainable: int  # scales that a task trains
+    task: int  # bytes of those scales: what is swapped with the task
+
+
+class BitAllocation(NamedTuple, Generic[Arr]):
+    """Bits per block under a budget; lower_bound ≤ optimum ≤ error."""
+
+    bits: Arr  # int32, (n,), 1 … Q
+    size: int  # Σ size of each block at its bits, ≤ budget
+    error: float  # Σ error of each block at its bits
+    lower_bound: float  # no allocation within the budget is below this
 
 
 class InverseFactor(NamedTuple, Generic[Arr]):

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reading order of the specification: a file may import what stands before it.
 READING_ORDER = (
-    "errors", "types", "tables", "protocol", "checks",
-    "philox", "rounding", "uniform", "packing", "codebook", "binary_coding", "gptq", "sparsity", "moments",
-    "low_rank", "loftq", "eigenspace", "dora", "rotation",
+    "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
+    "binary_coding", "scale_tuning", "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq",
+    "eigenspace", "dora", "rotation",
 )  # fmt: skip
 
 FOLDERS = {

@@ -70,6 +70,7 @@ from .eigenspace import (
 from .gptq import gptq, inverse_cholesky
 from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
+from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
@@ -90,12 +91,14 @@ from .rotation import (
     rotate_outputs,
 )
 from .rounding import nearest_level, round_clip, round_half_even
+from .scale_tuning import fit_scales, scale_grad, scale_grad_tokens, trainable_scales, tune_step
 from .sparsity import sparsegpt, wanda
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
 __all__ = [
     "NumbaBackend",
     "activation_clip",
+    "allocate_bits",
     "asarray",
     "bcq",
     "bcq_assign",
@@ -132,6 +135,7 @@ __all__ = [
     "error_spectrum",
     "factored_norm",
     "fit_grid",
+    "fit_scales",
     "fuse_norm",
     "gptq",
     "hadamard_matrix",
@@ -156,6 +160,7 @@ __all__ = [
     "philox_uniform",
     "philox_words",
     "product_path",
+    "project_rows",
     "quantize",
     "quantize_activations",
     "quantize_adapter",
@@ -170,11 +175,16 @@ __all__ = [
     "rotate_outputs",
     "round_clip",
     "round_half_even",
+    "row_bits",
+    "scale_grad",
+    "scale_grad_tokens",
     "scaled_svd_patch",
     "sparsegpt",
     "stationarity",
     "svd_patch",
     "to_numpy",
+    "trainable_scales",
+    "tune_step",
     "unpack",
     "wanda",
 ]

@@ -57,6 +57,15 @@ bcq_pack = _cpu.bcq_pack
 bcq_unpack = _cpu.bcq_unpack
 lookup_tables = _cpu.lookup_tables
 bcq_product = _cpu.bcq_product
+trainable_scales = _cpu.trainable_scales
+scale_grad = _cpu.scale_grad
+scale_grad_tokens = _cpu.scale_grad_tokens
+tune_step = _cpu.tune_step
+fit_scales = _cpu.fit_scales
+
+row_bits = _cpu.row_bits
+allocate_bits = _cpu.allocate_bits
+project_rows = _cpu.project_rows
 
 inverse_cholesky = _cpu.inverse_cholesky
 gptq = _cpu.gptq
@@ -109,6 +118,7 @@ activation_clip = _cpu.activation_clip
 __all__ = [
     "TorchBackend",
     "activation_clip",
+    "allocate_bits",
     "asarray",
     "bcq",
     "bcq_assign",
@@ -146,6 +156,7 @@ __all__ = [
     "error_spectrum",
     "factored_norm",
     "fit_grid",
+    "fit_scales",
     "fuse_norm",
     "gptq",
     "hadamard_matrix",
@@ -169,6 +180,7 @@ __all__ = [
     "philox_normal",
     "philox_uniform",
     "philox_words",
+    "project_rows",
     "quantize",
     "quantize_activations",
     "quantize_adapter",
@@ -183,12 +195,17 @@ __all__ = [
     "rotate_outputs",
     "round_clip",
     "round_half_even",
+    "row_bits",
+    "scale_grad",
+    "scale_grad_tokens",
     "scaled_svd_patch",
     "sparsegpt",
     "stationarity",
     "supports",
     "svd_patch",
     "to_numpy",
+    "trainable_scales",
+    "tune_step",
     "unpack",
     "wanda",
 ]

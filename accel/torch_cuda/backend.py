@@ -20,11 +20,13 @@ from . import (
     dora,
     eigenspace,
     low_rank,
+    mixed_precision,
     moments,
     packing,
     philox,
     rotation,
     rounding,
+    scale_tuning,
     sparsity,
     triton,
     uniform,
@@ -226,6 +228,17 @@ class TorchBackend:
         return binary_coding.product_checked(x, planes, scale, offset, method)
 
     bcq_product.__doc__ = binary_coding.bcq_product.__doc__
+    # --- U
+    trainable_scales = staticmethod(scale_tuning.trainable_scales)
+    scale_grad = staticmethod(scale_tuning.scale_grad)
+    scale_grad_tokens = staticmethod(scale_tuning.scale_grad_tokens)
+    tune_step = staticmethod(scale_tuning.tune_step)
+    fit_scales = staticmethod(scale_tuning.fit_scales)
+
+    # --- M
+    row_bits = staticmethod(mixed_precision.row_bits)
+    allocate_bits = staticmethod(mixed_precision.allocate_bits)
+    project_rows = staticmethod(mixed_precision.project_rows)
 
     # --- G
     inverse_cholesky = staticmethod(inverse_cholesky)

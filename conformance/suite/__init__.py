@@ -13,6 +13,8 @@ MODULES = (
     "test_packing",
     "test_codebook",
     "test_binary_coding",
+    "test_scale_tuning",
+    "test_mixed_precision",
     "test_second_order",
     "test_moments",
     "test_low_rank",

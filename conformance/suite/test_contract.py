@@ -42,12 +42,12 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     levels = np.array([-1.0, -0.25, 0.5, 2.0], dtype)
     moment = (0.5 + draw.random(8)).astype(dtype)
     per_row = (0.5 + draw.random(4)).astype(dtype)
-
     bits = draw.integers(0, 4, (4, 8)).astype(np.int32)
     binary = (0.1 + draw.random((4, 2, 2))).astype(dtype)
     shift = draw.standard_normal((4, 2)).astype(dtype)
     planes = draw.integers(0, 256, (1, 2, 4)).astype(np.int32)
     swapped = np.ascontiguousarray(binary.transpose(1, 2, 0))
+    train, steps = np.arange(16).reshape(4, 2, 2) % 3 > 0, np.arange(1, 9, dtype=np.int32) * np.ones((4, 1), np.int32)
 
     def node(index: int) -> MomentNode[Array]:
         leaf = draw.integers(-9, 9, (3, 4)).astype(np.float64)
@@ -111,6 +111,20 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("bcq_product", ("x", "planes", "scale", "offset"), (w, planes, swapped, shift.T.copy()), {}),
         Call("bcq_product", ("x", "planes", "scale", "offset"), (w, planes, swapped, None), {"method": "lookup"}),
         Call("bcq_product", ("x", "planes", "scale", "offset"), (d, planes, swapped, None), {"method": "dequantize"}),
+        Call("trainable_scales", ("scale",), (binary,), {"train": "largest"}),
+        Call("scale_grad", ("grad", "codes"), (d, bits), {"bits": 2, "group_size": 4}),
+        Call("scale_grad", ("grad", "codes"), (d, codes), {"bits": 4, "norm": "mean"}),
+        Call("scale_grad_tokens", ("x", "delta", "codes"), (w, d[:, ::2].copy(), bits), {"bits": 2, "group_size": 2}),
+        Call(
+            "tune_step",
+            ("scale", "grad", "initial", "first", "second", "trainable"),
+            (binary, binary - 1, binary + 1, binary / 2, binary * binary, train),
+            {"step": 3, "lr": 0.125, "decay": 0.25},
+        ),
+        Call("fit_scales", ("w", "c", "codes", "scale", "trainable"), (w, h, bits, binary, train), {}),
+        Call("row_bits", ("counts",), (codes.reshape(-1),), {"clusters": 3, "ratio": 2}),
+        Call("allocate_bits", ("errors", "sizes"), (np.abs(w), steps), {"budget": 21}),
+        Call("project_rows", ("w", "bits"), (w, np.array([1, 2, 4, 3], np.int32)), {}),
         Call("inverse_cholesky", ("h",), (h,), {}),
         Call("gptq", ("w", "h"), (w, h), {"bits": 3}),
         Call("gptq", ("w", "h"), (w, h), {"bits": 4, "group_size": 4, "act_order": True, "scheme": "symmetric-full"}),
@@ -450,6 +464,53 @@ def test_zero_size_arrays(kit: Kit) -> None:
                 ((np.ones((2, 8), f32), np.zeros((1, 2, 0), i32), np.ones((1, 2, 0), f32), None), [[], []]),
             )
         ),
+        ("trainable_scales", (np.zeros((0, 1, 2), f32),), {}, np.shape, (0, 1, 2)),
+        ("scale_grad", (np.zeros((0, 4), f32), np.zeros((0, 4), i32)), {"bits": 2}, np.shape, (0, 1, 2)),
+        ("scale_grad", (np.zeros((1, 0), f32), np.zeros((1, 0), i32)), {"bits": 2}, np.ndarray.tolist, [[[0, 0]]]),
+        (
+            "scale_grad",
+            (np.zeros((2, 0), f32), np.zeros((2, 0), i32)),
+            {"bits": 2, "group_size": 4, "norm": "mean"},
+            np.shape,
+            (2, 0, 2),
+        ),
+        (
+            "scale_grad_tokens",
+            (np.zeros((0, 4), f32), np.zeros((0, 2), f32), np.zeros((2, 4), i32)),
+            {"bits": 1},
+            np.ndarray.tolist,
+            [[[0]], [[0]]],
+        ),
+        (
+            "tune_step",
+            (*[np.zeros((0, 1, 2), f32)] * 5, np.zeros((0, 1, 2), np.bool_)),
+            {"step": 1, "lr": 0.5},
+            lambda r: r.scale.shape,
+            (0, 1, 2),
+        ),
+        (
+            "fit_scales",
+            (
+                np.zeros((0, 4), f32),
+                eye,
+                np.zeros((0, 4), i32),
+                np.zeros((0, 2, 1), f32),
+                np.zeros((0, 2, 1), np.bool_),
+            ),
+            {},
+            np.shape,
+            (0, 2, 1),
+        ),
+        ("row_bits", (np.zeros(0, i32),), {"clusters": 3}, np.shape, (0,)),
+        (
+            "allocate_bits",
+            (np.zeros((0, 3), f32), np.zeros((0, 3), i32)),
+            {"budget": 0},
+            lambda r: (r.bits.shape, int(r.size), float(r.error), float(r.lower_bound)),
+            ((0,), 0, 0.0, 0.0),
+        ),
+        ("project_rows", (np.zeros((0, 4), f32), np.zeros(0, i32)), {}, np.shape, (0, 4)),
+        ("project_rows", (np.zeros((2, 0), f32), np.ones(2, i32)), {}, np.shape, (2, 0)),
         ("gptq", (np.zeros((0, 4), f32), eye), {"bits": 4}, lambda r: (r.codes.shape, float(r.loss)), ((0, 4), 0.0)),
         ("sparsegpt", (np.zeros((0, 4), f32), eye), {}, lambda r: (r.mask.shape, float(r.loss)), ((0, 4), 0.0)),
         ("wanda", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, lambda r: r.mask.shape, (0, 4)),
@@ -569,6 +630,8 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     address = np.zeros((2, 4), np.int64)
     block: DecoderBlock[Array] = DecoderBlock(vector, w, w, w, w.T, vector, w, w, w.T)
     six = np.ones((6, 8), f32)
+    alpha, on = np.ones((4, 2, 1), f32), np.ones((4, 2, 1), np.bool_)
+    state, sizes = (alpha, alpha, alpha, alpha, alpha, on), np.arange(1, 9, dtype=i32) * words
     return [
         ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
         ("philox_words", (address - 1,), {"seed": 1}, ("-1",)),
@@ -665,6 +728,52 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 2, 4), f32), None), {}, ()),
         ("bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"method": "fast"}, ("fast",)),
         ("bcq_product", (vector, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}, ()),
+        ("trainable_scales", (w,), {}, ()),
+        ("trainable_scales", (alpha,), {"train": "last"}, ("last",)),
+        ("scale_grad", (w, codes[:3]), {"bits": 1}, ()),
+        ("scale_grad", (w, codes), {"bits": 0}, ()),
+        ("scale_grad", (w, codes), {"bits": 9}, ("9",)),
+        ("scale_grad", (w, 2 * codes), {"bits": 1}, ("2",)),
+        ("scale_grad", (w, -codes), {"bits": 1}, ("-1",)),
+        ("scale_grad", (w, codes), {"bits": 1, "group_size": 3}, ("3", "8")),
+        ("scale_grad", (w, codes), {"bits": 1, "group_size": 0}, ()),
+        ("scale_grad", (w, codes), {"bits": 1, "norm": "rms"}, ("rms",)),
+        ("scale_grad", (w, w), {"bits": 1}, ()),
+        ("scale_grad_tokens", (np.ones((3, 8), f32), np.ones((2, 4), f32), codes), {"bits": 1}, ()),
+        ("scale_grad_tokens", (np.ones((3, 8), f32), np.ones((3, 5), f32), codes), {"bits": 1}, ()),
+        ("scale_grad_tokens", (w, np.ones((4, 4), f32), 2 * codes), {"bits": 1}, ("2",)),
+        ("scale_grad_tokens", (w, np.ones((4, 4), f32), codes), {"bits": 1, "norm": "rms"}, ("rms",)),
+        ("tune_step", (alpha, alpha[:3], *state[2:]), {"step": 1, "lr": 0.5}, ()),
+        ("tune_step", (*state[:5], on[:3]), {"step": 1, "lr": 0.5}, ()),
+        ("tune_step", (*state[:5], alpha), {"step": 1, "lr": 0.5}, ()),
+        ("tune_step", (*state[:4], -alpha, on), {"step": 1, "lr": 0.5}, ("-1",)),
+        ("tune_step", state, {"step": 0, "lr": 0.5}, ()),
+        ("tune_step", state, {"step": 1, "lr": nan}, ()),
+        ("tune_step", state, {"step": 1, "lr": 0.5, "beta1": 1.0}, ()),
+        ("tune_step", state, {"step": 1, "lr": 0.5, "beta2": -0.5}, ("-0.5",)),
+        ("tune_step", state, {"step": 1, "lr": 0.5, "epsilon": -1.0}, ()),
+        ("tune_step", state, {"step": 1, "lr": 0.5, "decay": -1.0}, ()),
+        ("fit_scales", (w, eye, codes[:3], alpha, on), {}, ()),
+        ("fit_scales", (w, np.eye(4, dtype=f32), codes, alpha, on), {}, ()),
+        ("fit_scales", (w, eye, codes, np.ones((4, 3, 1), f32), np.ones((4, 3, 1), np.bool_)), {}, ()),
+        ("fit_scales", (w, eye, codes, alpha, on[:, :1]), {}, ()),
+        ("fit_scales", (w, eye, codes, alpha, alpha), {}, ()),
+        ("fit_scales", (w, eye, 2 * codes, alpha, on), {}, ("2",)),
+        ("row_bits", (codes,), {"clusters": 2}, ()),
+        ("row_bits", (-codes[0],), {"clusters": 2}, ("-1",)),
+        ("row_bits", (vector,), {"clusters": 2}, ()),
+        ("row_bits", (codes[0],), {"clusters": 0}, ()),
+        ("row_bits", (codes[0],), {"clusters": 9}, ("9",)),
+        ("row_bits", (codes[0],), {"clusters": 2, "ratio": 0}, ()),
+        ("allocate_bits", (w, sizes), {"budget": 3}, ("3", "4")),
+        ("allocate_bits", (w, sizes[:, :7]), {"budget": 9}, ()),
+        ("allocate_bits", (w, codes), {"budget": 9}, ()),
+        ("allocate_bits", (w[:, :0], codes[:, :0]), {"budget": 9}, ()),
+        ("allocate_bits", (w, w), {"budget": 9}, ()),
+        ("project_rows", (w, np.ones(3, i32)), {}, ()),
+        ("project_rows", (w, np.array([1, 2, 9, 1], i32)), {}, ("9",)),
+        ("project_rows", (w, np.array([1, 2, 0, 1], i32)), {}, ()),
+        ("project_rows", (vector, np.ones(8, i32)), {}, ()),
         ("inverse_cholesky", (w,), {}, ()),
         ("inverse_cholesky", (eye,), {"damping": -0.1}, ()),
         ("inverse_cholesky", (eye,), {"damping": nan}, ()),
@@ -818,6 +927,8 @@ CHAPTER_OPS = {
         "bcq", "bcq_refit", "bcq_assign", "bcq_weight", "bcq_from_grid", "bcq_pack", "bcq_unpack", "lookup_tables",
         "bcq_product",
     ),
+    "U": ("trainable_scales", "scale_grad", "scale_grad_tokens", "tune_step", "fit_scales"),
+    "M": ("row_bits", "allocate_bits", "project_rows"),
     "G": ("inverse_cholesky", "gptq", "sparsegpt", "wanda"),
     "C": ("moment_leaf", "moment_merge", "moment_total", "recency_moment", "svd_patch", "scaled_svd_patch"),
     "E": (

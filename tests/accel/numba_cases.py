@@ -46,6 +46,8 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     addresses = np.arange(24).reshape(6, 4)
     signs = np.array([[1, 1], [-1, 1]], dtype)
     block = DecoderBlock(w[0], w, w, w, w.T.copy(), w[0], w[:4], w[1:], w[:4].T.copy(), None, w[1], None)
+    alpha = np.abs(w[:, :4].reshape(5, 2, 2))
+    on = backend.trainable_scales(alpha)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
         "philox_uniform": ((addresses,), {"seed": 1}),
@@ -77,6 +79,14 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "bcq_unpack": (tuple(planes), {"length": 16}),
         "lookup_tables": ((w,), {"width": 4}),
         "bcq_product": ((w, *planes), {}),
+        "trainable_scales": ((alpha,), {"train": "largest"}),
+        "scale_grad": ((w, codes), {"bits": 4, "group_size": 8}),
+        "scale_grad_tokens": ((x, x[:, :5].copy(), codes), {"bits": 4}),
+        "tune_step": ((alpha, alpha - 1, alpha, alpha, alpha, on), {"step": 1, "lr": 0.1}),
+        "fit_scales": ((w, h, codes % 4, alpha, on), {}),
+        "row_bits": ((codes[0],), {"clusters": 3}),
+        "allocate_bits": ((w[:, :3] ** 2, np.tile(np.arange(1, 4, dtype=np.int32), (5, 1))), {"budget": 9}),
+        "project_rows": ((w, np.array([1, 2, 3, 4, 8], np.int32)), {}),
         "inverse_cholesky": ((h,), {}),
         "gptq": ((w, h), {"bits": 3, "group_size": 8}),
         "sparsegpt": ((w, h), {"bits": 4}),

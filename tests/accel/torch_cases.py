@@ -66,6 +66,9 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     addresses = torch.arange(24).reshape(6, 4)
     signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).to(w.dtype)
     block = DecoderBlock(w[0], w, w, w, w.T.clone(), w[0], w[:4], w[1:5], w[:4].T.clone(), None, w[1], None)
+    alpha = weights(6, 6, 2, 2, dtype=dtype).abs()
+    on = backend.trainable_scales(alpha)
+    sizes = torch.arange(1, 4, dtype=torch.int32).repeat(6, 1)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
         "philox_uniform": ((addresses,), {"seed": 1}),
@@ -97,6 +100,14 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "bcq_unpack": (tuple(planes), {"length": 16}),
         "lookup_tables": ((w,), {"width": 4}),
         "bcq_product": ((w, *planes), {}),
+        "trainable_scales": ((alpha,), {"train": "largest"}),
+        "scale_grad": ((w, codes), {"bits": 4, "group_size": 8}),
+        "scale_grad_tokens": ((a, weights(7, 3, 6, dtype=dtype), codes), {"bits": 4}),
+        "tune_step": ((alpha, alpha - 1, alpha, alpha, alpha, on), {"step": 1, "lr": 0.1}),
+        "fit_scales": ((w, c, codes % 4, alpha, on), {}),
+        "row_bits": ((codes[0],), {"clusters": 3}),
+        "allocate_bits": ((w[:, :3].square(), sizes), {"budget": 9}),
+        "project_rows": ((w, torch.tensor([1, 2, 3, 4, 8, 1])), {}),
         "inverse_cholesky": ((c,), {}),
         "gptq": ((w, c), {"bits": 3, "group_size": 8, "act_order": True}),
         "sparsegpt": ((w, c), {"bits": 4}),

@@ -21,6 +21,11 @@ S, Z = ref.fit_grid(W, bits=4)
 CODES = ref.quantize(W, S, Z, bits=4)
 LEAF, OTHER = ref.moment_leaf(W, index=0), ref.moment_leaf(D, index=1)
 B, A = ref.eora(D, C, rank=2)
+BINARY = ref.bcq(W, bits=2, group_size=4, offset=True)
+PACKED = ref.bcq_pack(*BINARY)
+PLANES, PLANES5 = CODES % 4, np.repeat(CODES, 2, axis=0)[:5] % 4
+SCALE = np.abs(D).reshape(4, 2, 4)[..., :2].copy()
+TRAIN = ref.trainable_scales(SCALE)
 ROWS = np.array([0.5, 1.0, 1.5, 2.0])
 LEVELS = ref.normal_float(bits=4)
 BLOCKS = ref.block_scale(W, block_size=12)
@@ -74,6 +79,28 @@ CALLS = [
         {"bits": 4, "block_size": 12},
         ("x", "", "scale", "levels"),
     ),
+    Call("bcq", (W,), {"bits": 2}, ("w",)),
+    Call("bcq_refit", (W, BINARY.codes), {"bits": 2}, ("w",)),
+    Call("bcq_assign", (W, BINARY.scale, BINARY.offset), {}, ("w", "scale", "offset")),
+    Call("bcq_weight", tuple(BINARY), {}, ("", "scale", "offset")),
+    Call("bcq_from_grid", (CODES, S, Z), {"bits": 4}, ("", "scale")),
+    Call("bcq_pack", tuple(BINARY), {}, ("", "scale", "offset")),
+    Call("bcq_unpack", tuple(PACKED), {"length": 8}, ("", "scale", "offset")),
+    Call("lookup_tables", (W,), {"width": 4}, ("x",)),
+    Call("bcq_product", (W, *PACKED), {}, ("x", "", "scale", "offset")),
+    Call("trainable_scales", (SCALE,), {"train": "largest"}, ("scale",)),
+    Call("scale_grad", (W, PLANES), {"bits": 2, "group_size": 4}, ("grad",)),
+    Call("scale_grad_tokens", (W, D[:, :5], PLANES5), {"bits": 2, "norm": "mean"}, ("x", "delta")),
+    Call(
+        "tune_step",
+        (SCALE, SCALE - 1, SCALE + 1, SCALE * 0, SCALE**2, TRAIN),
+        {"step": 2, "lr": 0.1, "decay": 0.1},
+        ("scale", "grad", "initial", "first", "second"),
+    ),
+    Call("fit_scales", (W, C, PLANES, SCALE, TRAIN), {}, ("w", "c", "", "scale")),
+    Call("row_bits", (np.array([3, 9, 3, 1]),), {"clusters": 2}),
+    Call("allocate_bits", (W**2, np.cumsum(np.ones((4, 8), int), axis=1)), {"budget": 9}, ("errors",)),
+    Call("project_rows", (W, np.array([1, 2, 3, 1])), {}, ("w",)),
     Call("inverse_cholesky", (C,), {}, ("h",)),
     Call("gptq", (W, C), {"bits": 4}, ("w", "h")),
     Call("sparsegpt", (W, C), {"bits": 4}, ("w", "h")),
