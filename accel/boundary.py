@@ -21,6 +21,8 @@ __all__ = [
     "check_bits",
     "check_block_size",
     "check_bound",
+    "check_budget",
+    "check_choice",
     "check_codebook_product",
     "check_counters",
     "check_damping",
@@ -30,6 +32,7 @@ __all__ = [
     "check_matrix",
     "check_n_of_m",
     "check_norm",
+    "check_number",
     "check_patch",
     "check_planes",
     "check_rows",
@@ -39,6 +42,7 @@ __all__ = [
     "check_train",
     "check_tuning",
     "check_update",
+    "check_whole",
     "cluster_counts",
     "code_range",
     "grid_groups",
@@ -277,6 +281,36 @@ def check_allocation(clause: str, errors: Sequence[int], sizes: Sequence[int], b
         )
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
         raise SpecError(clause, f"budget must be an integer and not negative, got {budget!r}")
+
+
+def check_choice(clause: str, name: str, value: str, options: Sequence[str]) -> None:
+    """Refuse anything but one of a few words."""
+    if value not in options:
+        raise SpecError(clause, f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def check_whole(clause: str, name: str, value: int, low: int, high: int = 2**31 - 1) -> int:
+    """Refuse anything but an integer in low..high; NumPy's integers pass, booleans do not."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not low <= value <= high:
+        raise SpecError(clause, f"{name} must be an integer in {low}..{high}, got {value!r}")
+    return value.__index__()
+
+
+def check_budget(clause: str, budget: int, leftover: str) -> int:
+    """Refuse a negative budget, and an unknown rule for what it does not cover."""
+    check_choice(clause, "leftover", leftover, ("stop", "fill"))
+    return check_whole(clause, "budget", budget, 0, 2**63 - 1)
+
+
+def check_number(clause: str, name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """Refuse what is not a finite number in low..high."""
+    if (
+        isinstance(value, bool)
+        or not hasattr(value, "__float__")
+        or not (math.isfinite(value) and low <= value <= high)
+    ):
+        raise SpecError(clause, f"{name} must be a finite number in {low}..{high}, got {value!r}")
+    return float(value)
 
 
 def refuse_nonfinite(clause: str, name: str, count: int, position: tuple[int, ...]) -> None:

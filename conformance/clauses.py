@@ -33,6 +33,7 @@ CHAPTERS = {
     "C": "second moments and low-rank patches",
     "E": "eigenspace compensation",
     "D": "magnitude and direction apart",
+    "K": "ranks under a budget",
     "H": "rotation",
     "A": "the contract itself",
 }
@@ -215,6 +216,30 @@ _TABLE = (
         ("stationarity",),
     ),
     Clause("E-7", "the adapter is quantized factor by factor", "full", "tie-band", ("quantize_adapter",)),
+    # -- K
+    Clause("K-1", "shares of a squared spectrum", "core", "forward-error", ("explained_error",)),
+    Clause("K-1a", "damage relative to the output; x/0 and 0/0", "core", "forward-error", ("residual_damage",)),
+    Clause("K-2", "overlap of leading output subspaces", "full", "forward-error", ("subspace_overlap",)),
+    Clause("K-3", "importance from output gradients", "full", "forward-error", ("gradient_importance",)),
+    Clause("K-3a", "importance from measured losses", "full", "forward-error", ("loss_importance",)),
+    Clause("K-4", "price of a rank in parameters and in bytes", "core", "exact", ("rank_cost",)),
+    Clause("K-5", "greedy buys most error per price, and stops", "core", "tie-band", ("allocate_greedy",)),
+    Clause("K-5a", "greedy: ties to the lower module; stop and fill", "core", "exact", ("allocate_greedy",)),
+    Clause("K-5b", "no allocation that spends as little leaves less", "core", "certificate", ("allocate_greedy",)),
+    Clause("K-6", "smallest rank that explains a share", "core", "tie-band", ("threshold_ranks",)),
+    Clause("K-6a", "threshold buys by rising share", "core", "tie-band", ("allocate_threshold",)),
+    Clause("K-6b", "threshold: ties to the lower module; stop and fill", "core", "exact", ("allocate_threshold",)),
+    Clause("K-7", "proportional buys by rising factor", "core", "tie-band", ("allocate_proportional",)),
+    Clause(
+        "K-7a", "proportional: ties to the lower module; stop and fill", "core", "exact", ("allocate_proportional",)
+    ),
+    Clause("K-8", "weighted error that an allocation leaves", "core", "forward-error", ("allocation_objective",)),
+    Clause("K-8a", "lower bound of all allocations", "full", "forward-error", ("allocation_bound",)),
+    Clause("K-9", "modules that share a rank, as one module", "full", "forward-error", ("pool_modules",)),
+    Clause("K-10", "re-allocation moves ranks by a step at most", "full", "exact", ("reallocate_ranks",)),
+    Clause("K-11", "every prefix of a nested patch is the best of its rank", "full", "certificate", ("nest_patch",)),
+    Clause("K-11a", "nesting changes no product; the split is as asked", "full", "forward-error", ("nest_patch",)),
+    Clause("K-11b", "EoRA patches are nested", "full", "certificate", ("eora",)),
     # -- D
     Clause("D-1", "the magnitude is the norm of an output's weights", "core", "forward-error", ("dora_magnitude",)),
     Clause(

@@ -49,6 +49,8 @@ _RESULTS: dict[str, type[Any]] = {
     "eora_certified": types.Compensation,
     "stationarity": types.Stationarity,
     "quantize_adapter": types.QuantizedAdapter,
+    "pool_modules": types.RankPool,
+    "nest_patch": types.LowRank,
     "dora_gradient": types.DoraGradient,
     "dora_merge": types.DoraMerged,
     "dvora_factors": types.LowRank,
@@ -154,7 +156,7 @@ class Kit:
             return self._named(_RESULTS[op], result, op)
         if op in ("moment_leaf", "moment_merge"):
             return tuple(self._named(types.MomentNode, node, op) for node in result)
-        if op in ("objective", "optimum"):
+        if op in ("objective", "optimum", "gradient_importance", "allocation_objective", "allocation_bound"):
             return float(result)
         return self.numpy(result)
 

@@ -484,6 +484,60 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     ]
     table["H-9"] = ("quantize_activations", [_case("symmetric, the last token all zero", [x], {"bits": 4}, expect)])
     table |= _scales(spec, np.random.default_rng(20240230)) | _allocations(spec)
+    table.update(_rank_budgets(spec))
+    return table
+
+
+def _rank_budgets(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Chapter K, on small integers: every decision is exact, in any precision."""
+    spectra = np.array([[5, 4, 2, 1], [5, 4, 2, 1], [3, 3, 3, 3], [0, 0, 0, 0], [5, 0, 0, 0]], np.float32)
+    importance, sensitivity = np.array([1, 1, 2, 1, 0.5], np.float32), np.array([3, 3, 1, 0, 1.5], np.float32)
+    cost, low, high = (np.array(x, np.int32) for x in ([2, 2, 3, 1, 4], [0, 0, 1, 0, 0], [4, 4, 4, 4, 3]))
+    shapes = np.array([[4096, 4096], [11008, 4096], [3, 5]], np.int32)
+    shares, left = spec.explained_error(spectra), spec.allocation_objective(spectra, importance, low)
+    bound = spec.allocation_bound(spectra, importance, cost, low, high, budget=12)
+    total = spec.allocation_objective(spectra, importance, 0 * low)
+    table: dict[str, tuple[str, list[Case]]] = {
+        "K-1": ("explained_error", [_case("one without error", [spectra], {}, [_forward("", shares, shares, 11)])]),
+        "K-4": (
+            "rank_cost",
+            [
+                _case(f"{bits} bits" if bits else "parameters", [shapes], {"bits": bits}, [_exact("", price)])
+                for bits in (None, 16, 3)
+                for price in [spec.rank_cost(shapes, bits=bits)]
+            ],
+        ),
+        "K-8": (
+            "allocation_objective",
+            [_case("lower bounds", [spectra, importance, low], {}, [_forward("", left, left, 23)])],
+        ),
+        "K-8a": (
+            "allocation_bound",
+            [_case("cut", [spectra, importance, cost, low, high], {"budget": 12}, [_forward("", bound, total, 60)])],
+        ),
+    }
+    goods = {
+        "K-5a": ("allocate_greedy", [spectra, importance, cost, low, high]),
+        "K-6b": ("allocate_threshold", [spectra, cost, low, high]),
+        "K-7a": ("allocate_proportional", [sensitivity, cost, low, high]),
+    }
+    for identifier, (operation, arrays) in goods.items():
+        cases = []
+        for budget in (3, 8, 9, 12, 17, 22, 99):
+            for multiple, leftover in ((1, "stop"), (1, "fill"), (2, "stop")):
+                options = {"budget": budget + 3 * multiple, "multiple": multiple, "leftover": leftover}
+                found = getattr(spec, operation)(*arrays, **options)
+                about = f"budget {options['budget']}, multiples of {multiple}, {leftover}"
+                cases.append(_case(about, arrays, options, [_exact("", found)]))
+        table[identifier] = (operation, cases)
+    rest, now = np.array([[4, 1], [1, 0], [3, 2], [0, 0], [4, 4]], np.float32), np.array([2, 2, 2, 0, 1], np.int32)
+    moved = []
+    for step, hysteresis in ((0, 0.0), (1, 0.0), (1, 1.0), (4, 0.0)):
+        arrays = [spectra, rest, importance, cost, low, high, now]
+        options = {"budget": 18, "step": step, "hysteresis": hysteresis}
+        found = spec.reallocate_ranks(*arrays, **options)
+        moved.append(_case(f"step {step}, hysteresis {hysteresis}", arrays, options, [_exact("", found)]))
+    table["K-10"] = ("reallocate_ranks", moved)
     return table
 
 

@@ -16,8 +16,9 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 12. ``low_rank``       C  SVD and activation-scaled SVD patches
 13. ``loftq``          N  LoftQ: quantization and a patch by turns
 14. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
-15. ``dora``           D  DoRA: magnitude and direction apart
-16. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+15. ``rank_budget``    K  ranks per module under a budget, and nested patches
+16. ``dora``           D  DoRA: magnitude and direction apart
+17. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -89,6 +90,23 @@ from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
+from .rank_budget import (
+    allocate_greedy,
+    allocate_proportional,
+    allocate_threshold,
+    allocation_bound,
+    allocation_objective,
+    explained_error,
+    gradient_importance,
+    loss_importance,
+    nest_patch,
+    pool_modules,
+    rank_cost,
+    reallocate_ranks,
+    residual_damage,
+    subspace_overlap,
+    threshold_ranks,
+)
 from .rotation import (
     activation_clip,
     fuse_norm,
@@ -168,6 +186,21 @@ __all__ = [  # noqa: RUF022  in reading order
     "eora_certified",
     "stationarity",
     "quantize_adapter",
+    "explained_error",
+    "residual_damage",
+    "subspace_overlap",
+    "gradient_importance",
+    "loss_importance",
+    "rank_cost",
+    "allocate_greedy",
+    "threshold_ranks",
+    "allocate_threshold",
+    "allocate_proportional",
+    "allocation_objective",
+    "allocation_bound",
+    "pool_modules",
+    "reallocate_ranks",
+    "nest_patch",
     "dora_magnitude",
     "dora_norm",
     "factored_norm",

@@ -42,10 +42,12 @@ from .types import (
     GroupScales,
     InverseFactor,
     Iterate,
+    Leftover,
     LoftQ,
     LoraRefit,
     LowRank,
     MomentNode,
+    Normalisation,
     OutlierMeasures,
     PackedBinary,
     PackLayout,
@@ -54,6 +56,7 @@ from .types import (
     QuantizedActivations,
     QuantizedAdapter,
     QuantizedWeight,
+    RankPool,
     ScaleDtype,
     ScaleNorm,
     Scheme,
@@ -353,6 +356,81 @@ class EigenspaceOps(Protocol[Arr]):
     ) -> QuantizedAdapter[Arr]: ...  # E-7
 
 
+class RankBudgetOps(Protocol[Arr]):
+    """Chapter K: ranks under a budget. ``ranks``, ``cost``, ``low``, ``high`` and ``group`` are integers (J,)."""
+
+    def explained_error(self, spectra: Arr, /) -> Arr: ...  # K-1 → (J, R + 1)
+    def residual_damage(self, spectra: Arr, energy: Arr, /) -> Arr: ...  # K-1 → (J, R + 1)
+    def subspace_overlap(self, w: Arr, w_hat: Arr, c: Arr, /, *, rank: int) -> Arr: ...  # K-2 → (rank,)
+    def gradient_importance(self, gradient: Arr, /, *, normalisation: Normalisation = "mean") -> float: ...  # K-3
+    def loss_importance(self, losses: Arr, spectra: Arr, /, *, base: float) -> Arr: ...  # K-3 → (J,)
+    def rank_cost(self, shapes: Arr, /, *, bits: int | None = None) -> Arr: ...  # K-4 → int32 (J,)
+    def allocate_greedy(
+        self,
+        spectra: Arr,
+        importance: Arr,
+        cost: Arr,
+        low: Arr,
+        high: Arr,
+        /,
+        *,
+        budget: int,
+        multiple: int = 1,
+        leftover: Leftover = "stop",
+    ) -> Arr: ...  # K-5 → int32 (J,)
+    def threshold_ranks(
+        self, spectra: Arr, low: Arr, high: Arr, /, *, threshold: float, multiple: int = 1
+    ) -> Arr: ...  # K-6 → int32 (J,)
+    def allocate_threshold(
+        self,
+        spectra: Arr,
+        cost: Arr,
+        low: Arr,
+        high: Arr,
+        /,
+        *,
+        budget: int,
+        multiple: int = 1,
+        leftover: Leftover = "stop",
+    ) -> Arr: ...  # K-6 → int32 (J,)
+    def allocate_proportional(
+        self,
+        sensitivity: Arr,
+        cost: Arr,
+        low: Arr,
+        high: Arr,
+        /,
+        *,
+        budget: int,
+        multiple: int = 1,
+        leftover: Leftover = "stop",
+    ) -> Arr: ...  # K-7 → int32 (J,)
+    def allocation_objective(self, spectra: Arr, importance: Arr, ranks: Arr, /) -> float: ...  # K-8
+    def allocation_bound(
+        self, spectra: Arr, importance: Arr, cost: Arr, low: Arr, high: Arr, /, *, budget: int, multiple: int = 1
+    ) -> float: ...  # K-8
+    def pool_modules(
+        self, spectra: Arr, importance: Arr, cost: Arr, low: Arr, high: Arr, group: Arr, /
+    ) -> RankPool[Arr]: ...  # K-9
+    def reallocate_ranks(
+        self,
+        kept: Arr,
+        residual: Arr,
+        importance: Arr,
+        cost: Arr,
+        low: Arr,
+        high: Arr,
+        ranks: Arr,
+        /,
+        *,
+        budget: int,
+        step: int,
+        multiple: int = 1,
+        hysteresis: float = 0.0,
+    ) -> Arr: ...  # K-10 → int32 (J,)
+    def nest_patch(self, b: Arr, a: Arr, c: Arr, /, *, split: Split = "balanced") -> LowRank[Arr]: ...  # K-11
+
+
 class DoraOps(Protocol[Arr]):
     """Chapter D: DoRA; arrays in the order of eq. (2.3), stored as ``layout`` says."""
 
@@ -469,6 +547,7 @@ PROTOCOLS: tuple[type, ...] = (
     LowRankOps,
     LoftqOps,
     EigenspaceOps,
+    RankBudgetOps,
     DoraOps,
     RotationOps,
 )
@@ -492,6 +571,7 @@ __all__ = [
     "MixedPrecisionOps",
     "MomentOps",
     "PhiloxOps",
+    "RankBudgetOps",
     "RotationOps",
     "RoundingOps",
     "ScaleTuningOps",

@@ -20,6 +20,8 @@ GroupScales: TypeAlias = Literal["current", "block"]
 EigenPolicy: TypeAlias = Literal["nvlabs", "truncate"]
 Split: TypeAlias = Literal["balanced", "left"]
 AdapterMethod: TypeAlias = Literal["rtn", "gptq"]
+Leftover: TypeAlias = Literal["stop", "fill"]
+Normalisation: TypeAlias = Literal["mean", "sum"]
 DoraLayout: TypeAlias = Literal["linear", "transposed", "conv"]
 CodebookQuantizer: TypeAlias = Literal["normal-float", "uniform"]
 Iterate: TypeAlias = Literal["best", "last"]
@@ -256,6 +258,15 @@ class QuantizedAdapter(NamedTuple, Generic[Arr]):
 
     B: QuantizedWeight[Arr]  # over (m, r)
     A: QuantizedWeight[Arr]  # over (r, k)
+
+
+class RankPool(NamedTuple, Generic[Arr]):
+    """Groups of modules that share a rank, each as one module."""
+
+    spectra: Arr  # float, (T, R), descending rows: (Σ_{j in group} importance_j · s_j²)^½
+    cost: Arr  # int32, (T,): price of one rank of every member
+    low: Arr  # int32, (T,)
+    high: Arr  # int32, (T,)
 
 
 class DoraGradient(NamedTuple, Generic[Arr]):

@@ -100,6 +100,22 @@ dvora_gradient = _cpu.dvora_gradient
 decomposition_change = _cpu.decomposition_change
 dora_to_lora = _cpu.dora_to_lora
 
+explained_error = _cpu.explained_error
+residual_damage = _cpu.residual_damage
+subspace_overlap = _cpu.subspace_overlap
+gradient_importance = _cpu.gradient_importance
+loss_importance = _cpu.loss_importance
+rank_cost = _cpu.rank_cost
+allocate_greedy = _cpu.allocate_greedy
+threshold_ranks = _cpu.threshold_ranks
+allocate_threshold = _cpu.allocate_threshold
+allocate_proportional = _cpu.allocate_proportional
+allocation_objective = _cpu.allocation_objective
+allocation_bound = _cpu.allocation_bound
+pool_modules = _cpu.pool_modules
+reallocate_ranks = _cpu.reallocate_ranks
+nest_patch = _cpu.nest_patch
+
 hadamard_matrix = _cpu.hadamard_matrix
 hadamard_transform = _cpu.hadamard_transform
 kronecker_transform = _cpu.kronecker_transform
@@ -119,6 +135,11 @@ __all__ = [
     "TorchBackend",
     "activation_clip",
     "allocate_bits",
+    "allocate_greedy",
+    "allocate_proportional",
+    "allocate_threshold",
+    "allocation_bound",
+    "allocation_objective",
     "asarray",
     "bcq",
     "bcq_assign",
@@ -154,22 +175,26 @@ __all__ = [
     "eora_certified",
     "eora_published",
     "error_spectrum",
+    "explained_error",
     "factored_norm",
     "fit_grid",
     "fit_scales",
     "fuse_norm",
     "gptq",
+    "gradient_importance",
     "hadamard_matrix",
     "hadamard_transform",
     "inverse_cholesky",
     "kronecker_transform",
     "loftq",
     "lookup_tables",
+    "loss_importance",
     "moment_leaf",
     "moment_merge",
     "moment_total",
     "name",
     "nearest_level",
+    "nest_patch",
     "normal_float",
     "objective",
     "optimum",
@@ -180,6 +205,7 @@ __all__ = [
     "philox_normal",
     "philox_uniform",
     "philox_words",
+    "pool_modules",
     "project_rows",
     "quantize",
     "quantize_activations",
@@ -188,7 +214,10 @@ __all__ = [
     "quantize_scale",
     "random_hadamard",
     "random_orthogonal",
+    "rank_cost",
+    "reallocate_ranks",
     "recency_moment",
+    "residual_damage",
     "rotate_block",
     "rotate_ends",
     "rotate_inputs",
@@ -201,8 +230,10 @@ __all__ = [
     "scaled_svd_patch",
     "sparsegpt",
     "stationarity",
+    "subspace_overlap",
     "supports",
     "svd_patch",
+    "threshold_ranks",
     "to_numpy",
     "trainable_scales",
     "tune_step",

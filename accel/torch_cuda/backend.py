@@ -24,6 +24,7 @@ from . import (
     moments,
     packing,
     philox,
+    rank_budget,
     rotation,
     rounding,
     scale_tuning,
@@ -264,6 +265,22 @@ class TorchBackend:
     stationarity = staticmethod(operation(eigenspace.stationarity))
     quantize_adapter = staticmethod(adapter.quantize_adapter)
 
+    # --- K
+    explained_error = staticmethod(rank_budget.explained_error)
+    residual_damage = staticmethod(rank_budget.residual_damage)
+    subspace_overlap = staticmethod(rank_budget.subspace_overlap)
+    gradient_importance = staticmethod(rank_budget.gradient_importance)
+    loss_importance = staticmethod(rank_budget.loss_importance)
+    rank_cost = staticmethod(rank_budget.rank_cost)
+    allocate_greedy = staticmethod(rank_budget.allocate_greedy)
+    threshold_ranks = staticmethod(rank_budget.threshold_ranks)
+    allocate_threshold = staticmethod(rank_budget.allocate_threshold)
+    allocate_proportional = staticmethod(rank_budget.allocate_proportional)
+    allocation_objective = staticmethod(rank_budget.allocation_objective)
+    allocation_bound = staticmethod(rank_budget.allocation_bound)
+    pool_modules = staticmethod(rank_budget.pool_modules)
+    reallocate_ranks = staticmethod(rank_budget.reallocate_ranks)
+    nest_patch = staticmethod(rank_budget.nest_patch)
     # --- D
 
     @operation

@@ -19,6 +19,7 @@ MODULES = (
     "test_moments",
     "test_low_rank",
     "test_eigenspace",
+    "test_rank_budget",
     "test_dora",
     "test_rotation",
     "test_contract",

@@ -63,6 +63,12 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         vector, d, w[:2], w[2:], w.T, vector, w, d, d.T, vector[:2], vector, vector
     )  # d = 8 features, two heads of 2 that share one key-value head
     addresses = draw.integers(0, 2**32, (5, 4))
+    spectra = np.array([[4.0, 2.0, 1.0, 0.5], [3.0, 3.0, 0.25, 0.0], [5.0, 1.0, 1.0, 1.0]], dtype)
+    left = np.array([[0.75, 0.5], [1.5, 1.0], [0.25, 0.0]], dtype)
+    each = np.array([1.5, 0.75, 2.0], dtype)
+    cost, low, high, now = (np.array(x, np.int32) for x in ([3, 2, 4], [0, 1, 0], [4, 3, 4], [2, 2, 1]))
+    shapes, group = np.array([[4, 9], [3, 8]], np.int32), np.array([0, 1, 0], np.int32)
+    market = ("spectra", "importance", "cost", "low", "high")
     return [
         Call("philox_words", ("counters",), (addresses,), {"seed": 2**40 + 3}),
         Call("philox_uniform", ("counters",), (addresses,), {"seed": 1}),
@@ -147,6 +153,28 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("eora_certified", ("d", "c"), (d, h), {"rank": 2}),
         Call("stationarity", ("d", "c", "b", "a"), (d, h, b, a), {}),
         Call("quantize_adapter", ("b", "a", "c"), (b, a, h), {"bits": 4}),
+        Call("explained_error", ("spectra",), (spectra,), {}),
+        Call("residual_damage", ("spectra", "energy"), (spectra, each), {}),
+        Call("subspace_overlap", ("w", "w_hat", "c"), (w, w + d / 4, h), {"rank": 3}),
+        Call("gradient_importance", ("gradient",), (w,), {}),
+        Call("loss_importance", ("losses", "spectra"), (each, spectra), {"base": 0.5}),
+        Call("rank_cost", ("shapes",), (shapes,), {}),
+        Call("rank_cost", ("shapes",), (shapes,), {"bits": 4}),
+        Call("allocate_greedy", market, (spectra, each, cost, low, high), {"budget": 17}),
+        Call("allocate_greedy", market, (spectra, each, cost, low, high), {"budget": 17, "leftover": "fill"}),
+        Call("threshold_ranks", ("spectra", "low", "high"), (spectra, low, high), {"threshold": 0.9}),
+        Call("allocate_threshold", ("spectra", *market[2:]), (spectra, cost, low, high), {"budget": 17}),
+        Call("allocate_proportional", ("sensitivity", *market[2:]), (each, cost, low, high), {"budget": 17}),
+        Call("allocation_objective", ("spectra", "importance", "ranks"), (spectra, each, now), {}),
+        Call("allocation_bound", market, (spectra, each, cost, low, high), {"budget": 17}),
+        Call("pool_modules", (*market, "group"), (spectra, each, cost, low, high, group), {}),
+        Call(
+            "reallocate_ranks",
+            ("kept", "residual", *market[1:], "ranks"),
+            (spectra, left, each, cost, low, high, now),
+            {"budget": 17, "step": 1},
+        ),
+        Call("nest_patch", ("b", "a", "c"), (b, a, h), {}),
         Call("dora_magnitude", ("w",), (w,), {}),
         Call("dora_magnitude", ("w",), (w.reshape(4, 2, 4),), {"layout": "conv"}),
         Call("dora_norm", ("w", "b", "a"), (w, b, a), {"scaling": 2.0}),
@@ -339,6 +367,8 @@ def test_zero_size_arrays(kit: Kit) -> None:
     """No rows, no columns, no tokens: empty results of the right shape, sums of nothing are zero."""
     f32, i32 = np.float32, np.int32
     eye = np.eye(4, dtype=f32)
+    nobody = tuple(np.zeros(0, i32) for _ in range(3))  # cost, low and high of no module
+    two = np.ones(2, i32), np.zeros(2, i32), np.zeros(2, i32)
     table: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], Any], Any]] = [
         ("philox_words", (np.zeros((0, 4), i32),), {"seed": 1}, np.shape, (0, 4)),
         ("philox_uniform", (np.zeros((2, 0, 4), i32),), {"seed": 1}, np.shape, (2, 0, 4)),
@@ -522,6 +552,45 @@ def test_zero_size_arrays(kit: Kit) -> None:
             ([[0, 0]] * 2, 0),
         ),
         ("objective", (np.zeros((0, 4), f32), eye), {}, float, 0.0),
+        ("explained_error", (np.zeros((2, 0), f32),), {}, lambda r: r.tolist(), [[1.0], [1.0]]),
+        ("residual_damage", (np.zeros((0, 4), f32), np.zeros(0, f32)), {}, np.shape, (0, 5)),
+        ("gradient_importance", (np.zeros((0, 4), f32),), {}, float, 0.0),
+        ("loss_importance", (np.ones(2, f32), np.zeros((2, 0), f32)), {"base": 0.0}, lambda r: r.tolist(), [0.0, 0.0]),
+        ("rank_cost", (np.zeros((0, 2), i32),), {}, np.shape, (0,)),
+        ("allocate_greedy", (np.zeros((0, 4), f32), np.zeros(0, f32), *nobody), {"budget": 1}, np.shape, (0,)),
+        (
+            "allocate_greedy",
+            (np.zeros((2, 0), f32), np.ones(2, f32), *two),
+            {"budget": 1},
+            lambda r: r.tolist(),
+            [0, 0],
+        ),
+        ("threshold_ranks", (np.zeros((0, 4), f32), *nobody[1:]), {"threshold": 0.5}, np.shape, (0,)),
+        ("allocate_threshold", (np.zeros((0, 4), f32), *nobody), {"budget": 1}, np.shape, (0,)),
+        ("allocate_proportional", (np.zeros(0, f32), *nobody), {"budget": 1}, np.shape, (0,)),
+        ("allocation_objective", (np.zeros((0, 4), f32), np.zeros(0, f32), nobody[0]), {}, float, 0.0),
+        ("allocation_bound", (np.zeros((0, 4), f32), np.zeros(0, f32), *nobody), {"budget": 1}, float, 0.0),
+        (
+            "pool_modules",
+            (np.zeros((0, 4), f32), np.zeros(0, f32), *nobody, nobody[0]),
+            {},
+            lambda r: (r.spectra.shape, r.cost.shape),
+            ((0, 4), (0,)),
+        ),
+        (
+            "reallocate_ranks",
+            (np.zeros((2, 0), f32), np.zeros((2, 3), f32), np.ones(2, f32), *two, two[1]),
+            {"budget": 1, "step": 1},
+            lambda r: r.tolist(),
+            [0, 0],
+        ),
+        (
+            "nest_patch",
+            (np.zeros((3, 0), f32), np.zeros((0, 4), f32), eye),
+            {},
+            lambda r: (r.B.shape, r.A.shape),
+            ((3, 0), (0, 4)),
+        ),
         ("dora_magnitude", (np.zeros((0, 4), f32),), {}, np.shape, (0,)),
         ("dora_magnitude", (np.zeros((2, 0), f32),), {}, np.ndarray.tolist, [0, 0]),
         (
@@ -632,6 +701,8 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     six = np.ones((6, 8), f32)
     alpha, on = np.ones((4, 2, 1), f32), np.ones((4, 2, 1), np.bool_)
     state, sizes = (alpha, alpha, alpha, alpha, alpha, on), np.arange(1, 9, dtype=i32) * words
+    s, g, rising = np.array([[3, 1], [2, 2]], f32), np.ones(2, f32), np.array([[1, 1], [1, 2]], f32)
+    cost, low, high = np.array([1, 2], i32), np.zeros(2, i32), np.full(2, 2, i32)
     return [
         ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
         ("philox_words", (address - 1,), {"seed": 1}, ("-1",)),
@@ -825,6 +896,51 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("quantize_adapter", (b, a, eye), {"bits": 4, "method": "awq"}, ("awq",)),
         ("quantize_adapter", (np.ones((4, 3), f32), a, eye), {"bits": 4}, ()),
         ("quantize_adapter", (b, a, np.eye(4, dtype=f32)), {"bits": 4}, ()),
+        ("explained_error", (rising,), {}, ("descend",)),
+        ("explained_error", (-s,), {}, ("-3",)),
+        ("explained_error", (g,), {}, ()),
+        ("residual_damage", (s, -g), {}, ("-1",)),
+        ("residual_damage", (s, np.ones(3, f32)), {}, ()),
+        ("subspace_overlap", (w, w[:3], eye), {"rank": 1}, ()),
+        ("subspace_overlap", (w, w, np.eye(4, dtype=f32)), {"rank": 1}, ()),
+        ("subspace_overlap", (w, w, eye), {"rank": 5}, ("5", "4")),
+        ("gradient_importance", (w,), {"normalisation": "max"}, ("max",)),
+        ("gradient_importance", (g,), {}, ()),
+        ("loss_importance", (np.ones(3, f32), s), {"base": 0.0}, ()),
+        ("loss_importance", (g, s), {"base": nan}, ()),
+        ("rank_cost", (np.array([[4, 0]], i32),), {}, ("0",)),
+        ("rank_cost", (np.array([[4, 1, 2]], i32),), {}, ("3",)),
+        ("rank_cost", (np.array([[4, 1]], i32),), {"bits": 0}, ("0",)),
+        ("rank_cost", (np.array([[2**31 - 1, 1]], i32),), {}, ("2147483648",)),
+        ("allocate_greedy", (rising, g, cost, low, high), {"budget": 9}, ("descend",)),
+        ("allocate_greedy", (s, -g, cost, low, high), {"budget": 9}, ("-1",)),
+        ("allocate_greedy", (s, g, 0 * cost, low, high), {"budget": 9}, ("cost",)),
+        ("allocate_greedy", (s, g, cost, low, high + 1), {"budget": 9}, ("3", "2")),
+        ("allocate_greedy", (s, g, cost, high, low), {"budget": 9}, ("2", "0")),
+        ("allocate_greedy", (s, g, cost, low + 1, high), {"budget": 2}, ("2", "3")),
+        ("allocate_greedy", (s, g, cost, low + 1, low + 1), {"budget": 9, "multiple": 2}, ("2",)),
+        ("allocate_greedy", (s, g, cost, low, high), {"budget": -1}, ("-1",)),
+        ("allocate_greedy", (s, g, cost, low, high), {"budget": 9, "leftover": "spend"}, ("spend",)),
+        ("threshold_ranks", (s, low, high), {"threshold": 1.5}, ("1.5",)),
+        ("threshold_ranks", (s, low, high), {"threshold": 0.5, "multiple": 0}, ("0",)),
+        ("allocate_threshold", (rising, cost, low, high), {"budget": 9}, ("descend",)),
+        ("allocate_threshold", (s, cost[:1], low, high), {"budget": 9}, ()),
+        ("allocate_proportional", (-g, cost, low, high), {"budget": 9}, ("-1",)),
+        ("allocate_proportional", (g, cost, low + 1, high), {"budget": 2}, ("2", "3")),
+        ("allocation_objective", (s, g, high + 1), {}, ("3", "2")),
+        ("allocation_objective", (s, g, low - 1), {}, ("-1",)),
+        ("allocation_bound", (s, g, cost, low + 1, high), {"budget": 2}, ("2", "3")),
+        ("pool_modules", (s, g, cost, low, high, np.array([0, 2], i32)), {}, ("1",)),
+        ("pool_modules", (s, g, cost, np.array([2, 0], i32), np.array([2, 1], i32), low), {}, ("2", "1")),
+        ("reallocate_ranks", (s, s, g, cost, low, high, high + 1), {"budget": 9, "step": 1}, ("3",)),
+        ("reallocate_ranks", (s, s, g, cost, low, high, high), {"budget": 2, "step": 1}, ("2", "3")),
+        ("reallocate_ranks", (s, s, g, cost, low, high, high), {"budget": 9, "step": -1}, ("-1",)),
+        ("reallocate_ranks", (s, s, g, cost, low, high, high), {"budget": 9, "step": 1, "hysteresis": -1.0}, ("-1",)),
+        ("reallocate_ranks", (s, s[:1], g, cost, low, high, high), {"budget": 9, "step": 1}, ()),
+        ("nest_patch", (b, np.ones((3, 8), f32), eye), {}, ()),
+        ("nest_patch", (np.ones((1, 2), f32), a, eye), {}, ()),
+        ("nest_patch", (b, a, np.eye(4, dtype=f32)), {}, ()),
+        ("nest_patch", (b, a, eye), {"split": "right"}, ("right",)),
         ("dora_magnitude", (vector,), {}, ()),
         ("dora_magnitude", (w,), {"layout": "rows"}, ("rows",)),
         ("dora_magnitude", (w,), {"layout": "conv"}, ()),
@@ -934,6 +1050,11 @@ CHAPTER_OPS = {
     "E": (
         "objective", "eora", "error_spectrum", "optimum", "eora_published", "eora_certified", "stationarity",
         "quantize_adapter",
+    ),
+    "K": (
+        "explained_error", "residual_damage", "subspace_overlap", "gradient_importance", "loss_importance", "rank_cost",
+        "allocate_greedy", "threshold_ranks", "allocate_threshold", "allocate_proportional", "allocation_objective",
+        "allocation_bound", "pool_modules", "reallocate_ranks", "nest_patch",
     ),
     "D": (
         "dora_magnitude", "dora_norm", "factored_norm", "dora_weight", "dora_forward", "dora_gradient", "dora_merge",

@@ -480,6 +480,52 @@ def compensation() -> str:
     return svg("Output error left by patches of rank r: EoRA lies on the optimum.", 660, 320, a)
 
 
+def small_model(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spectra (24, 32), cost and 1 - overlap of 24 modules of three shapes, rounded to 2 bits, on unlike inputs."""
+    spectra, cost, sensitivity = np.zeros((24, 32)), [], []
+    for j in range(24):
+        m, k = ((32, 32), (32, 48), (64, 32))[j % 3]
+        w = rng.standard_normal((m, k)) * rng.lognormal(sigma=0.4, size=(m, 1))
+        c = correlated(rng, k, rng.uniform(0.5, 4)) * rng.lognormal(sigma=1.0)
+        grid = ref.fit_grid(w, bits=2)
+        w_hat = ref.dequantize(ref.quantize(w, *grid, bits=2), *grid)
+        spectra[j] = ref.error_spectrum(w - w_hat, c)
+        sensitivity.append(1 - ref.subspace_overlap(w, w_hat, c, rank=8)[-1])
+        cost.append(m + k)
+    return spectra, np.array(cost), np.array(sensitivity)
+
+
+def ranks() -> str:
+    """K: error left by the three rules and by one rank for all, over the budget."""
+    spectra, cost, sensitivity = small_model(np.random.default_rng(4))
+    ones, none, all_ = np.ones(24), np.zeros(24, int), np.full(24, 32)
+    whole, mean_ranks = ref.allocation_objective(spectra, ones, none), range(1, 25)
+    rules: dict[str, Callable[[int], np.ndarray]] = {
+        "A, greedy": lambda p: ref.allocate_greedy(spectra, ones, cost, none, all_, budget=p),
+        "B, threshold": lambda p: ref.allocate_threshold(spectra, cost, none, all_, budget=p),
+        "C, proportional": lambda p: ref.allocate_proportional(sensitivity, cost, none, all_, budget=p),
+        "one rank for all": lambda p: np.full(24, p // cost.sum()),
+    }
+    a = Axes((1, 24), (1e-3, 1), log_y=True)
+    a.frame(
+        {v: str(v) for v in (1, 4, 8, 12, 16, 20, 24)},
+        {v: f"{v:g}" for v in (0.001, 0.01, 0.1, 1)},
+        xlabel="budget, as mean rank",
+        ylabel="output error left",
+    )
+    bounds = [
+        ref.allocation_bound(spectra, ones, cost, none, all_, budget=int(r * cost.sum())) / whole for r in mean_ranks
+    ]
+    a.line([(a.px(r), a.py(v)) for r, v in zip(mean_ranks, bounds, strict=True)], stroke=GRID, width=9)
+    for i, rule in enumerate(rules.values()):
+        chosen = [rule(int(r * cost.sum())) for r in mean_ranks]
+        a.curve(mean_ranks, [ref.allocation_objective(spectra, ones, r) / whole for r in chosen], i)
+    a.legend([*rules], 90, 172)
+    a.line([(90, 248), (120, 248)], stroke=GRID, width=9)
+    a.text(128, 252, "no allocation is below", anchor="start")
+    return svg("Output error left by three allocation rules and by equal ranks, over the budget.", 660, 320, a)
+
+
 def decomposition() -> str:
     """D: what one step of training changes, magnitude or direction, for full weights, LoRA and DoRA."""
     rng = np.random.default_rng(0)
@@ -564,6 +610,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "compensation": compensation,
     "decomposition": decomposition,
     "rotation": rotation,
+    "ranks": ranks,
 }
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -43,6 +43,10 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     blocks = backend.block_scale(w, block_size=20)
     binary = backend.bcq(w, bits=2, group_size=8, offset=True)
     planes = backend.bcq_pack(*binary)
+    spectra, each = -np.sort(-np.abs(x), axis=1), np.abs(x[:, 0])
+    market = tuple(np.array(row, np.int32) for row in ([1, 2, 3, 1, 2, 3, 1], [0, 0, 2, 0, 0, 0, 2], [16, 4] * 3 + [8]))
+    shapes, group = np.array([[4, 9], [3, 8]], np.int32), np.array([0, 1, 0, 2, 2, 1, 0], np.int32)
+    now = np.array([3, 4, 2, 1, 1, 0, 2], np.int32)
     addresses = np.arange(24).reshape(6, 4)
     signs = np.array([[1, 1], [-1, 1]], dtype)
     block = DecoderBlock(w[0], w, w, w, w.T.copy(), w[0], w[:4], w[1:], w[:4].T.copy(), None, w[1], None)
@@ -106,6 +110,21 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, h), {"rank": 2}),
         "stationarity": ((w, h, b, a), {}),
         "quantize_adapter": ((b, a, h), {"bits": 4}),
+        "explained_error": ((spectra,), {}),
+        "residual_damage": ((spectra, each), {}),
+        "subspace_overlap": ((w, w + w[::-1] / 8, h), {"rank": 3}),
+        "gradient_importance": ((x,), {}),
+        "loss_importance": ((each, spectra), {"base": 0.25}),
+        "rank_cost": ((shapes,), {"bits": 3}),
+        "allocate_greedy": ((spectra, each, *market), {"budget": 30}),
+        "threshold_ranks": ((spectra, *market[1:]), {"threshold": 0.75}),
+        "allocate_threshold": ((spectra, *market), {"budget": 30, "multiple": 2}),
+        "allocate_proportional": ((each, *market), {"budget": 30, "leftover": "fill"}),
+        "allocation_objective": ((spectra, each, now), {}),
+        "allocation_bound": ((spectra, each, *market), {"budget": 30}),
+        "pool_modules": ((spectra, each, *market, group), {}),
+        "reallocate_ranks": ((spectra, spectra[:, 2:] / 4, each, *market, now), {"budget": 30, "step": 1}),
+        "nest_patch": ((b, a, h), {}),
         "dora_magnitude": ((w,), {}),
         "dora_norm": ((w, b, a), {"scaling": 2.0}),
         "factored_norm": ((w, 9 * per_row, b, a), {"scaling": 0.5}),

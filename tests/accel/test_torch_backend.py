@@ -48,6 +48,8 @@ def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(op: str, dtype:
     floats = {t.dtype for t in first if t.is_floating_point()}
     if op.startswith(("moment_", "normal_", "dynamic_")) or op in ALWAYS_FLOAT64:
         assert floats == {torch.float64}
+    elif op.startswith("philox_"):  # draws, from integers
+        assert floats <= {torch.float64}
     elif floats:
         assert floats == {torch.float64 if dtype == "float64" else torch.float32}
     assert {t.dtype for t in first} <= {torch.float32, torch.float64, torch.int32, torch.bool}

@@ -63,6 +63,12 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     planes = backend.bcq_pack(*binary)
     batches = (weights(4, 2, 5, 4, dtype=dtype), weights(5, 1, 3, 4, dtype=dtype))
     per_row = w[:, 0].abs() + 0.5
+    spectra, each = w.abs().sort(dim=1, descending=True).values, w[:, 0].abs()
+    market = tuple(
+        torch.tensor(row, dtype=torch.int32) for row in ([1, 2, 3, 1, 2, 3], [0, 0, 2, 0, 0, 0], [16, 4, 16, 4, 16, 8])
+    )
+    shapes, group = (torch.tensor(rows, dtype=torch.int32) for rows in ([[4, 9], [3, 8]], [0, 1, 0, 2, 2, 1]))
+    now = torch.tensor([3, 4, 2, 1, 1, 0], dtype=torch.int32)
     addresses = torch.arange(24).reshape(6, 4)
     signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).to(w.dtype)
     block = DecoderBlock(w[0], w, w, w, w.T.clone(), w[0], w[:4], w[1:5], w[:4].T.clone(), None, w[1], None)
@@ -127,6 +133,21 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, c), {"rank": 2}),
         "stationarity": ((w, c, b, a), {}),
         "quantize_adapter": ((b, a, c), {"bits": 4}),
+        "explained_error": ((spectra,), {}),
+        "residual_damage": ((spectra, each), {}),
+        "subspace_overlap": ((w, w + w.flip(0) / 8, c), {"rank": 3}),
+        "gradient_importance": ((w,), {}),
+        "loss_importance": ((each, spectra), {"base": 0.25}),
+        "rank_cost": ((shapes,), {"bits": 3}),
+        "allocate_greedy": ((spectra, each, *market), {"budget": 30}),
+        "threshold_ranks": ((spectra, *market[1:]), {"threshold": 0.75}),
+        "allocate_threshold": ((spectra, *market), {"budget": 30, "multiple": 2}),
+        "allocate_proportional": ((each, *market), {"budget": 30, "leftover": "fill"}),
+        "allocation_objective": ((spectra, each, now), {}),
+        "allocation_bound": ((spectra, each, *market), {"budget": 30}),
+        "pool_modules": ((spectra, each, *market, group), {}),
+        "reallocate_ranks": ((spectra, spectra[:, 2:] / 4, each, *market, now), {"budget": 30, "step": 1}),
+        "nest_patch": ((b, a, c), {}),
         "dora_magnitude": ((w,), {}),
         "dora_norm": ((w, b, a), {"scaling": 2.0}),
         "factored_norm": ((w, 9 * per_row, b, a), {"scaling": 0.5}),

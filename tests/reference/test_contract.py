@@ -29,6 +29,10 @@ TRAIN = ref.trainable_scales(SCALE)
 ROWS = np.array([0.5, 1.0, 1.5, 2.0])
 LEVELS = ref.normal_float(bits=4)
 BLOCKS = ref.block_scale(W, block_size=12)
+SPECTRA = -np.sort(-g.random((4, 5)), axis=1)
+EACH = g.random(4)
+COST, LOW, HIGH = np.array([3, 1, 2, 5]), np.array([0, 1, 0, 0]), np.array([5, 4, 5, 3])
+RANKS = np.array([1, 2, 0, 3])
 
 
 class Call(NamedTuple):
@@ -120,6 +124,26 @@ CALLS = [
     Call("eora_certified", (D, C), {"rank": 2}, ("d", "c")),
     Call("stationarity", (D, C, B, A), {}, ("d", "c", "b", "a")),
     Call("quantize_adapter", (B, A, C), {"bits": 4}, ("b", "a", "c")),
+    Call("explained_error", (SPECTRA,), {}, ("spectra",)),
+    Call("residual_damage", (SPECTRA, EACH), {}, ("spectra", "energy")),
+    Call("subspace_overlap", (W, D, C), {"rank": 2}, ("w", "w_hat", "c")),
+    Call("gradient_importance", (W,), {}, ("gradient",)),
+    Call("loss_importance", (EACH, SPECTRA), {"base": 0.5}, ("losses", "spectra")),
+    Call("rank_cost", (np.array([[4, 9], [3, 8]]),), {"bits": 3}),
+    Call("allocate_greedy", (SPECTRA, EACH, COST, LOW, HIGH), {"budget": 20}, ("spectra", "importance")),
+    Call("threshold_ranks", (SPECTRA, LOW, HIGH), {"threshold": 0.8}, ("spectra",)),
+    Call("allocate_threshold", (SPECTRA, COST, LOW, HIGH), {"budget": 20}, ("spectra",)),
+    Call("allocate_proportional", (EACH, COST, LOW, HIGH), {"budget": 20}, ("sensitivity",)),
+    Call("allocation_objective", (SPECTRA, EACH, RANKS), {}, ("spectra", "importance")),
+    Call("allocation_bound", (SPECTRA, EACH, COST, LOW, HIGH), {"budget": 20}, ("spectra", "importance")),
+    Call("pool_modules", (SPECTRA, EACH, COST, LOW, HIGH, np.array([0, 1, 0, 1])), {}, ("spectra", "importance")),
+    Call(
+        "reallocate_ranks",
+        (SPECTRA[:, :2], SPECTRA[:, 2:], EACH, COST, LOW, HIGH, RANKS),
+        {"budget": 20, "step": 1},
+        ("kept", "residual", "importance"),
+    ),
+    Call("nest_patch", (B, A, C), {}, ("b", "a", "c")),
     Call("dora_magnitude", (W,), {}, ("w",)),
     Call("dora_norm", (W, B, A), {"scaling": 2.0}, ("w", "b", "a")),
     Call("factored_norm", (W, 100 * ROWS, B, A), {"scaling": 0.5}, ("w", "square_norm", "b", "a")),
