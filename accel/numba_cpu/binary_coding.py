@@ -53,7 +53,8 @@ RANK_CUT = 2.0**-12
 GREEDY, REFINED, ALTERNATING = range(3)
 CHUNK = 4096  # values whose upper sums are kept in the precision of the data; chunks are added in float64
 WORDS = 4  # packed words (128 columns) of a strip: their tables stay in the first-level cache
-STRIP = 2048  # rows of a strip
+STRIP = 1024  # rows of a strip
+SMALL = 1 << 15  # words of a product that is not worth a second thread
 LOOKUPS = 24  # planes times inputs up to which looking up beats a dense product
 
 
@@ -765,7 +766,7 @@ def bcq_pack(codes: Array, scale: Array, offset: Array | None, /) -> PackedBinar
 
 
 def _packed(clause: str, planes: Any, scale: Any, offset: Any, k: int) -> tuple[Array, Array, Array | None]:
-    """Checked planes (words, q, m), scale (G, q, m) and offset (G, m), in one precision."""
+    """Planes (words, q, m), scale (G, q, m) and offset (G, m) of shapes that fit, in one precision."""
     p = integers(clause, "planes", planes)
     if p.ndim != 3:
         raise SpecError(clause, f"planes must have shape (words, planes, rows), got {p.shape}")
@@ -778,12 +779,14 @@ def _packed(clause: str, planes: Any, scale: Any, offset: Any, k: int) -> tuple[
     if p.shape != (-(-k // 32), q, m):
         raise SpecError(clause, f"{k} columns take planes of shape {(-(-k // 32), q, m)}, got {p.shape}")
     dtype = working_dtype(s) if o is None else working_dtype(s, o)
-    s = fixed(s, dtype)
-    refuse_bad(clause, "scale", s)
-    if o is not None:
-        o = fixed(o, dtype)
-        refuse_bad(clause, "offset", o)
-    return p, s, o
+    return p, fixed(s, dtype), None if o is None else fixed(o, dtype)
+
+
+def _refuse_values(clause: str, **values: Array | None) -> None:
+    """Refuse NaN and infinities in any of the arrays."""
+    for name, value in values.items():
+        if value is not None:
+            refuse_bad(clause, name, value)
 
 
 def _unpacked(planes: Array, k: int) -> Array:
@@ -813,6 +816,7 @@ def bcq_unpack(planes: Array, scale: Array, offset: Array | None, /, *, length: 
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise SpecError("B-8", f"length must be an integer of at least 0, got {length!r}")
     p, s, o = _packed("B-8", planes, scale, offset, int(length))
+    _refuse_values("B-8", scale=s, offset=o)
     return BinaryCode(
         _unpacked(p, int(length)),
         np.ascontiguousarray(s.transpose(2, 0, 1)),
@@ -858,6 +862,13 @@ def lookup_tables(x: Array, /, *, width: int = 8, half: bool = False) -> Array:
     out = np.empty((t, -(-k // width), 2 ** (width - halved)), source.dtype)
     _all_tables(source, width, not halved, out)
     return out
+
+
+@cache
+def _plan(k: int, groups: int) -> Array:
+    """The blocks of a shape, int64 (blocks, 4)."""
+    blocks = np.empty((groups * (k // groups // (32 * WORDS) + 2), 4), np.int64)
+    return fixed(blocks[: _blocks(k, groups, blocks)])
 
 
 @kernel
@@ -972,25 +983,29 @@ def bcq_product(
     p, s, o = _packed("B-10", planes, scale, offset, k)
     dtype = working_dtype(given, s)
     source, s = fixed(given, dtype), fixed(s, dtype)
-    refuse_bad("B-10", "x", source)
     o = None if o is None else fixed(o, dtype)
-    groups, q, m = s.shape
-    y = np.zeros((t, m), dtype)
-    if 0 in (t, m, k):
-        return y
-    path = product_path(dtype, inputs=t, bits=q, method=method)
-    if path == "dequantize":
-        return _dense_product(source, p, s, o, y)
+    y = np.zeros((t, s.shape[2]), dtype)
+    if y.size and k:
+        path = product_path(dtype, inputs=t, bits=s.shape[1], method=method)
+        (_dense_product if path == "dequantize" else _lookup_product)(source, p, s, o, y)
+        if bool(np.isfinite(y).all()):  # a bad input or scale would have spoiled an output: no pass over the scales
+            return y
+    _refuse_values("B-10", x=source, scale=s, offset=o)
+    return y
+
+
+def _lookup_product(source: Array, p: Array, s: Array, o: Array | None, y: Array) -> None:
+    """y += x Ŵᵀ by tables."""
+    (t, k), (groups, q, m), dtype = source.shape, s.shape, y.dtype
+    path = product_path(dtype, method="lookup")
     width = 4 if path == "avx512" else 8
-    size = (k // groups + 31) // 32 // WORDS + 2
-    blocks = np.empty((groups * size, 4), np.int64)
-    blocks = blocks[: _blocks(k, groups, blocks)]
+    blocks = _plan(k, groups)
     spread = int(blocks[-1, 3] + blocks[-1, 1]) * (32 // width) * 2**width
     tables, sums = np.empty((t, spread), dtype), np.empty((t, groups), dtype)
     for n in range(t):
         _fill_tables(source[n], k, groups, blocks, width, tables[n], sums[n])
     words, alpha = p.reshape(-1), s.reshape(-1)
-    parts = pieces(m, 1, elements=STRIP if m >= 2 * STRIP else max(ROWS, m // 2 // ROWS * ROWS))
+    parts = pieces(m, 1, elements=STRIP if p.size * t > SMALL else m)
 
     def work(i: int) -> None:
         r0, r1 = parts[i]
@@ -1004,7 +1019,6 @@ def bcq_product(
                 _shift_rows(o, sums[n], r0, r1, y[n])
 
     share(len(parts), work)
-    return y
 
 
 def _finish(
@@ -1040,7 +1054,7 @@ def _expand(planes: Any, scale: Any, shift: Any, k: int, r0: int, r1: int, out: 
                 line[r] += alpha[r] if (np.uint32(keys[r]) >> bit) & np.uint32(1) else -alpha[r]
 
 
-def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, y: Array) -> Array:
+def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, y: Array) -> None:
     """Tiles of the weight in cache, multiplied by the library's matrix product."""
     k = x.shape[1]
     shift = fixed(np.zeros((len(scale), scale.shape[2]), scale.dtype) if offset is None else offset)
@@ -1053,4 +1067,3 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
         y[:, r0:r1] = x @ tile
 
     share(len(parts), work)
-    return y
