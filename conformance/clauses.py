@@ -256,6 +256,7 @@ _TABLE = (
     ),
     Clause("D-4a", "a zero row stays zero and disturbs no other", "core", "exact", ("dora_weight",)),
     Clause("D-5", "the base sees x, the update sees x after dropout", "core", "forward-error", ("dora_forward",)),
+    Clause("D-5a", "the output of a zero row is its bias", "core", "forward-error", ("dora_forward",)),
     Clause("D-6", "the gradient with the norm detached", "core", "forward-error", ("dora_gradient",)),
     Clause("D-6a", "the full gradient, through the norm", "full", "forward-error", ("dora_gradient",)),
     Clause("D-6b", "a zero row learns through B, not through m", "core", "forward-error", ("dora_gradient",)),

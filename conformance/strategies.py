@@ -14,6 +14,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from .compare import gamma, unit_roundoff
+
 __all__ = [
     "DAMPINGS",
     "HADAMARD_ORDERS",
@@ -523,10 +525,12 @@ class DoraProblem(NamedTuple):
 
 
 @st.composite
-def dora_problems(draw: st.DrawFn, *, cancelling: bool = True, half: bool = False) -> DoraProblem:
-    """Layers as they are at the start, later on, with zero rows, with negative and zero magnitudes, of rank 0.
+def dora_problems(
+    draw: st.DrawFn, *, cancelling: bool = True, zero_rows: bool = False, half: bool = False
+) -> DoraProblem:
+    """Layers as they are at the start, later on, with negative and zero magnitudes, of rank 0.
 
-    With ``cancelling`` also such where B A has almost or altogether erased W.
+    With ``cancelling`` also such where B A has almost erased W; with ``zero_rows`` also rows without direction.
     """
     dtype = draw(float_dtypes(half=half))
     m, k, r = draw(st.integers(1, 6)), draw(st.integers(1, 12)), draw(st.integers(0, 3))
@@ -534,7 +538,7 @@ def dora_problems(draw: st.DrawFn, *, cancelling: bool = True, half: bool = Fals
     w = draw(_integers((m, k), 999)) * unit
     b, a = draw(_integers((m, r), 99)) * unit, draw(_integers((r, k), 99)) * draw(st.sampled_from([1.0, 0.1]))
     magnitude = draw(_integers((m,), 99)) * unit
-    kinds = ["general", "general", "start", "zero row", "range", "dead columns"]
+    kinds = ["general", "general", "start", "range", "dead columns"] + (["zero row"] if zero_rows else [])
     match draw(st.sampled_from([*kinds, "cancelling", "cancelling"] if cancelling else kinds)):
         case "start":
             b, magnitude = 0 * b, np.linalg.norm(w, axis=1)
@@ -554,6 +558,11 @@ def dora_problems(draw: st.DrawFn, *, cancelling: bool = True, half: bool = Fals
             pass
     limit = 6e4 if dtype == "float16" else np.inf
     w, b, a = (np.clip(x, -limit, limit).astype(dtype) for x in (w, b, a))
+    if not zero_rows:  # nor such whose direction is rounding, in the precision of the least precise backend
+        update = scaling * (b.astype(np.float64) @ a.astype(np.float64))
+        bulk = np.linalg.norm(np.abs(w) + abs(scaling) * np.abs(b.astype(np.float64)) @ np.abs(a), axis=1)
+        lost = np.linalg.norm(w + update, axis=1) <= gamma(64, unit_roundoff("float32")) * bulk
+        w[lost], b[lost] = unit, 0.0
     return DoraProblem(w, b, a, np.clip(magnitude, -limit, limit).astype(dtype), scaling)
 
 

@@ -46,10 +46,10 @@ __all__ = [
 
 
 class Update(NamedTuple):
-    """Checked arguments as matrices, in the working dtype."""
+    """Checked arguments as matrices, w and a in the working dtype."""
 
     w: Tensor  # (m, k), possibly a transposed view
-    b: Tensor  # (m, r), times the scaling
+    b: Tensor  # float64, (m, r), times the scaling
     a: Tensor  # (r, k)
 
 
@@ -64,7 +64,7 @@ def check_weight(clause: str, w: Tensor, layout: str) -> Update:
     m, k = check_rows(clause, "w", w.shape, layout)
     refuse_nan(clause, "w", w)
     w = _rows(w, layout).to(working_dtype(w))
-    return Update(w, w.new_zeros((m, 0)), w.new_zeros((0, k)))
+    return Update(w, w.new_zeros((m, 0), dtype=torch.float64), w.new_zeros((0, k)))
 
 
 def check_factors(
@@ -84,7 +84,7 @@ def check_factors(
     for label, x in ((name, w), ("b", b), ("a", a)):
         refuse_nan(clause, label, x)
     dtype = working_dtype(w, b, a, *others)
-    return Update(_rows(w, layout).to(dtype), b.reshape(m, r).to(dtype) * scaling, a.reshape(r, k).to(dtype))
+    return Update(_rows(w, layout).to(dtype), b.reshape(m, r).to(torch.float64) * scaling, a.reshape(r, k).to(dtype))
 
 
 def _per_row(clause: str, name: str, x: Tensor, m: int | None, like: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def norms(given: Update) -> Tensor:
     found = torch.empty(w.shape[0], dtype=w.dtype, device=w.device)
     wide = a.to(torch.float64)
     for part in row_chunks(w.shape[0], w.shape[1], w.device):
-        v = torch.addmm(w[part].to(torch.float64), b[part].to(torch.float64), wide)
+        v = torch.addmm(w[part].to(torch.float64), b[part], wide)
         found[part] = torch.linalg.vector_norm(v, dim=1)
     return found
 
@@ -176,7 +176,7 @@ def factored_norm(w: Tensor, square_norm: Tensor, b: Tensor, a: Tensor, /, *, sc
     if not bool((square_norm >= 0).all()):
         raise SpecError("D-3", f"square_norm must be >= 0, the smallest is {float(square_norm.min())!r}")
     given = check_factors("D-3", w, b, a, scaling, "linear", square_norm)
-    left, right = given.b.to(torch.float64), given.a.to(torch.float64)
+    left, right = given.b, given.a.to(torch.float64)
     square = square_norm.to(torch.float64) + (left @ (right @ right.mT) * left).sum(dim=1)
     for part in row_chunks(w.shape[0], w.shape[1], w.device):
         square[part] += 2 * (left[part] * (given.w[part].to(torch.float64) @ right.mT)).sum(dim=1)
@@ -215,7 +215,7 @@ def dora_weight(
 
 
 def _scaled(given: Update, factor: Tensor) -> Tensor:
-    return torch.addmm(given.w, given.b, given.a).mul_(factor[:, None])
+    return torch.addmm(given.w, given.b.to(given.w.dtype), given.a).mul_(factor[:, None])
 
 
 @operation
@@ -263,7 +263,7 @@ def dora_forward(
     base = x.to(dtype).reshape(seen.shape) @ given.w.mT
     frozen = base if dropped is x else seen @ given.w.mT
     y = base + bias.to(dtype) + (g - 1) * frozen
-    y += g * ((seen @ given.a.mT) @ given.b.mT)
+    y += g * ((seen @ given.a.mT) @ given.b.to(given.w.dtype).mT)
     return y.reshape(*x.shape[:-1], len(g))
 
 
@@ -303,17 +303,17 @@ def dora_gradient(
     refuse_nan("D-6", "grad", grad)
     g_rows = _rows(grad, layout).to(given.w.dtype)
     c = norms(given)
-    used, g = c > 0, quotient(m, c)
+    used, g, left = c > 0, quotient(m, c), given.b.to(given.w.dtype)
     against = g_rows @ given.a.mT  # G Aᵀ
-    inner = (g_rows * given.w).sum(dim=1) + (against * given.b).sum(dim=1)  # ⟨G_i, V_i⟩
+    inner = (g_rows * given.w).sum(dim=1) + (against * left).sum(dim=1)  # ⟨G_i, V_i⟩
     dm = torch.where(used, inner / torch.where(used, c, 1.0), 0.0)
-    scaled = g[:, None] * given.b
+    scaled = g[:, None] * left
     db, da = g[:, None] * against, scaled.mT @ g_rows
     if not detach:  # less g dm v, by V = W + B A
         along = torch.where(used, dm / torch.where(used, c, 1.0), 0.0)[:, None]
-        db -= g[:, None] * along * (given.w @ given.a.mT + given.b @ (given.a @ given.a.mT))
+        db -= g[:, None] * along * (given.w @ given.a.mT + left @ (given.a @ given.a.mT))
         scaled = scaled * along
-        da -= scaled.mT @ given.w + (scaled.mT @ given.b) @ given.a
+        da -= scaled.mT @ given.w + (scaled.mT @ left) @ given.a
     return DoraGradient((db * scaling).reshape(b.shape), da.reshape(a.shape), dm)
 
 
@@ -363,7 +363,7 @@ def dora_unmerge(
     if bool(erased.any()):
         raise SpecError("D-7", f"factor is 0 in row {int(erased.to(torch.uint8).argmax())}: the merge erased it")
     base = given.w / factor.to(given.w.dtype)[:, None]
-    return _stored(torch.addmm(base, given.b, given.a, alpha=-1), merged.shape, layout)
+    return _stored(torch.addmm(base, given.b.to(base.dtype), given.a, alpha=-1), merged.shape, layout)
 
 
 def _pair(clause: str, names: tuple[str, str], b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

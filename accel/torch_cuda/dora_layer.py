@@ -155,7 +155,7 @@ def _norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
         found: Tensor = triton.launcher().dora_norm(w, b, a)
         return found.to(torch.float64)
     wide = torch.float64 if w.dtype == torch.float64 else torch.float32
-    return dora.norms(dora.Update(w.to(wide), b.to(wide), a.to(wide))).to(torch.float64)
+    return dora.norms(dora.Update(w.to(wide), b.to(torch.float64), a.to(wide))).to(torch.float64)
 
 
 class DoRALinear(nn.Module):

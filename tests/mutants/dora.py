@@ -136,6 +136,20 @@ edit(
 edit("D-5", "drops the base too", "dora", "dora_forward", ("(X @ W.T + shift", "(dropped_x @ W.T + shift"))
 edit("D-5", "adds the base twice", "dora", "dora_forward", ("(g - 1) * (dropped_x", "g * (dropped_x"))
 edit(
+    "D-5a",
+    "0 / 0 in the output",
+    "dora",
+    "dora_forward",
+    ("np.divide(magnitude, c, out=np.ones_like(c), where=c > 0)", "magnitude / c"),
+)
+edit(
+    "D-5a",
+    "loses the bias of a zero row",
+    "dora",
+    "dora_forward",
+    ("X @ W.T + shift", "X @ W.T + shift * W.any(axis=1)"),
+)
+edit(
     "D-6",
     "goes through the norm when it is told not to",
     "dora",

@@ -323,8 +323,7 @@ def dequantize_packed(
 def dora_norm(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
     """Norms of the rows of W + B A, the scaling folded into B; w may have any strides, its values any precision."""
     m, k = w.shape
-    dtype = torch.float64 if torch.float64 in (w.dtype, b.dtype, a.dtype) else torch.float32
-    norms = torch.empty(m, dtype=dtype, device=w.device)
+    norms = torch.empty(m, dtype=torch.float64 if w.dtype == torch.float64 else torch.float32, device=w.device)
     if m:
         rows = 4
         block = max(16, min(256, triton.next_power_of_2(max(k, 1))))
