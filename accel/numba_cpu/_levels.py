@@ -46,6 +46,8 @@ ROWS = {1: 24, 2: 12, 3: 8} if LANES == 16 else {1: 10, 2: 6, 3: 4}
 BLOCKS = 4
 """Most blocks of one chunk; scales are read that many at a time."""
 
+_AHEAD = 1024  # words between a load and the prefetch beside it: one page
+
 _INT, _INDEX, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _WORDS, _VECTOR = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES)
 
@@ -63,6 +65,15 @@ def _load(builder: Any, pointer: Any, kind: Any, *, align: int = 4) -> Any:
 def _store(builder: Any, value: Any, pointer: Any) -> None:
     store = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
     store.align = 4
+
+
+def _prefetch(builder: Any, pointer: Any, step: int) -> None:
+    """Ask for the line ``step`` items further on: the hardware's own prefetcher stops at every page."""
+    target = builder.bitcast(builder.gep(pointer, [ir.Constant(_INDEX, step)]), ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [target.type, _INT, _INT, _INT])
+    name = "llvm.prefetch.p0"
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    builder.call(function, [target, ir.Constant(_INT, 0), ir.Constant(_INT, 3), ir.Constant(_INT, 1)])
 
 
 def _splat(builder: Any, value: Any, kind: Any) -> Any:
@@ -172,6 +183,7 @@ def _dotter(tokens: int) -> Any:
             loop = _Loop(builder, args[2], [zero] * tokens)
             chunk = builder.gep(start, [builder.mul(loop.step, ir.Constant(_INDEX, LANES))])
             column = builder.mul(loop.step, ir.Constant(_INDEX, SPAN))
+            _prefetch(builder, chunk, _AHEAD)
             sums: list[list[Any]] = [[None, None] for _ in range(tokens)]
             for slot in range(8):
                 level = levels.levels(builder, chunk, slot)
@@ -244,7 +256,8 @@ def _multiplier(count: int) -> Any:
                 for r in range(rows)
                 for v in range(count)
             ]
-            loop = _Loop(builder, ir.Constant(_INDEX, SPAN), [_load(builder, place, _VECTOR) for place in places])
+            zero = ir.Constant(_VECTOR, [0.0] * LANES)  # a chunk by itself, then added: shorter chains of roundings
+            loop = _Loop(builder, ir.Constant(_INDEX, SPAN), [zero] * len(places))
             base = builder.gep(inputs, [builder.mul(loop.step, ir.Constant(_INDEX, width))])
             columns = [
                 _load(builder, builder.gep(base, [ir.Constant(_INDEX, v * LANES)]), _VECTOR) for v in range(count)
@@ -257,7 +270,7 @@ def _multiplier(count: int) -> Any:
                     updated.append(_multiply_add(builder, spread, columns[v], loop.values[r * count + v]))
             loop.close(updated)
             for place, value in zip(places, loop.values, strict=True):
-                _store(builder, value, place)
+                _store(builder, builder.fadd(_load(builder, place, _VECTOR), value), place)
             return context.get_dummy_value()
 
         return signature, codegen

@@ -96,6 +96,16 @@ except ValueError as error:
     assert "A-4" in str(error)
 else:
     raise AssertionError("NaN was transformed")
+table = plain.normal_float(bits=4)
+for tokens, m, k, size in ((1, 20, 256, 64), (3, 5, 40, 16), (20, 70, 72, 48), (40, 3, 128, 64), (0, 3, 8, 4)):
+    codes = torch.randint(0, 16, (m, k), dtype=torch.int32, generator=generator)
+    scale = torch.rand(-(-m * k // size), generator=generator) + 0.5
+    words = plain.pack(codes, bits=4)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        x = torch.randn(tokens, k, generator=generator).to(dtype)
+        y = kernels.codebook_matmul(x, words, scale.to(dtype), table, bits=4, block_size=size)
+        expected = plain.codebook_matmul(x, words, scale.to(dtype), table, bits=4, block_size=size)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 print("interpreted")
 """
 
@@ -133,6 +143,10 @@ for k, twos, rows in ((1, 4096, 1), (28, 512, 32), (36, 16, 64)):
     shape = dict(K=k, TWOS=twos, T=twos.bit_length() - 1, ROWS=rows, WIDE=twos)
     text = ptx(hadamard._transform, plain, **shape)
     assert ".entry" in text and "tf32" not in text
+product = {"x": "*fp32", "words": "*i32", "scale": "*fp32", "levels": "*fp32", "y": "*fp32"}
+for dot, tokens in ((False, 1), (True, 32)):
+    tile = dict(ROWS=64, TOKENS=tokens, COLUMNS=32, DOT=dot)
+    assert ".entry" in ptx(kernels._codebook_matmul, product, BITS=4, PADDED=False, **tile)
 print("compiled")
 """
 
