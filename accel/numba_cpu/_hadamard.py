@@ -15,7 +15,7 @@ from numba import types
 from lowbit.accel.numba_cpu._jit import primitive
 from lowbit.accel.numba_cpu._vector import _BYTES
 
-__all__ = ["BYTES", "COLUMNS", "FAR", "NEAR", "table_tile"]
+__all__ = ["BYTES", "COLUMNS", "FAR", "NEAR", "combinations", "picked_sums", "table_tile"]
 
 BYTES = _BYTES
 """Size of a vector register."""
@@ -154,6 +154,88 @@ NEAR = tuple(_near(rounds) for rounds in range(_MOST + 1))
 """First passes with 0, 1, … rounds among neighbouring vectors."""
 FAR = tuple(_far(rounds) for rounds in range(1, _MOST + 1))
 """Later passes of 1, 2, … rounds."""
+
+
+@primitive
+def combinations(typingctx: Any, x: Any, x0: Any, stride: Any, out: Any, out0: Any) -> Any:
+    """All sums ±v0 ± v1 ± v2 ± v3 of four vectors, v_j at x[x0 + j·stride]; bit j of the place is set for −v_j.
+
+    A row of signs is four of its entries at a time one of these sixteen: a quarter of the additions, as in products of
+    binary codes by look-up tables.
+    """
+    signature = types.void(x, types.intp, types.intp, out, types.intp)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, lanes, item = _vector_type(out.dtype)
+        source = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
+        target = builder.gep(_pointer(context, builder, sig, args, 3), [args[4]])
+        places = [builder.mul(args[2], ir.Constant(_I64, j)) for j in range(4)]
+        a, b, c, d = (_load(builder, source, place, vector, item) for place in places)
+        pairs = []
+        for first, second in ((a, b), (c, d)):
+            total, difference = builder.fadd(first, second), builder.fsub(first, second)
+            pairs.append((total, builder.fneg(difference), difference, builder.fneg(total)))
+        for index in range(16):
+            value = builder.fadd(pairs[0][index & 3], pairs[1][index >> 2])
+            _store(builder, value, target, ir.Constant(_I64, index * lanes), vector, item)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@primitive
+def picked_sums(
+    typingctx: Any, sums: Any, half: Any, index: Any, first: Any, count: Any, y: Any, y0: Any, stride: Any, places: Any,
+    place: Any,
+) -> Any:  # fmt: skip
+    """Four rows of a table times two vectors, by their combinations.
+
+    y[y0 + i·stride + p_v] ← Σ_q sums[v·half + index[first + i·count + q]], i < 4, v < 2, p_v the places from ``place``.
+    """
+    signature = types.void(
+        sums, types.intp, index, types.intp, types.intp, y, types.intp, types.intp, places, types.intp
+    )  # fmt: skip
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, lanes, item = _vector_type(y.dtype)
+        table = _pointer(context, builder, sig, args, 0)
+        picks = builder.gep(_pointer(context, builder, sig, args, 2), [args[3]])
+        target = builder.gep(_pointer(context, builder, sig, args, 5), [args[6]])
+        listed = builder.gep(_pointer(context, builder, sig, args, 8), [args[9]])
+        other = builder.gep(table, [args[1]])
+        zero = ir.Constant(vector, [0.0] * lanes)
+        entry = builder.block
+        head, body, done = (builder.append_basic_block(f"picked.{part}") for part in ("head", "body", "done"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        q = builder.phi(_I64)
+        q.add_incoming(ir.Constant(_I64, 0), entry)
+        totals = []
+        for _ in range(2 * _OUTPUTS):
+            total = builder.phi(vector)
+            total.add_incoming(zero, entry)
+            totals.append(total)
+        builder.cbranch(builder.icmp_signed("<", q, args[4]), body, done)
+        builder.position_at_end(body)
+        updated = []
+        for i in range(_OUTPUTS):
+            row = builder.add(builder.mul(args[4], ir.Constant(_I64, i)), q)
+            pick = builder.load(builder.gep(picks, [row]))
+            for v, base in enumerate((table, other)):
+                updated.append(builder.fadd(totals[2 * i + v], _load(builder, base, pick, vector, item)))
+        q.add_incoming(builder.add(q, ir.Constant(_I64, 1)), body)
+        builder.branch(head)
+        for total, value in zip(totals, updated, strict=True):
+            total.add_incoming(value, body)
+        builder.position_at_end(done)
+        columns = [builder.load(builder.gep(listed, [ir.Constant(_I64, v)])) for v in range(2)]
+        for i in range(_OUTPUTS):
+            base = builder.mul(args[7], ir.Constant(_I64, i))
+            for v in range(2):
+                _store(builder, totals[2 * i + v], target, builder.add(base, columns[v]), vector, item)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @primitive

@@ -23,7 +23,7 @@ from lowbit.reference.types import (
 )
 
 from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
-from ._hadamard import BYTES, COLUMNS, FAR, NEAR, table_tile
+from ._hadamard import BYTES, COLUMNS, FAR, NEAR, combinations, picked_sums, table_tile
 from ._jit import kernel, pieces, share
 from .philox import philox_normal, philox_words
 from .uniform import dequantize, fit_grid, quantize
@@ -52,6 +52,7 @@ _near4 = NEAR[-1]  # the same as _near3 where registers are few
 _far1, _far2, _far3 = FAR[:3]
 _far4 = FAR[-1]
 _ROUNDS = len(FAR)
+_SHORT = 64  # combinations of longer tables would fill the first-level cache
 
 
 @kernel
@@ -94,6 +95,35 @@ def _powers(x: Any, out: Any, rows: int, size: int, lanes: int, scale: float) ->
     for r in range(rows):
         _butterflies(x, r * size, out, r * size, size, size, lanes, scale)
         finite &= np.isfinite(out[r * size])
+    return finite
+
+
+@kernel
+def _lookups(x: Any, out: Any, rows: int, index: Any, order: int, twos: int, lanes: int, scale: float) -> Any:
+    """As :func:`_tables` for short tables: sums of four entries are made once and picked by every row of the table."""
+    finite = True
+    size = order * twos
+    batch = max(1, 2 * lanes // twos)
+    scratch = np.empty(batch * size, out.dtype)
+    vectors, count = twos // lanes, order // 4
+    places = np.empty(batch * vectors + 2, np.int64)
+    half = 16 * count * lanes
+    sums = np.empty(2 * half, out.dtype)
+    for r in range(0, rows, batch):
+        many = min(batch, rows - r)
+        for b in range(many):
+            _butterflies(x, (r + b) * size, scratch, b * size, size, twos, lanes, scale)
+            for v in range(vectors):
+                places[b * vectors + v] = b * size + v * lanes
+        places[many * vectors] = places[many * vectors - 1]
+        for v in range(0, many * vectors, 2):
+            for q in range(count):
+                combinations(scratch, places[v] + 4 * q * twos, twos, sums, 16 * q * lanes)
+                combinations(scratch, places[v + 1] + 4 * q * twos, twos, sums, half + 16 * q * lanes)
+            for i in range(0, order, 4):
+                picked_sums(sums, half, index, i * count, count, out, r * size + i * twos, twos, places, v)
+        for b in range(many):
+            finite &= np.isfinite(out[(r + b) * size])
     return finite
 
 
@@ -156,6 +186,13 @@ def _transposed(orders: tuple[int, ...], dtype: str, transpose: bool) -> Array:
     return fixed(np.ascontiguousarray(made if transpose else made.T, dtype).reshape(-1))
 
 
+def _picks(table: Array, order: int, lanes: int) -> Array:
+    """Where the sum of every four signs of a row lies among the combinations."""
+    minus = (table.reshape(order, order).T < 0).reshape(order, order // 4, 4)  # the table comes column by column
+    chosen = minus @ np.array([1, 2, 4, 8])
+    return fixed(((16 * np.arange(order // 4) + chosen) * lanes).reshape(-1), np.int64)
+
+
 def _stage(x: Array, out: Array, table: Array | None, order: int, twos: int, scale: float) -> bool:
     """One factor and a power of two on flat arrays; False when a result is not finite."""
     lanes = BYTES // x.itemsize
@@ -164,12 +201,16 @@ def _stage(x: Array, out: Array, table: Array | None, order: int, twos: int, sca
     rows = x.size // size
     parts = pieces(rows, size)
     finite = [True] * len(parts)
+    short = table is not None and twos >= lanes and order % 4 == 0 and order <= _SHORT
+    index = _picks(table, order, lanes) if short and table is not None else None
 
     def work(i: int) -> None:
         start, stop = parts[i]
         source, target = x[start * size : stop * size], out[start * size : stop * size]
         if table is None:
             finite[i] = _powers(source, target, stop - start, size, lanes, factor)
+        elif index is not None:
+            finite[i] = _lookups(source, target, stop - start, index, order, twos, lanes, factor)
         elif twos >= lanes and order % 4 == 0:
             finite[i] = _tables(source, target, stop - start, table, order, twos, lanes, factor)
         else:
