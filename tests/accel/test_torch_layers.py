@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import BCQLinear, LowRankLinear, QuantLinear  # noqa: E402
+from lowbit.accel.torch_cuda.layers import BCQLinear, LowRankLinear, QuantLinear, RotatedLinear  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 
 from .torch_cases import moment, poisoned, weights  # noqa: E402, F401
@@ -152,3 +152,46 @@ def test_binary_layers_refuse_what_does_not_fit() -> None:
     with pytest.raises(SpecError, match="bits must be 1 to 8, got 0"):
         BCQLinear(16, 4, bits=0)
     assert torch.isnan(BCQLinear(8, 2, bits=1)(torch.full((1, 8), torch.nan))).all()  # a layer passes NaN on
+
+
+@pytest.mark.parametrize("width, block_size", [(32, None), (36, None), (40, 8), (24, None)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_rotated_layer_computes_what_the_plain_one_does(width: int, block_size: int | None, bias: bool) -> None:
+    linear = nn.Linear(width, 5, bias=bias, dtype=torch.float64)
+    layer = RotatedLinear.from_linear(linear, block_size=block_size)
+    x, y = (weights(4, 2, 3, width).requires_grad_() for _ in range(2))
+    plain, turned = linear(x), layer(y)
+    torch.testing.assert_close(turned, plain)
+    assert isinstance(layer.base, nn.Linear)
+    assert not torch.allclose(layer.base(x), plain)  # without the transform it is another function
+    upstream = weights(5, 2, 3, 5)
+    plain.backward(upstream)
+    turned.backward(upstream)
+    torch.testing.assert_close(y.grad, x.grad)
+    assert layer.base.weight.grad is not None
+
+
+def test_a_rotated_layer_quantizes_behind_the_transform() -> None:
+    linear = nn.Linear(32, 5)
+    layer = RotatedLinear.from_linear(linear, activation_bits=4, clip_ratio=0.9)
+    x = weights(6, 7, 32, dtype="float32")
+    turned = torch_cuda.hadamard_transform(x)
+    values = torch_cuda.quantize_activations(turned, bits=4, clip_ratio=0.9).values
+    torch.testing.assert_close(layer(x), layer.base(values))
+    learned = x.clone().requires_grad_()
+    layer(learned).sum().backward()
+    assert isinstance(layer.base, nn.Linear)
+    straight = torch_cuda.hadamard_transform(layer.base.weight.sum(0), transpose=True)
+    torch.testing.assert_close(learned.grad, straight.expand(7, 32))
+    assert layer(x.bfloat16().float()).dtype == torch.float32
+    assert "activation_bits=4" in repr(layer)
+
+
+def test_a_rotated_layer_refuses_weights_of_another_width() -> None:
+    linear = nn.Linear(32, 5)
+    stored = RotatedLinear.from_linear(linear, block_size=8).state_dict()
+    RotatedLinear(nn.Linear(32, 5), block_size=8).load_state_dict(stored)
+    with pytest.raises(SpecError, match="weight rotated in blocks of 8"):
+        RotatedLinear(nn.Linear(32, 5)).load_state_dict(stored)
+    with pytest.raises(SpecError):
+        RotatedLinear(linear, activation_bits=9)
