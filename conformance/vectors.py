@@ -485,6 +485,74 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     table["H-9"] = ("quantize_activations", [_case("symmetric, the last token all zero", [x], {"bits": 4}, expect)])
     table |= _scales(spec, np.random.default_rng(20240230)) | _allocations(spec)
     table.update(_rank_budgets(spec))
+    table.update(_binary_codes(spec))
+    return table
+
+
+def _binary_codes(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Chapter B: decisions on dyadic numbers, which are exact in any precision, and products within their rounding."""
+    random = np.random.default_rng(20240302)
+    table: dict[str, tuple[str, list[Case]]] = {}
+    w = np.array([[0, 4, -4, 0], [0, 0, 0, 0], [3, -3, 3, 3], [0, 0, -8, 0]], np.float32)
+    cases = []
+    for group in (None, 2):
+        options = {"bits": 2, "method": "greedy", "group_size": group}
+        found = spec.bcq(w, **options)
+        expect = [_exact("codes", found.codes), _exact("scale", found.scale)]
+        cases.append(_case("zeros", [w], options, expect))
+    table["B-1a"] = ("bcq", cases)
+    scale = random.integers(-9, 10, (3, 2, 3)).astype(np.float32) / 4
+    scale[0, 0] = scale[0, 0, 0]  # equal levels
+    offset = random.integers(-9, 10, (3, 2)).astype(np.float32) / 4
+    halves = random.integers(-64, 65, (3, 24)).astype(np.float32) / 8
+    codes = spec.bcq_assign(halves, scale, offset)
+    arrays = [halves, scale, offset]
+    table["B-5a"] = ("bcq_assign", [_case("midpoints and equal levels", arrays, {}, [_exact("", codes)])])
+    reach = np.repeat(np.abs(scale).sum(axis=-1) + np.abs(offset), 12, axis=1)
+    odd_scale, odd_offset = (scale / 3).astype(np.float32), (offset / 3).astype(np.float32)
+    values = spec.bcq_weight(codes, odd_scale, odd_offset)
+    table["B-6"] = (
+        "bcq_weight",
+        [_case("two groups", [codes, odd_scale, odd_offset], {}, [_forward("", values, reach, 5)])],
+    )
+    grids = []
+    steps, zero = np.array([[0.25, 2.0], [1.0, 0.5]], np.float32), np.array([[3, 0], [7, -2]], np.int32)
+    for scheme, first in (("asymmetric", 0), ("symmetric", -4)):
+        held = random.integers(first, first + 8, (2, 6)).astype(np.int32)
+        options = {"bits": 3, "scheme": scheme}
+        found = spec.bcq_from_grid(held, steps, zero, **options)
+        expect = [_exact(name, getattr(found, name)) for name in ("codes", "scale", "offset")]
+        grids.append(_case(scheme, [held, steps, zero], options, expect))
+    table["B-7"] = ("bcq_from_grid", grids)
+    packs, products = [], []
+    for m, groups, size, bits in ((3, 1, 5, 1), (2, 2, 16, 2), (5, 2, 35, 3), (17, 1, 64, 2)):
+        k = groups * size
+        held = random.integers(0, 2**bits, (m, k)).astype(np.int32)
+        alpha = random.standard_normal((m, groups, bits)).astype(np.float32)
+        shift = random.standard_normal((m, groups)).astype(np.float32)
+        packed = spec.bcq_pack(held, alpha, shift)
+        about = f"{m} rows of {groups} x {size} columns, {bits} planes"
+        expect = [_exact(name, getattr(packed, name)) for name in ("planes", "scale", "offset")]
+        packs.append(_case(about, [held, alpha, shift], {}, expect))
+        x = random.standard_normal((2, k)).astype(np.float32)
+        arrays = [x, packed.planes, packed.scale.astype(np.float32), packed.offset.astype(np.float32)]
+        size_of = np.repeat(np.abs(alpha).sum(axis=-1) + np.abs(shift), size, axis=1).astype(np.float64)
+        magnitude = np.abs(x).astype(np.float64) @ size_of.T
+        roundings = k + (groups + 1) * (bits + 1) + 34
+        for method in ("lookup", "dequantize"):
+            expect = [_forward("", spec.bcq_product(*arrays), magnitude, roundings)]
+            products.append(_case(f"{about}, {method}", arrays, {"method": method}, expect))
+    table["B-8"], table["B-10"] = ("bcq_pack", packs), ("bcq_product", products)
+    x = random.standard_normal((2, 7)).astype(np.float32)
+    padded = np.zeros((2, 8))
+    padded[:, :7] = np.abs(x)
+    cases = []
+    for half in (False, True):
+        found = spec.lookup_tables(x, width=4, half=half)
+        magnitude = padded.reshape(2, 2, 4).sum(axis=-1, keepdims=True)
+        options = {"width": 4, "half": half}
+        cases.append(_case("the last of eight inputs is none", [x], options, [_forward("", found, magnitude, 9)]))
+    table["B-9"] = ("lookup_tables", cases)
     return table
 
 

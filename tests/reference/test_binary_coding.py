@@ -187,6 +187,21 @@ def test_b3_exact_recovery_of_a_code_with_well_separated_scales(bits: int) -> No
         near(weight(ref.bcq(w, bits=bits)), w, roundings=512, magnitude=np.abs(w).max())
 
 
+def test_b3_only_refined_greedy_finds_its_own_code_again() -> None:
+    """A code is a weight with an exact code; the greedy start of "alternating" need not lead back to it."""
+    w = np.random.default_rng(5).standard_normal((40, 64))
+    kept, moved = {}, {}
+    for method in BINARY_METHODS:
+        once = weight(ref.bcq(w, bits=3, method=method))
+        again = weight(ref.bcq(once, bits=3, method=method, rounds=60))
+        change = ((again - once) ** 2).sum(axis=1)
+        kept[method] = float((change < 1e-20 * (once**2).sum(axis=1)).mean())
+        moved[method] = float(change.sum() / ((w - once) ** 2).sum())
+    assert kept["refined"] == 1.0
+    assert kept["greedy"] < kept["alternating"] < 1.0
+    assert moved["alternating"] < 0.5
+
+
 def test_b3_exact_when_planes_name_every_symmetric_level() -> None:
     w = np.array([[-3.0, -1.0, 1.0, 3.0, 3.0, 1.0], [5.0, 5.0, -5.0, 5.0, -5.0, 5.0], [7.0] * 6, [0.0] * 6])
     near(weight(ref.bcq(w, bits=2)), w, roundings=64, magnitude=7.0)
