@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import GRANULARITIES, SCHEMES, TRAINED
+from lowbit.reference.types import BINARY_METHODS, GRANULARITIES, SCHEMES, TRAINED
 
 DORA_LAYOUTS = ("linear", "transposed", "conv")
 
 __all__ = [
     "binary_groups",
     "check_allocation",
+    "check_binary",
     "check_binary_scale",
     "check_bits",
     "check_block_size",
@@ -271,6 +272,14 @@ def cluster_counts(clause: str, rows: int, clusters: int, ratio: int) -> list[in
         counts.append(rows * ratio**power // whole)
         left -= counts[-1]
     return [*counts, left]
+
+
+def check_binary(clause: str, method: str, rounds: int) -> None:
+    """Refuse an unknown way to find a binary code, or a number of rounds that is none."""
+    if method not in BINARY_METHODS:
+        raise SpecError(clause, f"method must be one of {', '.join(BINARY_METHODS)}, got {method!r}")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
+        raise SpecError(clause, f"rounds must be an integer of at least 0, got {rounds!r}")
 
 
 def check_allocation(clause: str, errors: Sequence[int], sizes: Sequence[int], budget: int) -> None:

@@ -160,6 +160,7 @@ _TABLE = (
     Clause("M-3", "each row is the greedy code of its own width", "core", "exact", ("project_rows",)),
     Clause("M-3a", "projected values of general rows", "core", "forward-error", ("project_rows",)),
     Clause("M-3b", "zeros of either sign are on the positive side", "core", "exact", ("project_rows",)),
+    Clause("M-3c", "refined and alternating projections come closer", "full", "certificate", ("project_rows",)),
     # -- G
     Clause("G-1", "upper Cholesky factor of the damped inverse", "core", "forward-error", ("inverse_cholesky",)),
     Clause("G-1a", "dead columns are found and repaired", "core", "exact", ("inverse_cholesky",)),

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks
+from .binary_coding import bcq, bcq_weight
 from .checks import F64, I32, Array
 from .errors import SpecError
 from .scale_tuning import bcq_bits
-from .types import BitAllocation
+from .types import BINARY_METHODS, BinaryMethod, BitAllocation
 
 __all__ = [
     "TRANSLATION_BITS",
@@ -237,17 +238,20 @@ def projection_due(step: int, *, period: int, total: int) -> bool:
     return step % checks.whole(period, "period", "A-3", low=1) == 0 or step == total
 
 
-def project_rows(w: npt.ArrayLike, bits: npt.ArrayLike, /) -> F64:
-    """Every row replaced by its greedy binary code of its own number of planes.  [M-3, M-3a, M-3b]
+def project_rows(w: npt.ArrayLike, bits: npt.ArrayLike, /, *, method: BinaryMethod = "greedy", rounds: int = 15) -> F64:
+    """Every row replaced by its binary code of its own number of planes.  [M-3, M-3a … M-3c]
 
         r₀ = w;   b_i = sign(r_{i−1}),   α_i = mean|r_{i−1}|,   r_i = r_{i−1} − α_i b_i;   ŵ = w − r_q     (M.5)
 
-    with sign(0) = +1. After it a row of q bits holds at most 2^q different values. Between projections training goes
-    on in full precision, without straight-through gradients and with everything else unchanged.
+    with sign(0) = +1, for ``greedy``; ``refined`` and ``alternating`` are those of :func:`bcq`, row by row [M-3c].
+    After it a row of q bits holds at most 2^q different values. Between projections training goes on in full
+    precision, without straight-through gradients and with everything else unchanged. Greedy is meant for the
+    projections on the way, for its speed, and alternating for the last one.
 
     Shapes: w (m, k), bits (m,) integers 1 … 8 → float (m, k). A row of no columns has nothing to project.
     ŵ is summed from the planes, Σ_i α_i b_i in order, not formed as a difference.
-    Projecting again may move a row whose scales are nearly equal: greedy need not find its own planes back.
+    Projecting again may move a row: greedy need not find its own planes back when scales are close, and alternating,
+    which starts from greedy, then ends elsewhere too. Where scales are far enough apart it returns to the same values.
     Source: Chung et al. 2020, section 3.3; Guo et al. 2017 for the greedy code. The period of the published runs is
     not known to us; a thousand or two steps is the order of magnitude.
 
@@ -261,7 +265,13 @@ def project_rows(w: npt.ArrayLike, bits: npt.ArrayLike, /) -> F64:
     if ((q < 1) | (q > MOST_BITS)).any():
         j = int(np.flatnonzero((q < 1) | (q > MOST_BITS))[0])
         raise SpecError("M-3", f"bits must be in 1..{MOST_BITS}, got {q[j]} at {j}")
+    checks.choice(method, BINARY_METHODS, "method", "M-3")
+    checks.whole(rounds, "rounds", "M-3", low=0)
     r, w_hat = W.copy(), np.zeros_like(W)
+    if method != "greedy":
+        for b in np.unique(q).tolist():
+            w_hat[q == b] = bcq_weight(*bcq(W[q == b], bits=b, method=method, rounds=rounds))
+        return w_hat
     for i in range(int(q.max(initial=0))):
         on = (q > i)[:, None]
         α = np.abs(r).sum(axis=1, keepdims=True) / max(W.shape[1], 1)

@@ -241,7 +241,9 @@ class MixedPrecisionOps(Protocol[Arr]):
 
     def row_bits(self, counts: Arr, /, *, clusters: int, ratio: int = 1) -> Arr: ...  # M-1 → int32 (v,)
     def allocate_bits(self, errors: Arr, sizes: Arr, /, *, budget: int) -> BitAllocation[Arr]: ...  # M-2
-    def project_rows(self, w: Arr, bits: Arr, /) -> Arr: ...  # M-3 → (m, k)
+    def project_rows(
+        self, w: Arr, bits: Arr, /, *, method: BinaryMethod = "greedy", rounds: int = 15
+    ) -> Arr: ...  # M-3 → (m, k)
 
 
 class GptqOps(Protocol[Arr]):

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_allocation, check_matrix, cluster_counts
+from lowbit.accel.boundary import check_allocation, check_binary, check_matrix, cluster_counts
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import BitAllocation
+from lowbit.reference.types import BinaryMethod, BitAllocation
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
 from ._jit import kernel, pieces, share
 from ._vector import LANES, lane_sum
+from .binary_coding import bcq, bcq_weight
 
 __all__ = ["allocate_bits", "project_rows", "row_bits"]
 
@@ -176,12 +177,13 @@ def allocate_bits(errors: Array, sizes: Array, /, *, budget: int) -> BitAllocati
     return BitAllocation((level + 1).astype(np.int32), int(spent), error, float(bound) if missed else error)
 
 
-def project_rows(w: Array, bits: Array, /) -> Array:
-    """Every row replaced by its greedy binary code of its own number of planes.  [M-3]
+def project_rows(w: Array, bits: Array, /, *, method: BinaryMethod = "greedy", rounds: int = 15) -> Array:
+    """Every row replaced by its binary code of its own number of planes.  [M-3]
 
     Args:
         w: (m, k), float16, float32 or float64.
         bits: (m,) integers, 1 to 8.
+        method, rounds: as in :func:`bcq`; the greedy code has a kernel of its own, which keeps no planes.
 
     Returns:
         (m, k), of w's precision.
@@ -195,10 +197,14 @@ def project_rows(w: Array, bits: Array, /) -> Array:
     if q.size and (int(q.min()) < 1 or int(q.max()) > 8):
         j = int(np.flatnonzero((q < 1) | (q > 8))[0])
         raise SpecError("M-3", f"bits must be between 1 and 8, got {q[j]} at {j}")
+    check_binary("M-3", method, rounds)
     source = fixed(given, working_dtype(given))
     refuse_bad("M-3", "w", source)
     out = np.empty(source.shape, source.dtype)
-    if out.size:
+    if method != "greedy":
+        for b in np.unique(q).tolist():
+            out[q == b] = bcq_weight(*bcq(source[q == b], bits=b, method=method, rounds=rounds))
+    elif out.size:
         parts = pieces(*source.shape, elements=1 << 15)
         share(len(parts), lambda i: _greedy(source[slice(*parts[i])], q[slice(*parts[i])], out[slice(*parts[i])]))
     return out

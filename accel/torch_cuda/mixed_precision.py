@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_allocation, check_matrix, cluster_counts
+from lowbit.accel.boundary import check_allocation, check_binary, check_matrix, cluster_counts
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import BitAllocation
+from lowbit.reference.types import BinaryMethod, BitAllocation
 
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .binary_coding import bcq, bcq_weight
 
 __all__ = ["allocate_bits", "project_rows", "row_bits"]
 
@@ -141,12 +142,13 @@ def _descend(
 
 
 @operation
-def project_rows(w: Tensor, bits: Tensor, /) -> Tensor:
-    """Every row replaced by its greedy binary code of its own number of planes.  [M-3]
+def project_rows(w: Tensor, bits: Tensor, /, *, method: BinaryMethod = "greedy", rounds: int = 15) -> Tensor:
+    """Every row replaced by its binary code of its own number of planes.  [M-3]
 
     Args:
         w: floating, (m, k).
         bits: integers, (m,), 1 to 8.
+        method, rounds: as in :func:`~lowbit.accel.torch_cuda.bcq`.
 
     Returns:
         (m, k), dtype of ``w`` but at least float32.
@@ -161,10 +163,16 @@ def project_rows(w: Tensor, bits: Tensor, /) -> Tensor:
     if bits.numel() and not 1 <= int(bits.min()) <= int(bits.max()) <= 8:
         j = int(((bits < 1) | (bits > 8)).to(torch.uint8).argmax())
         raise SpecError("M-3", f"bits must be between 1 and 8, got {int(bits[j])} at {j}")
+    check_binary("M-3", method, rounds)
     refuse_nan("M-3", "w", w)
     dtype, k = working_dtype(w), w.shape[1]
     out = torch.zeros(w.shape, dtype=dtype, device=w.device)
     if out.numel() == 0:
+        return out
+    if method != "greedy":
+        for b in torch.unique(bits).tolist():
+            rows = bits == b
+            out[rows] = bcq_weight(*bcq(w[rows].to(dtype), bits=b, method=method, rounds=rounds))
         return out
     for rows in row_chunks(w.shape[0], k, w.device):
         rest, total, planes = w[rows].to(dtype, copy=True), out[rows], bits[rows]

@@ -44,19 +44,22 @@ def check_mask(clause: str, trainable: Tensor, shape: tuple[int, ...], *, like: 
 def signed_sums(x: Tensor, codes: Tensor, groups: int, bits: int) -> Tensor:
     """Σ ±x over every group of columns, (m, k) → (m, G, q).
 
-    Twice the sum under the set bits less the sum of all would be cheaper, but cancels; signs are applied one by one.
+    A bit is shifted to where floats keep their sign and put there by an exclusive or, which turns every value whose bit
+    is set: the sum comes out negated.
     """
     m, k = x.shape
     out = torch.zeros((m, groups, bits), dtype=x.dtype, device=x.device)
     if x.numel() == 0:
         return out
     width = k // groups
+    integer, top = (torch.int64, 63) if x.dtype == torch.float64 else (torch.int32, 31)
     for rows in row_chunks(m, k, x.device):
-        values, picked = x[rows], codes[rows]
+        keys, picked = x[rows].contiguous().view(integer), codes[rows].to(integer)
         for i in range(bits):
-            signed = torch.where(((picked >> i) & 1).to(torch.bool), values, -values)
+            flip = (picked << (top - i)).bitwise_and_(torch.iinfo(integer).min)
+            signed = flip.bitwise_xor_(keys).view(x.dtype)
             out[rows, :, i] = signed.reshape(-1, groups, width).sum(-1)
-    return out
+    return out.neg_()
 
 
 @operation

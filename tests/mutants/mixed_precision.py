@@ -212,3 +212,14 @@ edit(
     "project_rows",
     ("np.where(r < 0, -α, α)", "np.where(r <= 0, -α, α)"),
 )
+edit(
+    "M-3c", "greedy whatever was asked for", "mixed_precision", "project_rows", ('if method != "greedy":', "if False:")
+)
+edit(
+    "M-3c",
+    "no rounds",
+    "mixed_precision",
+    "project_rows",
+    ("method=method, rounds=rounds", 'method="greedy" if method == "refined" else method, rounds=0'),
+)
+edit("M-3c", "a plane more", "mixed_precision", "project_rows", ("bits=b, method", "bits=b + 1, method"))

@@ -19,6 +19,7 @@ from lowbit.reference.mixed_precision import (
     projection_due,
     translation_size,
 )
+from lowbit.reference.types import BinaryMethod
 
 from .bounds import LAW, Array, near
 
@@ -313,6 +314,39 @@ def test_m3_greedy_may_not_find_its_own_planes_back() -> None:
         assert (error < 0.01) == exact
 
 
+def test_m3c_is_binary_coding_row_by_row() -> None:
+    w = np.random.default_rng(4).standard_normal((6, 40))
+    bits = np.array([1, 2, 3, 1, 2, 3])
+    methods: tuple[BinaryMethod, ...] = ("refined", "alternating")
+    for method in methods:
+        found = ref.project_rows(w, bits, method=method, rounds=3)
+        for row, q in enumerate(bits.tolist()):
+            code = ref.bcq(w[row : row + 1], bits=q, method=method, rounds=3)
+            assert (found[row] == ref.bcq_weight(*code)[0]).all()
+        assert ref.project_rows(w[:0], bits[:0], method=method).shape == (0, 40)
+        assert ref.project_rows(w[:, :0], bits, method=method).shape == (6, 0)
+    greedy = ref.bcq(w[:2], bits=2, method="greedy")
+    near(ref.project_rows(w[:2], [2, 2]), ref.bcq_weight(*greedy), roundings=200, magnitude=4)
+
+
+def test_m3c_projecting_twice() -> None:
+    """Scales far apart: alternating returns exactly, greedy nearly. Scales of a normal row are closer: both move on."""
+    g = np.random.default_rng(5)
+    planes = g.choice([-1.0, 1.0], (3, 32, 256))
+    apart = np.tensordot([1.0, 0.4, 0.15], planes, 1)
+    rows, bits = g.standard_normal((32, 256)), np.full(32, 3)
+
+    def moved(w: Array, method: BinaryMethod) -> float:
+        return float(((ref.project_rows(w, bits, method=method) - w) ** 2).sum())
+
+    assert moved(apart, "alternating") < 2.0**-80
+    assert 2.0**-20 < moved(apart, "greedy") < 0.01 * (apart**2).sum()
+    methods: tuple[BinaryMethod, ...] = ("greedy", "alternating")
+    for method in methods:
+        once = ref.project_rows(rows, bits, method=method)
+        assert 0 < moved(once, method) < moved(rows, method)
+
+
 def test_retraining_limits() -> None:
     """Period 1 with a small step is stuck, a period beyond the end is quantization after training."""
     g = np.random.default_rng(3)
@@ -372,3 +406,7 @@ def test_m3_empty_and_refusals() -> None:
     ):
         with pytest.raises(SpecError, match=rf"\[M-3\] {words}"):
             ref.project_rows(np.ones((2, 3)), bits)
+    with pytest.raises(SpecError, match=r"\[M-3\] method must be one of"):
+        ref.project_rows(np.ones((2, 3)), [1, 2], method="optimal")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"\[M-3\] rounds must be at least 0"):
+        ref.project_rows(np.ones((2, 3)), [1, 2], rounds=-1)
