@@ -506,7 +506,7 @@ def _binary_codes(spec: Any) -> dict[str, tuple[str, list[Case]]]:
     offset = random.integers(-9, 10, (3, 2)).astype(np.float32) / 4
     halves = random.integers(-64, 65, (3, 24)).astype(np.float32) / 8
     codes = spec.bcq_assign(halves, scale, offset)
-    arrays = [halves, scale, offset]
+    arrays: list[Any] = [halves, scale, offset]
     table["B-5a"] = ("bcq_assign", [_case("midpoints and equal levels", arrays, {}, [_exact("", codes)])])
     reach = np.repeat(np.abs(scale).sum(axis=-1) + np.abs(offset), 12, axis=1)
     odd_scale, odd_offset = (scale / 3).astype(np.float32), (offset / 3).astype(np.float32)
