@@ -40,17 +40,17 @@ def code_range(bits: int, scheme: Scheme) -> tuple[int, int]:
 
 
 def groups(x: F64, granularity: Granularity, group_size: int | None) -> F64:
-    """x seen as (shape of the scale, values that share it).  [Q-1]
+    """x seen as (shape of the scale, values that share it).  [Q-2]
 
     "tensor" (1,)·ndim + (size,); "row", "token" (..., 1, k); "group" (..., k/g, g). An empty group reads as one 0.
     """
-    checks.choice(granularity, GRANULARITIES, "granularity", "Q-1")
+    checks.choice(granularity, GRANULARITIES, "granularity", "Q-2")
     if (group_size is None) != (granularity != "group"):
         raise SpecError("Q-2", f"group_size {group_size} does not go with granularity {granularity!r}")
     if granularity == "tensor":
         v = x.reshape((1,) * x.ndim + (x.size,))
     elif x.ndim == 0 or (granularity == "row" and x.ndim != 2):
-        raise SpecError("Q-1", f"x of shape {x.shape} has no {granularity!r}")
+        raise SpecError("Q-2", f"x of shape {x.shape} has no {granularity!r}")
     elif group_size is None:
         v = x[..., None, :]
     else:

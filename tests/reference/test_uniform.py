@@ -151,9 +151,9 @@ def test_q2_refusals_of_granularity() -> None:
         ref.fit_grid(np.ones((2, 12)), bits=4, group_size=4)
     with pytest.raises(SpecError, match=r"\[Q-2\] group_size None does not go with granularity 'group'"):
         ref.fit_grid(np.ones((2, 12)), bits=4, granularity="group")
-    with pytest.raises(SpecError, match=r"\[Q-1\] x of shape \(2, 3, 4\) has no 'row'"):
+    with pytest.raises(SpecError, match=r"\[Q-2\] x of shape \(2, 3, 4\) has no 'row'"):
         ref.fit_grid(np.ones((2, 3, 4)), bits=4)
-    with pytest.raises(SpecError, match=r"\[Q-1\] x of shape \(\) has no 'token'"):
+    with pytest.raises(SpecError, match=r"\[Q-2\] x of shape \(\) has no 'token'"):
         ref.fit_grid(1.0, bits=4, granularity="token")
 
 
