@@ -56,10 +56,10 @@ def loftq(
         raise Unsupported("PEFT keeps the last iterate, and leaves the scaling to the caller")
     if w.dtype == torch.float64:
         raise Unsupported("PEFT computes in float32")
-    errors = []
-    for count in range(1, iterations + 1) or [iterations]:  # PEFT itself refuses 0
-        weight, a, b = on_cpu()(w.contiguous(), bits, rank, count)
-        errors.append(float(torch.linalg.norm(w.float() - weight.float() - b @ a)))
+    counts = range(1, iterations + 1) or [iterations]  # PEFT itself refuses 0
+    iterates = [on_cpu()(w.contiguous(), bits, rank, count) for count in counts]
+    errors = [float(torch.linalg.norm(w.float() - weight.float() - b @ a)) for weight, a, b in iterates]
+    weight, a, b = iterates[-1]
     flat = torch.cat([weight.reshape(-1), weight.new_zeros(-weight.numel() % 64)]).reshape(-1, 64)
     scale = flat.abs().amax(dim=1)
     ratio = flat / torch.where(scale > 0, scale, 1.0)[:, None]

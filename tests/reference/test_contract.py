@@ -21,7 +21,7 @@ S, Z = ref.fit_grid(W, bits=4)
 CODES = ref.quantize(W, S, Z, bits=4)
 LEAF, OTHER = ref.moment_leaf(W, index=0), ref.moment_leaf(D, index=1)
 B, A = ref.eora(D, C, rank=2)
-BINARY = ref.bcq(W, bits=2, group_size=4, offset=True)
+BINARY: Any = ref.bcq(W, bits=2, group_size=4, offset=True)
 PACKED = ref.bcq_pack(*BINARY)
 PLANES, PLANES5 = CODES % 4, np.repeat(CODES, 2, axis=0)[:5] % 4
 SCALE = np.abs(D).reshape(4, 2, 4)[..., :2].copy()
