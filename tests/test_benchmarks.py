@@ -158,3 +158,19 @@ def test_gates_pass_what_is_right_and_stop_what_is_not(harness: ModuleType, topi
         if name != case.baseline:
             with pytest.raises(AssertionError, match=name):
                 case.gate({**results, name: spoil(topic, results[name])})
+
+
+def test_the_gate_of_dora_looks_at_gradients_and_at_bytes(harness: ModuleType) -> None:
+    pytest.importorskip("peft")
+    module = harness._load("dora", harness.topics()["dora"])
+    case = next(iter(module.cases(quick=True)))
+    results = {name: call() for name, call in case.contenders.items()}
+    figures = case.gate(results)
+    assert figures["lowbit DoRA: gradient error"] < 1e-5
+    assert figures["lowbit DoRA: bytes kept"] < figures["PEFT DoRA: bytes kept"]
+    off = [tuple(part * 1.0001 for part in layer) for layer in results["lowbit DoRA"]]
+    with pytest.raises(AssertionError, match="lowbit DoRA: gradients are 1"):
+        case.gate({**results, "lowbit DoRA": off})
+    case.gate.args[0]["lowbit DoRA"] = case.gate.args[0]["PEFT DoRA"]  # a layer that keeps what theirs keeps
+    with pytest.raises(AssertionError, match=r"lowbit DoRA: keeps 1\.\d+ times the bytes of LoRA"):
+        case.gate(results)
