@@ -16,8 +16,9 @@ from . import backend
 from .binary_coding import dense_weight
 from .dora_layer import DoRALinear
 from .packing import word_count
+from .scale_layer import ScaleTunedLinear
 
-__all__ = ["BCQLinear", "DoRALinear", "LowRankLinear", "QuantLinear", "RotatedLinear"]
+__all__ = ["BCQLinear", "DoRALinear", "LowRankLinear", "QuantLinear", "RotatedLinear", "ScaleTunedLinear"]
 
 _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 

@@ -12,7 +12,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import BCQLinear, LowRankLinear, QuantLinear, RotatedLinear  # noqa: E402
+from lowbit.accel.torch_cuda.layers import (  # noqa: E402
+    BCQLinear,
+    LowRankLinear,
+    QuantLinear,
+    RotatedLinear,
+    ScaleTunedLinear,
+)
 from lowbit.reference.errors import SpecError  # noqa: E402
 
 from .torch_cases import moment, poisoned, weights  # noqa: E402, F401
@@ -144,6 +150,51 @@ def test_scales_of_a_binary_layer_can_be_trained() -> None:
     torch.testing.assert_close(x.grad, upstream @ torch_cuda.bcq_weight(*code))
     with torch.no_grad():
         torch.testing.assert_close(layer(x), x @ torch_cuda.bcq_weight(*code).T)
+
+
+@pytest.mark.parametrize("size", [None, 8])
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_scale_tuning_trains_one_scale_per_group(size: int | None, offset: bool, bias: bool) -> None:
+    """The same output and gradients as the binary layer under autograd, for plane 0 only; nothing else moves."""
+    code = torch_cuda.bcq(weights(0, 6, 16), bits=3, group_size=size, offset=offset)
+    shift = weights(3, 6) if bias else None
+    plain, layer = BCQLinear.from_code(code, bias=shift), ScaleTunedLinear(BCQLinear.from_code(code, bias=shift))
+    plain.scale.requires_grad_()
+    assert [name for name, p in layer.named_parameters() if p.requires_grad] == ["alpha"]
+    frozen = {name: value.clone() for name, value in layer.base.state_dict().items()}
+    upstream = weights(2, 2, 3, 6)
+    one, two = (weights(1, 2, 3, 16).requires_grad_() for _ in range(2))
+    for module, x in ((plain, one), (layer, two)):
+        y = module(x)
+        y.backward(upstream)
+    torch.testing.assert_close(layer(two), plain(one))
+    torch.testing.assert_close(two.grad, one.grad)
+    assert layer.alpha.grad is not None
+    assert plain.scale.grad is not None
+    torch.testing.assert_close(layer.alpha.grad, plain.scale.grad[:, 0])
+    with torch.no_grad():
+        torch.testing.assert_close(layer(two), plain(one))
+    torch.optim.AdamW(layer.parameters(), lr=0.1).step()
+    assert all(torch.equal(value, frozen[name]) for name, value in layer.base.state_dict().items())
+    assert not torch.equal(layer.alpha, layer.base.scale[:, 0])
+    assert "trainable=" in repr(layer)
+    low = ScaleTunedLinear(BCQLinear.from_code(code).bfloat16())
+    assert low.alpha.dtype == torch.float32
+    assert low(one.detach().bfloat16()).dtype == torch.bfloat16
+
+
+def test_scale_tuning_ends_at_the_least_squares_fit() -> None:
+    task, x = weights(0, 4, 16), weights(1, 200, 16)
+    code = torch_cuda.bcq(task + weights(2, 4, 16) / 3, bits=2)
+    layer = ScaleTunedLinear(BCQLinear.from_code(code))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1 / 16)
+    for _ in range(300):
+        optimizer.zero_grad()
+        ((layer(x) - x @ task.T) ** 2).sum().div(2 * len(x)).backward()
+        optimizer.step()
+    fitted = torch_cuda.fit_scales(task, x.T @ x, code.codes, code.scale, torch_cuda.trainable_scales(code.scale))
+    torch.testing.assert_close(layer.alpha[0].detach(), fitted[:, 0, 0])
 
 
 def test_binary_layers_refuse_what_does_not_fit() -> None:
