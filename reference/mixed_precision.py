@@ -270,7 +270,8 @@ def project_rows(w: npt.ArrayLike, bits: npt.ArrayLike, /, *, method: BinaryMeth
     r, w_hat = W.copy(), np.zeros_like(W)
     if method != "greedy":
         for b in np.unique(q).tolist():
-            w_hat[q == b] = bcq_weight(*bcq(W[q == b], bits=b, method=method, rounds=rounds))
+            code = bcq(W[q == b], bits=b, method=method, rounds=rounds)
+            w_hat[q == b] = bcq_weight(code.codes, code.scale, code.offset)
         return w_hat
     for i in range(int(q.max(initial=0))):
         on = (q > i)[:, None]

@@ -203,7 +203,8 @@ def project_rows(w: Array, bits: Array, /, *, method: BinaryMethod = "greedy", r
     out = np.empty(source.shape, source.dtype)
     if method != "greedy":
         for b in np.unique(q).tolist():
-            out[q == b] = bcq_weight(*bcq(source[q == b], bits=b, method=method, rounds=rounds))
+            code = bcq(source[q == b], bits=b, method=method, rounds=rounds)
+            out[q == b] = bcq_weight(code.codes, code.scale, code.offset)
     elif out.size:
         parts = pieces(*source.shape, elements=1 << 15)
         share(len(parts), lambda i: _greedy(source[slice(*parts[i])], q[slice(*parts[i])], out[slice(*parts[i])]))

@@ -172,7 +172,8 @@ def project_rows(w: Tensor, bits: Tensor, /, *, method: BinaryMethod = "greedy",
     if method != "greedy":
         for b in torch.unique(bits).tolist():
             rows = bits == b
-            out[rows] = bcq_weight(*bcq(w[rows].to(dtype), bits=b, method=method, rounds=rounds))
+            code = bcq(w[rows].to(dtype), bits=b, method=method, rounds=rounds)
+            out[rows] = bcq_weight(code.codes, code.scale, code.offset)
         return out
     for rows in row_chunks(w.shape[0], k, w.device):
         rest, total, planes = w[rows].to(dtype, copy=True), out[rows], bits[rows]

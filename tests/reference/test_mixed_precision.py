@@ -322,11 +322,16 @@ def test_m3c_is_binary_coding_row_by_row() -> None:
         found = ref.project_rows(w, bits, method=method, rounds=3)
         for row, q in enumerate(bits.tolist()):
             code = ref.bcq(w[row : row + 1], bits=q, method=method, rounds=3)
-            assert (found[row] == ref.bcq_weight(*code)[0]).all()
+            assert (found[row] == ref.bcq_weight(code.codes, code.scale, code.offset)[0]).all()
         assert ref.project_rows(w[:0], bits[:0], method=method).shape == (0, 40)
         assert ref.project_rows(w[:, :0], bits, method=method).shape == (6, 0)
     greedy = ref.bcq(w[:2], bits=2, method="greedy")
-    near(ref.project_rows(w[:2], [2, 2]), ref.bcq_weight(*greedy), roundings=200, magnitude=4)
+    near(
+        ref.project_rows(w[:2], [2, 2]),
+        ref.bcq_weight(greedy.codes, greedy.scale, greedy.offset),
+        roundings=200,
+        magnitude=4,
+    )
 
 
 def test_m3c_projecting_twice() -> None:
