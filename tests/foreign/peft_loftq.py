@@ -57,9 +57,6 @@ def loftq(
     if w.dtype == torch.float64:
         raise Unsupported("PEFT computes in float32")
     counts = range(1, iterations + 1) or [iterations]  # PEFT itself refuses 0
-    turns: list[tuple[Tensor, Tensor, Tensor]] = [on_cpu()(w.contiguous(), bits, rank, count) for count in counts]
-    errors = [float(torch.linalg.norm(w.float() - weight.float() - b @ a)) for weight, a, b in turns]
-    weight, a, b = turns[-1]
     iterates = [on_cpu()(w.contiguous(), bits, rank, count) for count in counts]
     errors = [float(torch.linalg.norm(w.float() - weight.float() - b @ a)) for weight, a, b in iterates]
     weight, a, b = iterates[-1]
