@@ -1,9 +1,9 @@
 """Chapter K on NumPy arrays: ranks under a budget. The rules are those of :mod:`lowbit.reference.rank_budget`.
 
-A rule gives every unit of ranks a priority that falls along a module, so what is bought at a given price level is found
-by a binary search per module, and the level by bisection over the bits of a float64: 63 times J log R steps instead of
-sorting J·R units. Priorities are computed where they are looked at, in float64 and in the specification's order of
-operations, so ties are the specification's.
+A rule gives every unit of ranks a priority that falls along a module, so what is bought at a given level is found by a
+binary search per module, and the level by bisection over the bits of a float64. Each step of the bisection narrows the
+searches of the next, so all of it looks at a few dozen units per module instead of sorting J·R. Priorities are computed
+where they are looked at, in float64 and in the specification's order of operations, so ties are the specification's.
 """
 
 from __future__ import annotations
@@ -156,12 +156,12 @@ def _priority(rule: int, a: Any, g: Any, c: Any, held: Any, factor: float, mu: i
 
 @kernel
 def _buy_above(
-    rule: int, a: Any, g: Any, c: Any, held: Any, factor: float, mu: int, first: Any, last: Any, price: Any,
-    level: int, left: int, n: Any,
+    rule: int, a: Any, g: Any, c: Any, held: Any, factor: float, mu: int, first: Any, price: Any,
+    few: Any, many: Any, level: int, left: int, n: Any,
 ) -> Any:  # fmt: skip
-    """Units of priority ``level`` or more into n; what is left of the budget, or -1 as soon as it is overdrawn."""
+    """Units of priority ``level`` or more, known to lie in few..many, into n; what is left, below 0 when overdrawn."""
     for j in range(first.size):
-        low, high = first[j], last[j]
+        low, high = few[j], many[j]
         while low < high:
             middle = (low + high) >> 1
             if _priority(rule, a, g, c, held, factor, mu, j, middle) >= level:
@@ -169,9 +169,8 @@ def _buy_above(
             else:
                 high = middle
         n[j] = low
-        left -= price[j] * (low - first[j])
-        if left < 0:
-            return -1
+        if left >= 0:  # once overdrawn, how far does not matter and might overflow
+            left -= price[j] * (low - first[j])
     return left
 
 
@@ -184,15 +183,19 @@ def _auction(
 
     With ``fill``, modules whose next unit is not covered drop out (what is left only shrinks) and the rest goes on.
     """
+    few, many = np.empty_like(n), np.empty_like(n)
     while True:
+        few[:], many[:] = first, last
         low, high = 1, _INF + 1  # nothing is due above the bits of infinity
         while low < high:
             middle = low + ((high - low) >> 1)
-            if _buy_above(rule, a, g, c, held, factor, mu, first, last, price, middle, left, n) >= 0:
+            if _buy_above(rule, a, g, c, held, factor, mu, first, price, few, many, middle, left, n) >= 0:
                 high = middle
+                few[:] = n
             else:
                 low = middle + 1
-        left = _buy_above(rule, a, g, c, held, factor, mu, first, last, price, low, left, n)
+                many[:] = n
+        left = _buy_above(rule, a, g, c, held, factor, mu, first, price, few, many, low, left, n)
         if low == 1:
             return left  # everything that gains something
         blocked = False

@@ -2,8 +2,8 @@
 
 A rule gives every unit of ranks a time at which it is due, in float64 and in the specification's order of operations.
 Times rise along a module, so what is due by a given time is one batched binary search, and the time at which the
-budget ends is found by bisection over the bits of a float64. Units due at exactly that time are bought from the lower
-module on. Tables stay on the device of the arguments; the few units that "fill" adds are chosen on the host.
+budget ends is bracketed by bisection over the bits of a float64. The few units in the bracket are sorted, stably, so
+that equal ones are bought from the lower module on. "fill" repeats that for the modules that are still affordable.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ __all__ = [
 
 I32_MAX = 2**31 - 1
 _INF = 2047 << 52  # bits of infinity
+_SORTED = 2**16  # units that are sorted rather than bisected further
 _MOST = 2**46  # largest sum that is spent: int64 holds it for a hundred thousand modules
 
 
@@ -60,12 +61,15 @@ def _spectra(clause: str, name: str, x: Tensor, like: Tensor | None = None) -> t
     x = as_weights(clause, name, x, like=like)
     check_matrix(clause, name, x.shape, (None, None))
     refuse_nan(clause, name, x)
-    for what, bad in (("be >= 0", x < 0), ("descend", x[:, 1:] > x[:, :-1])):
+    # What descends to a last value that is not negative has no negative value.
+    for what, bad in (("descend", x[:, 1:] > x[:, :-1]), ("be >= 0", x[:, -1:] < 0)):
         if bool(bad.any()):
             j, i = (int(n) for n in bad.nonzero()[0])
-            raise SpecError(clause, f"{name} must {what}, got {x[j, i : i + 2].tolist()} in module {j}")
-    squares = x.to(torch.float64).square()
-    if not bool(torch.isfinite(squares.sum(dim=1)).all()):
+            shown = x[j, i : i + 2] if what == "descend" else x[j, -1:]
+            raise SpecError(clause, f"{name} must {what}, got {shown.tolist()} in module {j}")
+    wide = x.to(torch.float64)
+    squares = wide * wide
+    if x.dtype == torch.float64 and not bool(torch.isfinite(squares.sum(dim=1)).all()):
         raise SpecError(clause, f"the squares of {name} overflow float64")
     return x, squares
 
@@ -77,7 +81,7 @@ def _each(clause: str, name: str, x: Tensor, like: Tensor, *, signed: bool = Fal
     refuse_nan(clause, name, x)
     if not signed and bool((x < 0).any()):
         raise SpecError(clause, f"{name} must be >= 0, got {float(x.min())}")
-    return x.to(torch.float64)
+    return x.to(torch.float64) + 0.0  # no negative zero: bits are compared
 
 
 def _whole(clause: str, name: str, x: Tensor, like: Tensor, least: int) -> Tensor:
@@ -111,16 +115,20 @@ def _units(
 
 
 class _Table:
-    """Times (J, T) at which units are due, rising along each row; infinity: never."""
+    """Times (J, T) at which units are due, as bits of float64, rising along each row; infinity: never."""
 
-    def __init__(self, times: Tensor) -> None:
-        self.keys = times.contiguous().view(torch.int64)  # non-negative floats compare as their bits
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys.contiguous()
 
     def due(self, bits: int, first: Tensor, last: Tensor) -> Tensor:
         """Units of each module, within its bounds, that are due at the time of these bits or before."""
         level = torch.full((self.keys.shape[0], 1), bits, dtype=torch.int64, device=self.keys.device)
         count = torch.searchsorted(self.keys, level, right=True)[:, 0]
         return torch.minimum(torch.maximum(count, first), last)
+
+    def at(self, module: Tensor, unit: Tensor) -> Tensor:
+        """Times of some units, as bits."""
+        return self.keys[module, unit]
 
 
 class _Factor:
@@ -139,6 +147,10 @@ class _Factor:
         for _ in range(2):
             count -= ((count > low) & ((count - 0.5) * self.mu / self.sigma > at)).double()
         return count.to(torch.int64)
+
+    def at(self, module: Tensor, unit: Tensor) -> Tensor:
+        """As :meth:`_Table.at`."""
+        return ((unit.double() + 0.5) * self.mu / self.sigma[module]).view(torch.int64)
 
 
 def _market(
@@ -166,29 +178,30 @@ def _market(
 def _buy(times: _Table | _Factor, price: Tensor, first: Tensor, last: Tensor, room: int) -> tuple[Tensor, int, bool]:
     """Units by rising time, ties by the lower module, to the first that is not covered; whether there was one."""
 
-    def left_at(bits: int) -> int:
-        more = times.due(bits, first, last) - first
-        return room - int((price * more).clamp_max(room + 1).sum())
+    def left_after(n: Tensor) -> int:
+        return room - int((price * (n - first)).clamp_max(room + 1).sum())
 
     low, high = -1, _INF - 1  # before time 0 nothing is due, at the largest finite time everything that gains something
-    left = left_at(high)
+    few, many = first, times.due(high, first, last)
+    left = left_after(many)
     if left >= 0:
-        return times.due(high, first, last), left, False
-    while high - low > 1:
+        return many, left, False
+    while high - low > 1 and int((many - few).sum()) > _SORTED:
         middle = (low + high) // 2
-        if left_at(middle) >= 0:
-            low = middle
+        n = times.due(middle, few, many)
+        if left_after(n) >= 0:
+            low, few = middle, n
         else:
-            high = middle
-    n, tied = (times.due(bits, first, last) if bits >= 0 else first for bits in (low, high))
-    left = room - int((price * (n - first)).sum())
-    module = torch.repeat_interleave(torch.arange(len(n), device=n.device), tied - n)  # of every unit due at ``high``
-    fits = torch.cumsum(price[module], dim=0) <= left
-    return (
-        n + torch.bincount(module[fits], minlength=len(n)),
-        left - int(price[module[fits]].sum()),
-        True,
-    )
+            high, many = middle, n
+    left = left_after(few)
+    between = many - few
+    module = torch.repeat_interleave(torch.arange(len(few), device=few.device), between)
+    unit = torch.arange(len(module), device=few.device) - torch.repeat_interleave(between.cumsum(0) - between, between)
+    module = module[torch.argsort(times.at(module, few[module] + unit), stable=True)]
+    spent = torch.cumsum(price[module], dim=0)
+    count = int(torch.searchsorted(spent, left, right=True))
+    bought = torch.bincount(module[:count], minlength=len(few))
+    return few + bought, left - (int(spent[count - 1]) if count else 0), True
 
 
 # --- what a rank buys, and what it costs -----------------------------------------------------------------------------
@@ -311,10 +324,10 @@ def _goods(
 def _gains(clause: str, squares: Tensor, importance: Tensor, mu: int) -> Tensor:
     """Weighted error that each unit removes, (J, R // μ), summed from the first value of a unit on."""
     count = squares.shape[1] // mu
-    gain = torch.zeros((squares.shape[0], count), dtype=torch.float64, device=squares.device)
-    for i in range(mu):
-        gain += squares[:, i::mu][:, :count]
-    gain *= importance[:, None]
+    gain = squares[:, ::mu][:, :count]
+    for i in range(1, mu):
+        gain = gain + squares[:, i::mu][:, :count]
+    gain = gain * importance[:, None]
     if not bool(torch.isfinite(gain[:, :1]).all()):
         raise SpecError(clause, "importance times squared spectrum overflows float64")
     return gain
@@ -322,8 +335,7 @@ def _gains(clause: str, squares: Tensor, importance: Tensor, mu: int) -> Tensor:
 
 def _by_ratio(ratio: Tensor) -> _Table:
     """Times that rise as the error removed per price falls: the complement of its bits, infinity where it is 0."""
-    bits = ratio.contiguous().view(torch.int64)
-    return _Table(torch.where(ratio > 0, _INF - bits, _INF).view(torch.float64))
+    return _Table(_INF - ratio.contiguous().view(torch.int64))
 
 
 @operation
@@ -382,7 +394,7 @@ def allocate_threshold(
     spectra, squares = _spectra("K-6", "spectra", spectra)
     c, first, last, mu = _goods("K-6", squares, cost, low, high, multiple)
     shares = _shares(squares)[:, ::mu]
-    times = _Table(torch.where(shares < 1, shares, math.inf))
+    times = _Table(torch.where(shares < 1, shares, math.inf).view(torch.int64))  # floats >= 0 compare as their bits
     return _market("K-6", times, c, first, last, mu, budget, leftover)[0].to(torch.int32)
 
 

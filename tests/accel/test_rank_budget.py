@@ -17,12 +17,13 @@ Array = npt.NDArray[Any]
 pytest.importorskip("numba")
 pytest.importorskip("torch")
 
-BACKENDS = ("numba", "torch")
 
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Any:
-    return lowbit.load(request.param)
+@pytest.fixture(params=("numba", "torch", "torch, bisecting to the end"))
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    name, _, detail = request.param.partition(",")
+    if detail:  # at these sizes everything would be sorted
+        monkeypatch.setattr("lowbit.accel.torch_cuda.rank_budget._SORTED", 0)
+    return lowbit.load(name)
 
 
 def call(backend: Any, op: str, *arrays: Array, **options: Any) -> Any:
@@ -115,6 +116,14 @@ def test_extreme_sizes_of_numbers(backend: Any) -> None:
     for P in (0, 1, 12345):
         expected = ref.allocate_proportional(σ, c, zero, far, budget=P)
         np.testing.assert_array_equal(call(backend, "allocate_proportional", σ, c, zero, far, budget=P), expected)
+
+
+def test_negative_zero_is_zero(backend: Any) -> None:
+    S, none, c = np.array([[-0.0, -0.0], [2.0, -0.0]]), np.array([1.0, -0.0]), np.ones(2, np.int32)
+    low, high = np.zeros(2, np.int32), np.full(2, 2, np.int32)
+    assert not call(backend, "allocate_greedy", S, none, c, low, high, budget=9).any()
+    assert call(backend, "allocate_threshold", S, c, low, high, budget=9).tolist() == [0, 1]
+    assert call(backend, "allocate_proportional", none, c, low, high, budget=9).tolist() == [2, 0]
 
 
 def test_torch_says_when_a_sum_would_not_fit() -> None:
