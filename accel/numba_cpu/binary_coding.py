@@ -55,7 +55,8 @@ CHUNK = 4096  # values whose upper sums are kept in the precision of the data; c
 WORDS = 4  # packed words (128 columns) of a strip: their tables stay in the first-level cache
 STRIP = 1024  # rows of a strip
 SMALL = 1 << 15  # words of a product that is not worth a second thread
-LOOKUPS = 24  # planes times inputs up to which looking up beats a dense product
+TILE = 512  # columns of the weight that are expanded at a time
+LOOKUPS = {"avx512": 80, "portable": 24}  # planes times inputs up to which looking up beats a dense product
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -953,9 +954,10 @@ def product_path(dtype: Any = np.float32, *, inputs: int = 1, bits: int = 1, met
         bits: planes of the weight.
         method: as asked of the product.
     """
-    if method == "dequantize" or (method == "auto" and inputs * bits > LOOKUPS):
+    path = "avx512" if np.dtype(dtype) != np.float64 and has_permutes() else "portable"
+    if method == "dequantize" or (method == "auto" and inputs * bits > LOOKUPS[path]):
         return "dequantize"
-    return "avx512" if np.dtype(dtype) != np.float64 and has_permutes() else "portable"
+    return path
 
 
 def bcq_product(
@@ -1037,14 +1039,13 @@ def _finish(
 
 
 @kernel
-def _expand(planes: Any, scale: Any, shift: Any, k: int, r0: int, r1: int, out: Any) -> None:
-    """Rows r0 … r1 − 1 of the weight, transposed: out (k, r1 − r0)."""
-    groups, q, _ = scale.shape
-    g = k // groups
+def _expand(planes: Any, scale: Any, shift: Any, g: int, k0: int, k1: int, r0: int, r1: int, out: Any) -> None:
+    """Columns k0 … k1 − 1 of rows r0 … r1 − 1 of the weight, transposed: out (k1 − k0, r1 − r0)."""
+    q = scale.shape[1]
     rows = r1 - r0
-    for j in range(k):
+    for j in range(k0, k1):
         group, word, bit = j // g, j // 32, np.uint32(j % 32)
-        line = out[j]
+        line = out[j - k0]
         own = shift[group, r0:r1]
         for r in range(rows):
             line[r] = own[r]
@@ -1059,11 +1060,15 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
     k = x.shape[1]
     shift = fixed(np.zeros((len(scale), scale.shape[2]), scale.dtype) if offset is None else offset)
     parts = pieces(y.shape[1], 1, elements=256)
+    g = k // len(scale)
 
     def work(i: int) -> None:
         r0, r1 = parts[i]
-        tile = np.empty((k, r1 - r0), y.dtype)
-        _expand(planes, scale, shift, k, r0, r1, tile)
-        y[:, r0:r1] = x @ tile
+        tile = np.empty((min(k, TILE), r1 - r0), y.dtype)
+        for k0 in range(0, k, TILE):
+            k1 = min(k0 + TILE, k)
+            part = tile[: k1 - k0]
+            _expand(planes, scale, shift, g, k0, k1, r0, r1, part)
+            y[:, r0:r1] += x[:, k0:k1] @ part
 
     share(len(parts), work)
