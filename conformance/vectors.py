@@ -486,6 +486,71 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     table |= _scales(spec, np.random.default_rng(20240230)) | _allocations(spec)
     table.update(_rank_budgets(spec))
     table.update(_binary_codes(spec))
+    table.update(_directions(spec))
+    return table
+
+
+def _directions(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Chapter D: a layer in the middle of training, with a row of zeros, stored in three ways."""
+    random = np.random.default_rng(20240231)
+    m, k, r, scaling = 5, 12, 2, 2.0
+    w, b, a, x, grad = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((m, k), (m, r), (r, k), (3, k), (m, k))
+    )
+    w[1], b[1] = 0, 0
+    magnitude, bias = ((0.5 + random.random(m)).astype(np.float32) for _ in range(2))
+    stored = {
+        "linear": (w, b, a),
+        "transposed": (np.ascontiguousarray(w.T), b, a),
+        "conv": (w.reshape(m, 2, 3, 2), b.reshape(m, r, 1, 1), a.reshape(r, 2, 3, 2)),
+    }
+    bulk = np.abs(w).astype(np.float64) + scaling * np.abs(b).astype(np.float64) @ np.abs(a)
+    size = np.linalg.norm(bulk, axis=1)
+    norm = spec.dora_norm(w, b, a, scaling=scaling)
+    live = np.where(norm > 0, norm, 1.0)
+    # every quotient by the norm is off by what the norm is off by, relative
+    swell, factor = 1 + 2 * size / live, np.where(norm > 0, magnitude / live, 1.0)
+    reach = np.abs(factor)[:, None] * bulk * swell[:, None]
+    n = 2 * k + 2 * r + 12
+    table: dict[str, tuple[str, list[Case]]] = {}
+    for identifier, op, extra, wanted, rounding in (
+        ("D-1", "dora_magnitude", (), np.linalg.norm(w.astype(np.float64), axis=1), k + 4),
+        ("D-2", "dora_norm", (), size, n),
+        ("D-4", "dora_weight", (magnitude,), reach, n),
+    ):
+        cases = []
+        for layout, parts in stored.items():
+            given = [parts[0]] if op == "dora_magnitude" else [*parts, *extra]
+            options: dict[str, Any] = (
+                {"layout": layout} if op == "dora_magnitude" else {"scaling": scaling, "layout": layout}
+            )
+            magnitudes = wanted
+            if op == "dora_weight":
+                magnitudes = wanted.T if layout == "transposed" else wanted.reshape(parts[0].shape)
+            value = getattr(spec, op)(*given, **options)
+            cases.append(
+                _case(f"{layout}, a row of zeros", given, options, [_forward("", value, magnitudes, rounding)])
+            )
+        table[identifier] = (op, cases)
+    dropped = (2 * x * (np.arange(k) % 2)).astype(np.float32)
+    arrays = [x, dropped, w, bias, b, a, magnitude]
+    total = (np.abs(x) + np.abs(dropped)).astype(np.float64) @ np.abs(w).T + bias
+    total = total + np.abs(dropped).astype(np.float64) @ (np.abs(factor)[:, None] * bulk * swell[:, None]).T * 2
+    value = spec.dora_forward(*arrays, scaling=scaling)
+    about = "every second input dropped, a row of zeros"
+    table["D-5"] = ("dora_forward", [_case(about, arrays, {"scaling": scaling}, [_forward("", value, total, n)])])
+    for identifier, detach in (("D-6", True), ("D-6a", False)):
+        inner = (np.abs(grad) * bulk).sum(axis=1) / live
+        through = np.abs(grad) if detach else np.abs(grad) + inner[:, None] * bulk / live[:, None]
+        spread = np.abs(factor)[:, None] * through * (swell**2)[:, None] * 4
+        found = spec.dora_gradient(grad, w, b, a, magnitude, scaling=scaling, detach=detach)
+        expect = [
+            _forward("B", found.B, scaling * spread @ np.abs(a).T, n + m),
+            _forward("A", found.A, scaling * np.abs(b).T @ spread, n + m),
+            _forward("magnitude", found.magnitude, inner * swell * 2, n + m),
+        ]
+        rule = {"scaling": scaling, "detach": detach}
+        table[identifier] = ("dora_gradient", [_case("a row of zeros", [grad, w, b, a, magnitude], rule, expect)])
     return table
 
 
