@@ -211,6 +211,20 @@ def test_greedy_on_ties(kit: Kit, problem: RankProblem, leftover: str) -> None:
 @clause("K-5b", tier="certificate", problem=strategies.rank_problems(ties=False, modules=3, values=5))
 def test_nothing_cheaper_is_better(kit: Kit, problem: RankProblem) -> None:
     """Brute force over all allocations that spend no more than this one did."""
+    nothing_cheaper_is_better(kit, problem)
+
+
+@clause("K-5b", tier="certificate")
+def test_gain_per_cost_decides(kit: Kit) -> None:
+    """Two modules where one dear rank and three cheap ones compete: what counts is the squared value per cost."""
+    for dear in (3.0, 4.0):  # 9 against 3 · 4, then 16 against 3 · 4
+        spectra = np.array([[dear, 0.5, 0.25], [2.0, 2.0, 2.0]], np.float32)
+        each = [np.array(v, np.int32) for v in ([3, 1], [0, 0], [3, 3])]
+        nothing_cheaper_is_better(kit, RankProblem(spectra, np.ones(2, np.float32), *each, budget=3, multiple=1))
+
+
+def nothing_cheaper_is_better(kit: Kit, problem: RankProblem) -> None:
+    """The error left, against the least that any allocation of the same spending leaves."""
     *arrays, budget, multiple = problem
     found = kit.call("allocate_greedy", *arrays, budget=budget, multiple=multiple)
     n = counted(kit, found, problem)

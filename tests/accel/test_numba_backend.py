@@ -57,6 +57,8 @@ def test_layouts_do_not_matter(op: str, layout: str) -> None:
     args, options = calls(numba_cpu, "float64")[op]
 
     def changed(a: Any) -> Any:
+        if a.ndim == 0 and layout in ("reversed", "fortran"):  # NumPy's functions for these make it another shape
+            return a.copy()
         if layout == "strided":
             wide = np.full((*a.shape, 2), 7, a.dtype)
             wide[..., 0] = a
