@@ -99,16 +99,24 @@ def _powers(x: Any, out: Any, rows: int, size: int, lanes: int, scale: float) ->
 
 
 @kernel
+def _aligned(size: int, like: Any) -> Any:
+    """Memory for vectors that begins with a cache line, so that none of them lies across two."""
+    raw = np.empty(size + 64 // like.itemsize, like.dtype)
+    start = (-raw.ctypes.data % 64) // like.itemsize
+    return raw[start : start + size]
+
+
+@kernel
 def _lookups(x: Any, out: Any, rows: int, index: Any, order: int, twos: int, lanes: int, scale: float) -> Any:
     """As :func:`_tables` for short tables: sums of four entries are made once and picked by every row of the table."""
     finite = True
     size = order * twos
     batch = max(1, 2 * lanes // twos)
-    scratch = np.empty(batch * size, out.dtype)
+    scratch = _aligned(batch * size, out)
     vectors, count = twos // lanes, order // 4
     places = np.empty(batch * vectors + 2, np.int64)
     half = 16 * count * lanes
-    sums = np.empty(2 * half, out.dtype)
+    sums = _aligned(2 * half, out)
     for r in range(0, rows, batch):
         many = min(batch, rows - r)
         for b in range(many):
@@ -133,7 +141,7 @@ def _tables(x: Any, out: Any, rows: int, table: Any, order: int, twos: int, lane
     finite = True
     size = order * twos
     batch = max(1, COLUMNS * lanes // twos)  # so many rows fill a tile
-    scratch = np.empty(batch * size, out.dtype)
+    scratch = _aligned(batch * size, out)
     vectors = twos // lanes
     places = np.empty(batch * vectors + COLUMNS, np.int64)
     for r in range(0, rows, batch):
