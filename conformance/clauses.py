@@ -32,8 +32,8 @@ CHAPTERS = {
     "G": "second-order compression",
     "C": "second moments and low-rank patches",
     "E": "eigenspace compensation",
-    "D": "magnitude and direction apart",
     "K": "ranks under a budget",
+    "D": "magnitude and direction apart",
     "H": "rotation",
     "A": "the contract itself",
 }
