@@ -67,12 +67,12 @@ def test_the_reasons(outcomes: dict[str, list[Any]], clause: str, words: str) ->
 
 
 def test_inputs_with_two_axes_or_more_are_right() -> None:
-    """The axis is all that D-5 finds."""
+    """The axis, and an output that a large bias rounds away before it is scaled, are all that D-5 finds."""
 
-    def dora_forward(x: Any, dropped: Any, *rest: Any, **options: Any) -> Any:
+    def dora_forward(x: Any, dropped: Any, w: Any, bias: Any, *rest: Any, **options: Any) -> Any:
         if x.ndim > 1:
-            return peft_dora.dora_forward(x, dropped, *rest, **options)
-        return peft_dora.dora_forward(x[None], dropped[None], *rest, **options)[0]
+            return peft_dora.dora_forward(x, dropped, w, 0 * bias, *rest, **options) + bias
+        return peft_dora.dora_forward(x[None], dropped[None], w, 0 * bias, *rest, **options)[0] + bias
 
     backend = SimpleNamespace(**{**vars(peft_dora), "dora_forward": dora_forward})
     assert [o.status for o in run(backend, ["D-5"]) if o.check.clause.id == "D-5"] == ["pass"]
