@@ -219,8 +219,9 @@ def test_gain_per_cost_decides(kit: Kit) -> None:
     """Two modules where one dear rank and three cheap ones compete: what counts is the squared value per cost."""
     for dear in (3.0, 4.0):  # 9 against 3 · 4, then 16 against 3 · 4
         spectra = np.array([[dear, 0.5, 0.25], [2.0, 2.0, 2.0]], np.float32)
-        each = [np.array(v, np.int32) for v in ([3, 1], [0, 0], [3, 3])]
-        nothing_cheaper_is_better(kit, RankProblem(spectra, np.ones(2, np.float32), *each, budget=3, multiple=1))
+        cost, low, high = (np.array(v, np.int32) for v in ([3, 1], [0, 0], [3, 3]))
+        problem = RankProblem(spectra, np.ones(2, np.float32), cost, low, high, budget=3, multiple=1)
+        nothing_cheaper_is_better(kit, problem)
 
 
 def nothing_cheaper_is_better(kit: Kit, problem: RankProblem) -> None:
