@@ -109,6 +109,6 @@ def cases(*, quick: bool) -> Iterator[Case]:
         },
         gate=partial(gate, problem=problem, budget=budget),
         repeats=5,
-        note="The issue asks for less than a second.",
+        note="Goal: under a second.",
         memory=True,
     )

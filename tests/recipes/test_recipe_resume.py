@@ -119,23 +119,28 @@ def test_killed_twenty_times(small: Callable[..., CompressOptions], tmp_path: Pa
 
 @pytest.mark.slow
 def test_twenty_kills_during_one_run_of_a_real_model(smollm2: Path, tmp_path: Path) -> None:
-    """SmolLM2-135M, one directory: twenty kills at random moments of whatever is left to do, then completion."""
+    """SmolLM2-135M, one directory: twenty kills at random moments from the first block to the last, then completion."""
 
     def make(out: Path) -> CompressOptions:
         return CompressOptions(model=str(smollm2), out=out, bits=4, samples=2, length=256, spectrum=False)
 
     started = time.monotonic()
     assert run(make(tmp_path / "whole")) == 0
-    duration = time.monotonic() - started
+    block = (time.monotonic() - started) / 30
     draw = random.Random(20)
     out = tmp_path / "out"
-    kills = 0
-    while kills < 20:
-        # Opening the model takes part of every attempt: a longer wait would end the run before the twentieth kill.
-        code = run(make(out), after=draw.uniform(0.05, 0.5) * duration)
-        assert code == -signal.SIGKILL
+    for shards in sorted(draw.randint(0, 30) for _ in range(20)):
+        child = _CONTEXT.Process(target=_work, args=(make(out).model_dump(), None))
+        child.start()
+        while child.is_alive() and len(list(out.glob("model-*.safetensors"))) < shards:
+            time.sleep(0.01)
+        child.join(draw.uniform(0, block))
+        assert child.is_alive()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         assert not (out / "config.json").exists()
-        kills += 1
     assert run(make(out)) == 0
     assert contents(out) == contents(tmp_path / "whole")
 
