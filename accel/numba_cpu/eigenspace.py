@@ -129,7 +129,7 @@ def _top(gram: F64, rank: int, spectrum: bool) -> tuple[F64, F64]:
     if rank == 0:
         values = scipy.linalg.eigvalsh(symmetric, overwrite_a=True, check_finite=False)
         return np.maximum(values[::-1], 0), gram[:, :0]
-    if spectrum or 4 * rank >= n:
+    if spectrum or n <= _EXACT_BELOW or 4 * rank >= n:
         values, vectors = np.linalg.eigh(symmetric)
     else:
         values, vectors = scipy.linalg.eigh(

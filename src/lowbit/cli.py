@@ -175,7 +175,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output directory.")] = Path("demo-out"),
     bits: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 3,
     rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 32,
-    quantizer: Annotated[str, typer.Option(help="rtn or gptq.")] = "gptq",
+    quantizer: Annotated[str, typer.Option(help="rtn or gptq.")] = "rtn",
     samples: Annotated[int, typer.Option(help="Calibration samples of 1024 tokens.")] = 16,
     device: Device = "cpu",
     threads: Threads = None,

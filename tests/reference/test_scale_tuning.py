@@ -292,7 +292,7 @@ def test_u5_fit_is_least_squares_on_the_outputs(problem: tuple[int, int, int, in
 
 
 def test_u5_tuning_by_gradient_ends_at_the_fit() -> None:
-    """The issue's oracle: training α_1 alone on a linear model is least squares."""
+    """The oracle: training α_1 alone on a linear model is least squares."""
     g = np.random.default_rng(5)
     w, x = g.standard_normal((3, 16)), g.standard_normal((200, 16))
     codes, α = greedy(w, 3)
