@@ -118,6 +118,20 @@ def test_backends_share_types_and_checks_but_no_algorithm(module: str, path: Pat
             assert allowed, f"{module} imports {name}: a conformance test would compare it with itself"
 
 
+def test_tables_that_backends_may_import_are_literals() -> None:
+    """ADR 0008: data is shared, logic is not."""
+    body = ast.parse((FOLDERS["lowbit.reference"] / "tables.py").read_text(encoding="utf-8")).body
+    for statement in body:
+        if isinstance(statement, ast.ImportFrom):
+            assert statement.module == "__future__"
+        elif isinstance(statement, ast.Expr):
+            assert isinstance(statement.value, ast.Constant)  # the docstring
+        else:
+            assert isinstance(statement, ast.Assign | ast.AnnAssign), ast.unparse(statement)[:80]
+            assert statement.value is not None
+            ast.literal_eval(statement.value)
+
+
 @pytest.mark.parametrize("module, path", CONFORMANCE, ids=ids)
 def test_the_kit_never_imports_a_backend(module: str, path: Path) -> None:
     names = imports(module, path)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lowbit.accel.boundary import refuse_nonfinite
+from lowbit.accel.boundary import check_matrix, refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
 from ._jit import kernel, pieces, share
@@ -81,6 +81,15 @@ def refuse_bad(clause: str, name: str, x: Array) -> None:
     share(len(parts), scan)
     if any(found):
         refuse_found(clause, name, x)
+
+
+def finite_weights(clause: str, name: str, x: Any, shape: tuple[int | None, ...] | None = None) -> Array:
+    """:func:`weights` of a shape, without NaN and infinities; float16 is looked at in float32."""
+    given = weights(clause, name, x)
+    if shape is not None:
+        check_matrix(clause, name, given.shape, shape)
+    refuse_bad(clause, name, fixed(given, working_dtype(given)))
+    return given
 
 
 def refuse_found(clause: str, name: str, x: Array) -> None:

@@ -24,7 +24,7 @@ from lowbit.reference.types import (
     LowRank,
 )
 
-from ._arrays import Array, fixed, refuse_bad, weights, working_dtype
+from ._arrays import Array, finite_weights, fixed, refuse_bad, weights, working_dtype
 from ._jit import kernel, pieces, share
 from ._vector import lane_sum
 from .low_rank import svd_patch
@@ -63,13 +63,6 @@ def _rows(w: Array, layout: str) -> Array:
     return w.reshape(m, k)
 
 
-def _checked(clause: str, name: str, x: Any) -> Array:
-    """A floating array without NaN and infinities."""
-    given = weights(clause, name, x)
-    refuse_bad(clause, name, fixed(given, working_dtype(given)))
-    return given
-
-
 def _update(
     clause: str, w: Any, b: Any, a: Any, scaling: float, layout: str, *others: Array, name: str = "w"
 ) -> _Update:
@@ -81,14 +74,6 @@ def _update(
     rows = fixed(_rows(given[0], layout), working_dtype(*given, *others))
     left = fixed(given[1].reshape(m, r).astype(np.float64) * scaling)
     return _Update(rows, left, fixed(given[2].reshape(r, k), np.float64))
-
-
-def _vector(clause: str, name: str, x: Any, n: int) -> Array:
-    """A checked vector."""
-    given = weights(clause, name, x)
-    check_matrix(clause, name, given.shape, (n,))
-    refuse_bad(clause, name, fixed(given, working_dtype(given)))
-    return given
 
 
 def _stored(rows: Array, shape: tuple[int, ...], layout: str) -> Array:
@@ -221,7 +206,7 @@ def factored_norm(w: Array, square_norm: Array, b: Array, a: Array, /, *, scalin
     """
     shape = weights("D-3", "w", w).shape
     check_matrix("D-3", "w", shape, (None, None))
-    kept = _vector("D-3", "square_norm", square_norm, shape[0])
+    kept = finite_weights("D-3", "square_norm", square_norm, (shape[0],))
     if (kept < 0).any():
         raise SpecError("D-3", f"square_norm must be >= 0, got {kept.min()}")
     rows, left, right = _update("D-3", w, b, a, scaling, "linear", kept)
@@ -244,7 +229,7 @@ def _layer(
 ) -> tuple[_Update, Array]:
     """Checked weight, factors and magnitude."""
     m, _ = check_rows(clause, "w", weights(clause, "w", w).shape, layout)
-    checked = _vector(clause, "magnitude", magnitude, m)
+    checked = finite_weights(clause, "magnitude", magnitude, (m,))
     given = _update(clause, w, b, a, scaling, layout, checked, *others)
     return given, checked.astype(given.w.dtype)
 
@@ -298,9 +283,9 @@ def dora_forward(
     """
     if layout == "conv":
         raise SpecError("D-5", "layout 'conv' has no matrix product: convolve with dora_weight(...)")
-    seen, left = _checked("D-5", "x", x), _checked("D-5", "dropped", dropped)
+    seen, left = finite_weights("D-5", "x", x), finite_weights("D-5", "dropped", dropped)
     given, m = _layer("D-5", w, b, a, magnitude, scaling, layout, seen, left)
-    shift = _vector("D-5", "bias", bias, len(given.w))
+    shift = finite_weights("D-5", "bias", bias, (given.w.shape[0],))
     if seen.shape != left.shape or seen.ndim < 1 or seen.shape[-1] != given.w.shape[1]:
         raise SpecError(
             "D-5", f"x and dropped must be equal and end in {given.w.shape[1]}, got {seen.shape} and {left.shape}"
@@ -344,7 +329,7 @@ def dora_gradient(
     """
     if not isinstance(detach, bool):
         raise SpecError("D-6", f"detach must be True or False, got {detach!r}")
-    direction = _checked("D-6", "grad", grad)
+    direction = finite_weights("D-6", "grad", grad)
     given, m = _layer("D-6", w, b, a, magnitude, scaling, layout, direction)
     if direction.shape != w.shape:
         raise SpecError("D-6", f"grad must have the shape {w.shape} of w, got {direction.shape}")
@@ -418,7 +403,7 @@ def dora_unmerge(
         SpecError: D-7 for arguments that do not fit and a factor of 0; A-4 for NaN and infinities.
     """
     m, _ = check_rows("D-7", "merged", weights("D-7", "merged", merged).shape, layout)
-    divisor = _vector("D-7", "factor", factor, m)
+    divisor = finite_weights("D-7", "factor", factor, (m,))
     given = _update("D-7", merged, b, a, scaling, layout, divisor, name="merged")
     if not divisor.all():
         raise SpecError("D-7", f"factor is 0 in row {int(np.flatnonzero(divisor == 0)[0])}: the merge erased it")
@@ -438,7 +423,7 @@ def _pair(names: tuple[str, str], b: Array, a: Array) -> tuple[Array, Array]:
     left, right = weights("D-8", names[0], b), weights("D-8", names[1], a)
     check_matrix("D-8", names[0], left.shape, (None, None))
     check_matrix("D-8", names[1], right.shape, (left.shape[1], None))
-    return _checked("D-8", names[0], left), _checked("D-8", names[1], right)
+    return finite_weights("D-8", names[0], left), finite_weights("D-8", names[1], right)
 
 
 def dvora_factors(b: Array, a: Array, row_scale: Array, rank_scale: Array, /) -> LowRank[Array]:
@@ -457,8 +442,8 @@ def dvora_factors(b: Array, a: Array, row_scale: Array, rank_scale: Array, /) ->
         SpecError: D-8 for arguments that do not fit; A-4 for NaN and infinities.
     """
     left, right = _pair(("b", "a"), b, a)
-    row = _vector("D-8", "row_scale", row_scale, left.shape[0])
-    rank = _vector("D-8", "rank_scale", rank_scale, right.shape[0])
+    row = finite_weights("D-8", "row_scale", row_scale, (left.shape[0],))
+    rank = finite_weights("D-8", "rank_scale", rank_scale, (right.shape[0],))
     dtype = working_dtype(left, right, row, rank)
     return LowRank(
         np.multiply(row[:, None], left, dtype=dtype, order="C"),
@@ -507,7 +492,7 @@ def decomposition_change(w: Array, start: Array, /) -> DecompositionChange:
     given, before = weights("D-9", "w", w), weights("D-9", "start", start)
     check_matrix("D-9", "w", given.shape, (None, None))
     check_matrix("D-9", "start", before.shape, given.shape)
-    given, before = _checked("D-9", "w", given), _checked("D-9", "start", before)
+    given, before = finite_weights("D-9", "w", given), finite_weights("D-9", "start", before)
     m, k = given.shape
     parts = pieces(m, k)
     found = np.zeros((len(parts), 2))

@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from lowbit.accel.boundary import check_matrix, check_patch, check_square, refuse_nonfinite
+from lowbit.accel.boundary import check_matrix, check_patch, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
+
+from ._arrays import fixed, refuse_bad, working_dtype
 
 __all__ = [
     "eora",
@@ -44,26 +46,14 @@ _PANEL = 512  # columns of D per Gram panel
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _finite(clause: str, **arrays: Array) -> None:
-    """Refuse NaN and infinities, naming the argument and the first position [A-4]."""
-    for name, x in arrays.items():
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = float(x.sum(dtype=np.promote_types(x.dtype, np.float32)))
-        if math.isfinite(total):
-            continue
-        bad = ~np.isfinite(x)
-        count = int(np.count_nonzero(bad))
-        if count:
-            refuse_nonfinite(clause, name, count, tuple(int(i) for i in np.argwhere(bad)[0]))
-
-
 def _problem(clause: str, d: Array, c: Array) -> None:
     check_matrix(clause, "d", d.shape, (None, None))
     check_square(clause, "c", c.shape, d.shape[1])
     for name, x in (("d", d), ("c", c)):
         if x.dtype.kind != "f":
             raise SpecError(clause, f"{name} must hold real floating-point numbers, got {x.dtype}")
-    _finite(clause, d=d, c=c)
+    for name, x in (("d", d), ("c", c)):
+        refuse_bad(clause, name, fixed(x, working_dtype(x)))
 
 
 def _float(*arrays: Array) -> np.dtype[Any]:
@@ -241,7 +231,8 @@ def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
     _problem("E-6", d, c)
-    _finite("E-6", b=b, a=a)
+    for name, x in (("b", b), ("a", a)):
+        refuse_bad("E-6", name, fixed(x, working_dtype(x)))
     d64, c64, b64, a64 = (x.astype(np.float64) for x in (d, c, b, a))
     dc = d64 @ c64
     rest = dc - b64 @ (a64 @ c64)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.accel import hadamard
-from lowbit.accel.boundary import check_matrix, check_seed, check_square
+from lowbit.accel.boundary import check_seed, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,
@@ -22,7 +22,7 @@ from lowbit.reference.types import (
     Scheme,
 )
 
-from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
+from ._arrays import Array, finite_weights, fixed, refuse_bad, refuse_found, weights, working_dtype
 from ._hadamard import BYTES, COLUMNS, FAR, NEAR, combinations, picked_sums, table_tile
 from ._jit import kernel, pieces, share
 from .philox import philox_normal, philox_words
@@ -400,14 +400,6 @@ def random_orthogonal(*, order: int, seed: int, index: int = 0) -> Array:
 # --- weights
 
 
-def _finite(clause: str, name: str, x: Any, shape: tuple[int | None, ...]) -> Array:
-    """A checked argument."""
-    given = weights(clause, name, x)
-    check_matrix(clause, name, given.shape, shape)
-    refuse_bad(clause, name, fixed(given, working_dtype(given)))
-    return given
-
-
 def fuse_norm(w: Array, gain: Array, /) -> Array:
     """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]
 
@@ -421,8 +413,8 @@ def fuse_norm(w: Array, gain: Array, /) -> Array:
     Raises:
         SpecError: H-5, A-4.
     """
-    given = _finite("H-5", "w", w, (None, None))
-    g = _finite("H-5", "gain", gain, (given.shape[1],))
+    given = finite_weights("H-5", "w", w, (None, None))
+    g = finite_weights("H-5", "gain", gain, (given.shape[1],))
     return (given * g.astype(np.float64)).astype(working_dtype(given))
 
 
@@ -457,7 +449,7 @@ def _outputs(w: Array, q: Array) -> Array:
 
 
 def _rotate(w: Array, q: Array, repeats: int, axis: int, move: Callable[[Array, Array], Array]) -> Array:
-    given, rotation = _finite("H-6", "w", w, (None, None)), weights("H-6", "q", q)
+    given, rotation = finite_weights("H-6", "w", w, (None, None)), weights("H-6", "q", q)
     return move(given, _blocks("q", rotation, given.shape[axis], repeats)).astype(working_dtype(given))
 
 
@@ -498,7 +490,7 @@ def _checked_block(block: DecoderBlock[Array]) -> DecoderBlock[Array]:
         "gate": (f, d), "up": (f, d), "down": (d, f), "v_bias": (values,), "o_bias": (d,), "down_bias": (d,),
     }  # fmt: skip
     return DecoderBlock(
-        *(None if a is None else _finite("H-7", f"block.{name}", a, shapes[name]) for name, a in given.items())  # type: ignore[arg-type]
+        *(None if a is None else finite_weights("H-7", f"block.{name}", a, shapes[name]) for name, a in given.items())  # type: ignore[arg-type]
     )
 
 
@@ -568,10 +560,10 @@ def rotate_ends(
     Raises:
         SpecError: H-7, A-4.
     """
-    first = _finite("H-7", "embedding", embedding, (None, None))
+    first = finite_weights("H-7", "embedding", embedding, (None, None))
     d = first.shape[1]
-    g = _finite("H-7", "gain", gain, (d,)).astype(np.float64)
-    last = first if head is None else _finite("H-7", "head", head, (None, d))
+    g = finite_weights("H-7", "gain", gain, (d,)).astype(np.float64)
+    last = first if head is None else finite_weights("H-7", "head", head, (None, d))
     q = _square(r1, d)
     wide = np.array(first, np.float64, order="C")
     if centre:

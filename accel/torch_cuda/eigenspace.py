@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_matrix, check_patch, check_square, refuse_nonfinite
+from lowbit.accel.boundary import check_matrix, check_patch, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
+
+from .arrays import refuse_nan
 
 __all__ = [
     "eora",
@@ -41,26 +43,14 @@ _PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _finite(clause: str, **arrays: Tensor) -> None:
-    """Refuse NaN and infinities, naming the argument and the first position [A-4]."""
-    for name, x in arrays.items():
-        # The sum of a block is finite only if all its entries are; look closer only when it is not (it may overflow).
-        if x.numel() == 0 or math.isfinite(float(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))):
-            continue
-        bad = ~torch.isfinite(x)
-        count = int(bad.sum())
-        if count:
-            first = tuple(int(i) for i in bad.nonzero()[0])
-            refuse_nonfinite(clause, name, count, first)
-
-
 def _problem(clause: str, d: Tensor, c: Tensor) -> None:
     check_matrix(clause, "d", d.shape, (None, None))
     check_square(clause, "c", c.shape, d.shape[1])
     for name, x in (("d", d), ("c", c)):
         if not x.is_floating_point():
             raise SpecError(clause, f"{name} must hold real floating-point numbers, got {x.dtype}")
-    _finite(clause, d=d, c=c)
+    for name, x in (("d", d), ("c", c)):
+        refuse_nan(clause, name, x)
 
 
 def _float(*arrays: Tensor) -> torch.dtype:
@@ -225,7 +215,8 @@ def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
     _problem("E-6", d, c)
-    _finite("E-6", b=b, a=a)
+    for name, x in (("b", b), ("a", a)):
+        refuse_nan("E-6", name, x)
     d64, c64, b64, a64 = (x.to(torch.float64) for x in (d, c, b, a))
     dc = d64 @ c64
     rest = dc - b64 @ (a64 @ c64)

@@ -388,4 +388,4 @@ def test_values_that_are_not_finite_are_named(side: Side, bad: float) -> None:
 
 def test_finite_values_whose_sum_overflows_are_accepted(side: Side) -> None:
     d = np.full((5, 6), 3e38, np.float32)
-    assert side.module._finite("E-1", d=side.own(d)) is None
+    assert side.module._problem("E-1", side.own(d), side.own(np.eye(6, dtype=np.float32))) is None
