@@ -29,12 +29,18 @@ BinaryMethod: TypeAlias = Literal["greedy", "refined", "alternating"]
 ProductMethod: TypeAlias = Literal["auto", "lookup", "dequantize"]
 Trained: TypeAlias = Literal["first", "largest", "all"]
 ScaleNorm: TypeAlias = Literal["sum", "mean"]
+TableTie: TypeAlias = Literal["left", "right"]
+TableFunction: TypeAlias = Literal["gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
 BINARY_METHODS: tuple[BinaryMethod, ...] = ("greedy", "refined", "alternating")
 PRODUCT_METHODS: tuple[ProductMethod, ...] = ("auto", "lookup", "dequantize")
 TRAINED: tuple[Trained, ...] = ("first", "largest", "all")
+TABLE_TIES: tuple[TableTie, ...] = ("left", "right")
+TABLE_FUNCTIONS: tuple[TableFunction, ...] = (
+    "gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"
+)  # fmt: skip
 
 
 class Purpose(IntEnum):
@@ -305,3 +311,22 @@ class LoraRefit(NamedTuple, Generic[Arr]):
     A: Arr  # float, (rank, k)
     residual: float  # ‖ΔW − B A‖_F
     update: float  # ‖ΔW‖_F
+
+
+class Table(NamedTuple, Generic[Arr]):
+    """Piecewise-linear function: slopes[i] · x + intercepts[i] between breakpoints[i − 1] and breakpoints[i]."""
+
+    breakpoints: Arr  # float64, (n − 1,), ascending, equal ones allowed
+    slopes: Arr  # float64, (n,)
+    intercepts: Arr  # float64, (n,)
+    saturated: int = 0  # coefficients that fixed point could not hold and that were clipped
+
+
+class IntegerTable(NamedTuple, Generic[Arr]):
+    """A table for codes of scale 2^−b, coefficients with f fraction bits; its values have the scale 2^−(f+b)."""
+
+    breakpoints: Arr  # int32, (n − 1,), ascending: round(2^b p)
+    slopes: Arr  # int32, (n,): 2^f K
+    intercepts: Arr  # int32, (n,): 2^(f+b) B
+    scale_bits: int  # b
+    fraction_bits: int  # f
