@@ -15,6 +15,7 @@ so are random numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy.typing as npt
@@ -555,6 +556,7 @@ PROTOCOLS: tuple[type, ...] = (
 )
 
 
+@cache
 def operations() -> tuple[str, ...]:
     """Names of every operation of the contract, in reading order."""
     return tuple(name for proto in PROTOCOLS for name in vars(proto) if not name.startswith("_"))

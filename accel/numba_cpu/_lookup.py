@@ -52,6 +52,20 @@ def has_permutes() -> bool:
 
 
 @kernel
+def four_inputs(x: Any, at: int, out: Any, o0: int) -> None:
+    """:func:`build_tables` for four inputs that all count, the same sums in the same order without a loop."""
+    a, b, c, d = x[at], x[at + 1], x[at + 2], x[at + 3]
+    t0 = -a - b - c - d
+    t1 = t0 + (a + a)
+    t2, t3 = t0 + (b + b), t1 + (b + b)
+    t4, t5, t6, t7 = t0 + (c + c), t1 + (c + c), t2 + (c + c), t3 + (c + c)
+    out[o0], out[o0 + 1], out[o0 + 2], out[o0 + 3] = t0, t1, t2, t3
+    out[o0 + 4], out[o0 + 5], out[o0 + 6], out[o0 + 7] = t4, t5, t6, t7
+    out[o0 + 8], out[o0 + 9], out[o0 + 10], out[o0 + 11] = -t7, -t6, -t5, -t4
+    out[o0 + 12], out[o0 + 13], out[o0 + 14], out[o0 + 15] = -t3, -t2, -t1, -t0
+
+
+@kernel
 def build_tables(x: Any, first: int, last: int, start: int, width: int, out: Any, o0: int, count: int) -> None:
     """``count`` tables of ``width`` inputs from column ``start`` on; columns outside first … last − 1 count as 0.
 
@@ -60,6 +74,10 @@ def build_tables(x: Any, first: int, last: int, start: int, width: int, out: Any
     half = 1 << (width - 1)
     for c in range(count):
         at = start + c * width
+        if width == 4 and first <= at and at + 4 <= last:
+            four_inputs(x, at, out, o0)
+            o0 += 16
+            continue
         total = x.dtype.type(0)
         for s in range(width):
             if first <= at + s < last:
@@ -188,8 +206,8 @@ def permuted_strip(
         builder.branch(word_head)
 
         builder.position_at_end(word_head)
-        word, even, odd = builder.phi(i64), builder.phi(floats_t), builder.phi(floats_t)
-        for phi, value in ((word, number(0)), (even, zero), (odd, zero)):
+        word, total = builder.phi(i64), builder.phi(floats_t)
+        for phi, value in ((word, number(0)), (total, zero)):
             phi.add_incoming(value, plane_body)
         builder.cbranch(builder.icmp_signed("<", word, count_), word_body, plane_end)
 
@@ -199,22 +217,23 @@ def permuted_strip(
         line = builder.bitcast(builder.gep(planes_p, [builder.add(at, ahead_)]), byte)
         builder.call(fetch, [line, ir.Constant(i32, 0), ir.Constant(i32, 3), ir.Constant(i32, 1)])
         table = builder.add(t0_, builder.mul(word, number(8 * LANES)))
-        pair = [even, odd]
+        found = []
         for nibble in range(8):
             index = keys
             if nibble:
                 index = builder.lshr(keys, ir.Constant(words_t, [4 * nibble] * LANES))
             entries = load(tables_p, builder.add(table, number(nibble * LANES)), floats_t)
-            pair[nibble % 2] = builder.fadd(pair[nibble % 2], builder.call(permute, [entries, index]))
+            found.append(builder.call(permute, [entries, index]))
+        while len(found) > 1:  # in pairs: a chain of eight additions would take as long as the look-ups
+            found = [builder.fadd(one, other) for one, other in zip(found[::2], found[1::2], strict=True)]
         word.add_incoming(builder.add(word, number(1)), word_body)
-        even.add_incoming(pair[0], word_body)
-        odd.add_incoming(pair[1], word_body)
+        total.add_incoming(builder.fadd(total, found[0]), word_body)
         builder.branch(word_head)
 
         builder.position_at_end(plane_end)
         alpha_at = builder.add(builder.add(s0_, row), builder.mul(plane, scale_step_))
         alpha = load(scale_p, alpha_at, floats_t)
-        following = builder.call(fused, [alpha, builder.fadd(even, odd), sums])
+        following = builder.call(fused, [alpha, total, sums])
         plane.add_incoming(builder.add(plane, number(1)), plane_end)
         sums.add_incoming(following, plane_end)
         builder.branch(plane_head)

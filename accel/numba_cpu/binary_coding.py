@@ -29,7 +29,7 @@ from lowbit.reference.types import (
 )
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import claim, kernel, pieces, share, share_claims
 from ._lookup import LANES as ROWS
 from ._lookup import add_strip, build_tables, has_permutes, permuted_strip
 from ._vector import LANES, THRESHOLDS, upper_sums
@@ -54,7 +54,7 @@ GREEDY, REFINED, ALTERNATING = range(3)
 CHUNK = 4096  # values whose upper sums are kept in the precision of the data; chunks are added in float64
 WORDS = 4  # packed words (128 columns) of a strip: their tables stay in the first-level cache
 STRIP = 1024  # rows of a strip
-SMALL = 1 << 15  # words of a product that is not worth a second thread
+SMALL = {"avx512": 1 << 20, "portable": 1 << 17}  # words of a product that is not worth waking a second thread for
 TILE = 512  # columns of the weight that are expanded at a time
 LOOKUPS = {"avx512": 80, "portable": 24}  # planes times inputs up to which looking up beats a dense product
 
@@ -893,14 +893,14 @@ def _blocks(k: int, groups: int, out: Any) -> int:
 
 @kernel
 def _fill_tables(x: Any, k: int, groups: int, blocks: Any, width: int, out: Any, sums: Any) -> None:
-    """Tables of every block, and the sum of the inputs of every group."""
+    """Tables of every block, and the sum of the inputs of every group unless nobody asks (``sums`` is empty)."""
     g = k // groups
     per_word = 32 // width
     for b in range(blocks.shape[0]):
         word, count, group, place = blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3]
         start = place * per_word * (1 << width)
         build_tables(x, group * g, group * g + g, word * 32, width, out, start, count * per_word)
-    for group in range(groups):
+    for group in range(sums.size):
         total = 0.0
         for j in range(group * g, group * g + g):
             total += np.float64(x[j])
@@ -932,17 +932,23 @@ def _strips(
 
 @kernel
 def _permuted_strips(
-    planes: Any, scale: Any, q: int, m: int, r0: int, r1: int, blocks: Any, tables: Any, outs: Any
+    planes: Any, scale: Any, q: int, m: int, rows: int, strip: int, blocks: Any, tables: Any, outs: Any, turn: Any
 ) -> None:
-    """Rows r0 … r1 − 1 of the products with all inputs, by tables of four in registers; r1 − r0 is a multiple of 16."""
-    for b in range(blocks.shape[0]):
-        word, count, group, place = blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3]
-        ahead = q * m * count if (word + 2 * count) * q * m <= planes.size else 0
-        for t in range(outs.shape[0]):
-            permuted_strip(
-                planes, word * q * m + r0, q * m, m, count, q, (r1 - r0) // ROWS,
-                tables[t], place * 128, scale, group * q * m + r0, m, outs[t], r0, ahead,
-            )  # fmt: skip
+    """The first ``rows`` rows of the products with all inputs, by tables of four in registers, strip by strip as
+    claimed; ``rows`` and ``strip`` are multiples of 16.
+    """
+    r0 = claim(turn) * strip
+    while r0 < rows:
+        r1 = min(r0 + strip, rows)
+        for b in range(blocks.shape[0]):
+            word, count, group, place = blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3]
+            ahead = q * m * count if (word + 2 * count) * q * m <= planes.size else 0
+            for t in range(outs.shape[0]):
+                permuted_strip(
+                    planes, word * q * m + r0, q * m, m, count, q, (r1 - r0) // ROWS,
+                    tables[t], place * 128, scale, group * q * m + r0, m, outs[t], r0, ahead,
+                )  # fmt: skip
+        r0 = claim(turn) * strip
 
 
 def product_path(dtype: Any = np.float32, *, inputs: int = 1, bits: int = 1, method: ProductMethod = "auto") -> str:
@@ -1003,24 +1009,27 @@ def _lookup_product(source: Array, p: Array, s: Array, o: Array | None, y: Array
     width = 4 if path == "avx512" else 8
     blocks = _plan(k, groups)
     spread = int(blocks[-1, 3] + blocks[-1, 1]) * (32 // width) * 2**width
-    tables, sums = np.empty((t, spread), dtype), np.empty((t, groups), dtype)
+    tables, sums = np.empty((t, spread), dtype), np.empty((t, 0 if o is None else groups), dtype)
     for n in range(t):
         _fill_tables(source[n], k, groups, blocks, width, tables[n], sums[n])
     words, alpha = p.reshape(-1), s.reshape(-1)
-    parts = pieces(m, 1, elements=STRIP if p.size * t > SMALL else m)
+    strip = STRIP if p.size * t > SMALL[path] else m
+    whole = m - m % ROWS if path == "avx512" else 0
+    if whole:
+        share_claims(
+            -(-whole // strip),
+            lambda turn: _permuted_strips(words, alpha, q, m, whole, strip, blocks, tables, y, turn),
+        )
+    if whole < m:
+        parts = pieces(m - whole, 1, elements=strip)
 
-    def work(i: int) -> None:
-        r0, r1 = parts[i]
-        whole = r1 - (r1 - r0) % ROWS if path == "avx512" else r0
-        if whole > r0:
-            _permuted_strips(words, alpha, q, m, r0, whole, blocks, tables, y)
-        if whole < r1:
-            _finish(source, words, alpha, q, m, whole, r1, blocks, tables, width, y)
-        if o is not None:
-            for n in range(t):
-                _shift_rows(o, sums[n], r0, r1, y[n])
+        def work(i: int) -> None:
+            _finish(source, words, alpha, q, m, whole + parts[i][0], whole + parts[i][1], blocks, tables, width, y)
 
-    share(len(parts), work)
+        share(len(parts), work)
+    if o is not None:
+        for n in range(t):
+            _shift_rows(o, sums[n], 0, m, y[n])
 
 
 def _finish(
@@ -1034,7 +1043,7 @@ def _finish(
         own = tables[n]
         if width != 8:
             own = np.empty(int(blocks[-1, 3] + blocks[-1, 1]) * 1024, y.dtype)
-            _fill_tables(x[n], x.shape[1], groups, blocks, 8, own, np.empty(groups, y.dtype))
+            _fill_tables(x[n], x.shape[1], groups, blocks, 8, own, np.empty(0, y.dtype))
         _strips(words, alpha, q, m, r0, r1, blocks, own, y[n], buffer)
 
 
