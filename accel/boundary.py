@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import BINARY_METHODS, GRANULARITIES, SCHEMES, TRAINED
+from lowbit.reference.types import BINARY_METHODS, GRANULARITIES, SCHEMES, SHARINGS, TRAINED
 
 DORA_LAYOUTS = ("linear", "transposed", "conv")
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_bound",
     "check_budget",
     "check_choice",
+    "check_clip",
     "check_codebook_product",
     "check_counters",
     "check_damping",
@@ -48,6 +49,7 @@ __all__ = [
     "code_range",
     "grid_groups",
     "refuse_nonfinite",
+    "shared_shape",
 ]
 
 
@@ -320,6 +322,25 @@ def check_number(clause: str, name: str, value: float, low: float = -math.inf, h
     ):
         raise SpecError(clause, f"{name} must be a finite number in {low}..{high}, got {value!r}")
     return float(value)
+
+
+def shared_shape(clause: str, shape: Sequence[int], granularity: str) -> tuple[int, ...]:
+    """Shape of statistics over all axes ("tensor"), the last one ("row") or the last two ("matrix")."""
+    check_choice(clause, "granularity", granularity, SHARINGS)
+    count = {"tensor": len(shape), "row": 1, "matrix": 2}[granularity]
+    if len(shape) < count:
+        raise SpecError(clause, f"x of shape {tuple(shape)} has no {granularity!r}")
+    return (*shape[: len(shape) - count], *(1,) * count)
+
+
+def check_clip(clause: str, clip: float | None) -> float:
+    """The bound of a clip, infinite without one; refuses what is not above 0."""
+    if clip is None:
+        return math.inf
+    bound = check_number(clause, "clip", clip, low=0.0)
+    if bound == 0:
+        raise SpecError(clause, f"clip must be above 0, got {clip!r}")
+    return bound
 
 
 def refuse_nonfinite(clause: str, name: str, count: int, position: tuple[int, ...]) -> None:

@@ -29,6 +29,7 @@ _RESULTS: dict[str, type[Any]] = {
     "fit_grid": types.Grid,
     "clip_search": types.ClippedGrid,
     "quantize_scale": types.DoubleScale,
+    "twn_code": types.TernaryCode,
     "bcq": types.BinaryCode,
     "bcq_refit": types.BinaryCode,
     "bcq_from_grid": types.BinaryCode,

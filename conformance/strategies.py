@@ -31,6 +31,7 @@ __all__ = [
     "BlockProblem",
     "CodedLayer",
     "DoraProblem",
+    "FakeQuantInput",
     "GridInput",
     "LargeProblem",
     "PatchProblem",
@@ -52,6 +53,7 @@ __all__ = [
     "dora_problems",
     "dyadic",
     "end_problems",
+    "fake_quant_inputs",
     "float_dtypes",
     "grid_inputs",
     "hadamard_inputs",
@@ -136,6 +138,26 @@ def matrices(
         case _:
             pass
     return values.astype(dtype or draw(float_dtypes()))
+
+
+class FakeQuantInput(NamedTuple):
+    """Argument of a fake quantizer, and where its statistics come from."""
+
+    x: Array
+    options: dict[str, Any]
+
+
+@st.composite
+def fake_quant_inputs(draw: st.DrawFn) -> FakeQuantInput:
+    """Two or three axes, every sharing of statistics, clips that every format holds exactly."""
+    x = np.clip(draw(matrices(columns=(1, 12))), -6e4, 6e4).astype(draw(float_dtypes(half=True)))
+    if x.shape[1] % 2 == 0 and draw(st.booleans()):
+        x = x.reshape(len(x), 2, -1)
+    options = {
+        "granularity": draw(st.sampled_from(["tensor", "row", "matrix"])),
+        "clip": draw(st.sampled_from([None, None, 2.5, 0.25])),
+    }
+    return FakeQuantInput(x, options)
 
 
 class GridInput(NamedTuple):

@@ -487,6 +487,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     table.update(_rank_budgets(spec))
     table.update(_binary_codes(spec))
     table.update(_directions(spec))
+    table.update(_ternary(spec))
     return table
 
 
@@ -779,6 +780,33 @@ def _scales(spec: Any, random: np.random.Generator) -> dict[str, tuple[str, list
             ],
         ),
     }
+
+
+def _ternary(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter T on eighths: rows of eight with a clear threshold, a tie with it, zeros, equal magnitudes."""
+    x = np.array(
+        [[1, -3, 4, 0, 2, 2, 2, 2], [9, 1, -1, 8, -30, 2, 0, 3], [0] * 8, [-5, 5, 5, -5, 5, 5, -5, 5]], np.float32
+    )
+    x /= 8
+    half = {"granularity": "row", "threshold": 0.5}
+    by_row = {"granularity": "row"}
+    code = spec.twn_code(x, **half)
+    cut = {"granularity": "tensor", "clip": 2.5}
+    values, cut_values = spec.twn(x, **by_row), spec.twn(x, **cut)
+    halves = np.arange(-254, 255, 3)[None] / np.float32(2)
+    halves = np.concatenate([halves, [[127]]], axis=1).astype(np.float32)
+    grad, edge = np.arange(1, 7, dtype=np.float32), np.array([-2.5, -2.25, 0, 2.25, 2.5, 9], np.float32)
+    return {
+        "T-1a": ("twn_code", [_case("half the mean of the first row is an entry of it", [x], half, [
+            _exact("codes", code.codes), _forward("scale", code.scale, code.scale, 8 + 4)])]),
+        "T-2": ("twn", [
+            _case("by rows", [x], by_row, [_forward("", values, np.abs(values), 8 + 4)]),
+            _case("clip of 2.5", [x], cut, [_forward("", cut_values, np.abs(cut_values), x.size + 4)])]),
+        "T-4a": ("min_max", [_case("halves up to 127", [halves], {}, [
+            _forward("", spec.min_max(halves), np.abs(spec.min_max(halves)), 2)])]),
+        "T-5": ("straight_through", [_case("values at the clip", [grad, edge], {"clip": 2.5}, [
+            _exact("", spec.straight_through(grad, edge, clip=2.5))])]),
+    }  # fmt: skip
 
 
 def _allocations(spec: Any) -> dict[str, tuple[str, list[Case]]]:

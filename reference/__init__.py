@@ -7,18 +7,19 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 3.  ``uniform``        Q  affine grids per tensor, row, token or group, and the search for a clipping ratio
 4.  ``packing``        Q  codes of 1 to 8 bits in 32-bit words, dense and padded
 5.  ``codebook``       N  NormalFloat and other levels, block scales, double quantization
-6.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
-7.  ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
-8.  ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
-9.  ``gptq``           G  GPTQ
-10. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
-11. ``moments``        C  second moments of activations, exactly associative
-12. ``low_rank``       C  SVD and activation-scaled SVD patches
-13. ``loftq``          N  LoftQ: quantization and a patch by turns
-14. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
-15. ``rank_budget``    K  ranks per module under a budget, and nested patches
-16. ``dora``           D  DoRA: magnitude and direction apart
-17. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+6.  ``ternary``        T  ternary and min-max fake quantizers, straight-through gradients
+7.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
+8.  ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
+9.  ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
+10. ``gptq``           G  GPTQ
+11. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
+12. ``moments``        C  second moments of activations, exactly associative
+13. ``low_rank``       C  SVD and activation-scaled SVD patches
+14. ``loftq``          N  LoftQ: quantization and a patch by turns
+15. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
+16. ``rank_budget``    K  ranks per module under a budget, and nested patches
+17. ``dora``           D  DoRA: magnitude and direction apart
+18. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -126,6 +127,7 @@ from .rotation import (
 from .rounding import nearest_level, round_clip, round_half_even
 from .scale_tuning import fit_scales, scale_grad, scale_grad_tokens, trainable_scales, tune_step
 from .sparsity import sparsegpt, wanda
+from .ternary import clamped_uniform, min_max, straight_through, twn, twn_code
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
 __all__ = [  # noqa: RUF022  in reading order
@@ -150,6 +152,11 @@ __all__ = [  # noqa: RUF022  in reading order
     "quantize_scale",
     "dequantize_scale",
     "codebook_matmul",
+    "twn_code",
+    "twn",
+    "clamped_uniform",
+    "min_max",
+    "straight_through",
     "bcq",
     "bcq_refit",
     "bcq_assign",

@@ -47,8 +47,10 @@ from .types import (
     LoftQ,
     LoraRefit,
     LowRank,
+    MinMaxScheme,
     MomentNode,
     Normalisation,
+    Outermost,
     OutlierMeasures,
     PackedBinary,
     PackLayout,
@@ -62,9 +64,11 @@ from .types import (
     ScaleNorm,
     Scheme,
     SecondMoment,
+    Sharing,
     SparseWeight,
     Split,
     Stationarity,
+    TernaryCode,
     Trained,
     TunedScales,
 )
@@ -169,6 +173,43 @@ class CodebookOps(Protocol[Arr]):
     def codebook_matmul(
         self, x: Arr, words: Arr, scale: Arr, levels: Arr, /, *, bits: int, block_size: int = 64
     ) -> Arr: ...  # N-6 → (T, m)
+
+
+class TernaryOps(Protocol[Arr]):
+    """Chapter T: ternary and min-max fake quantizers; statistics over all of x, its last axis or its last two."""
+
+    def twn_code(
+        self, x: Arr, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None
+    ) -> TernaryCode[Arr]: ...  # T-1
+
+    def twn(
+        self, x: Arr, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None
+    ) -> Arr: ...  # T-2, x's shape
+
+    def clamped_uniform(
+        self,
+        x: Arr,
+        /,
+        *,
+        bits: int = 4,
+        granularity: Sharing = "tensor",
+        clip: float | None = None,
+        outermost: Outermost = "published",
+    ) -> Arr: ...  # T-3, x's shape
+
+    def min_max(
+        self,
+        x: Arr,
+        /,
+        *,
+        bits: int = 8,
+        scheme: MinMaxScheme = "symmetric",
+        granularity: Sharing = "tensor",
+        clip: float | None = None,
+        epsilon: float = 0.0,
+    ) -> Arr: ...  # T-4, x's shape
+
+    def straight_through(self, grad: Arr, x: Arr, /, *, clip: float | None) -> Arr: ...  # T-5, x's shape
 
 
 class BinaryOps(Protocol[Arr]):
@@ -542,6 +583,7 @@ PROTOCOLS: tuple[type, ...] = (
     RoundingOps,
     UniformOps,
     CodebookOps,
+    TernaryOps,
     BinaryOps,
     ScaleTuningOps,
     MixedPrecisionOps,
@@ -579,6 +621,7 @@ __all__ = [
     "RotationOps",
     "RoundingOps",
     "ScaleTuningOps",
+    "TernaryOps",
     "UniformOps",
     "operations",
 ]

@@ -29,6 +29,9 @@ BinaryMethod: TypeAlias = Literal["greedy", "refined", "alternating"]
 ProductMethod: TypeAlias = Literal["auto", "lookup", "dequantize"]
 Trained: TypeAlias = Literal["first", "largest", "all"]
 ScaleNorm: TypeAlias = Literal["sum", "mean"]
+Sharing: TypeAlias = Literal["tensor", "row", "matrix"]
+MinMaxScheme: TypeAlias = Literal["symmetric", "asymmetric"]
+Outermost: TypeAlias = Literal["published", "bounded"]
 TableTie: TypeAlias = Literal["left", "right"]
 TableFunction: TypeAlias = Literal["gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"]
 
@@ -37,6 +40,9 @@ GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
 BINARY_METHODS: tuple[BinaryMethod, ...] = ("greedy", "refined", "alternating")
 PRODUCT_METHODS: tuple[ProductMethod, ...] = ("auto", "lookup", "dequantize")
 TRAINED: tuple[Trained, ...] = ("first", "largest", "all")
+SHARINGS: tuple[Sharing, ...] = ("tensor", "row", "matrix")
+MIN_MAX_SCHEMES: tuple[MinMaxScheme, ...] = ("symmetric", "asymmetric")
+OUTERMOST: tuple[Outermost, ...] = ("published", "bounded")
 TABLE_TIES: tuple[TableTie, ...] = ("left", "right")
 TABLE_FUNCTIONS: tuple[TableFunction, ...] = (
     "gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"
@@ -76,6 +82,13 @@ class DoubleScale(NamedTuple, Generic[Arr]):
     codes: Arr  # int32, (n,): one per scale, an index into the levels
     scale: Arr  # float, (⌈n / block_size⌉,)
     offset: Arr  # float, (): the mean of the scales
+
+
+class TernaryCode(NamedTuple, Generic[Arr]):
+    """Ternary code x ≈ scale · code."""
+
+    codes: Arr  # int32, x's shape: −1, 0 or 1
+    scale: Arr  # float, x's shape with shared axes of length 1; ≥ 0
 
 
 class BinaryCode(NamedTuple, Generic[Arr]):

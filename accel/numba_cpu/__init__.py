@@ -110,6 +110,7 @@ from .rotation import (
 from .rounding import nearest_level, round_clip, round_half_even
 from .scale_tuning import fit_scales, scale_grad, scale_grad_tokens, trainable_scales, tune_step
 from .sparsity import sparsegpt, wanda
+from .ternary import clamped_uniform, min_max, straight_through, twn, twn_code
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
 __all__ = [
@@ -131,6 +132,7 @@ __all__ = [
     "bcq_unpack",
     "bcq_weight",
     "block_scale",
+    "clamped_uniform",
     "clip_search",
     "codebook_matmul",
     "compute_dtype",
@@ -169,6 +171,7 @@ __all__ = [
     "loftq",
     "lookup_tables",
     "loss_importance",
+    "min_max",
     "moment_leaf",
     "moment_merge",
     "moment_total",
@@ -211,12 +214,15 @@ __all__ = [
     "scaled_svd_patch",
     "sparsegpt",
     "stationarity",
+    "straight_through",
     "subspace_overlap",
     "svd_patch",
     "threshold_ranks",
     "to_numpy",
     "trainable_scales",
     "tune_step",
+    "twn",
+    "twn_code",
     "unpack",
     "wanda",
 ]

@@ -19,7 +19,7 @@ from ._grid import GridRule, group_range, plan, refuse_overflow, scale_and_zero
 from ._jit import as_float, as_int, kernel, pieces, share
 from ._vector import LANES, lane_sum
 
-__all__ = ["clip_search", "dequantize", "fit_grid", "quantize"]
+__all__ = ["clip_search", "dequantize", "fit_grid", "group_ranges", "quantize"]
 
 CHUNK = 256  # values whose powers are summed in the precision of the data; chunks are added in float64, in order
 
@@ -168,15 +168,15 @@ def _number(value: float, name: str, clause: str, low: float, high: float, *, ab
     return float(value)
 
 
-def _grouped(x: Array, shape: tuple[int, ...], granularity: str) -> Array:
+def _grouped(x: Array, shape: tuple[int, ...]) -> Array:
     """x as (groups, values per group)."""
     groups = math.prod(shape)
     return x.reshape(groups, x.size // groups if groups else 0)
 
 
-def _fit_ranges(x: Array, shape: tuple[int, ...], granularity: str, clause: str) -> tuple[Array, Array, Array]:
+def group_ranges(x: Array, shape: tuple[int, ...], clause: str) -> tuple[Array, Array, Array]:
     """(groups, least of each, greatest of each); refuses NaN and infinities in the same pass.  [A-4]"""
-    groups = _grouped(x, shape, granularity)
+    groups = _grouped(x, shape)
     view = groups
     if groups.shape[0] == 1 and groups.size > 1 << 16:  # one large group: cut it, its extremes are exact anyway
         view = groups[:, : groups.size // 1024 * 1024].reshape(-1, 1024)
@@ -236,7 +236,7 @@ def fit_grid(
     rule = plan(bits, scheme, range_floor, scale_dtype, dtype)
     ratio = _number(clip_ratio, "clip_ratio", "Q-2", 0.0, 1.0, above=True)
     shape = grid_groups(given.shape, granularity, group_size)
-    _, low, high = _fit_ranges(fixed(given, dtype), shape, granularity, "Q-2")
+    _, low, high = group_ranges(fixed(given, dtype), shape, "Q-2")
     scale, zero = np.empty(shape, dtype), np.empty(shape, np.int32)
     flat_scale, flat_zero = scale.reshape(-1), zero.reshape(-1)
     parts = pieces(low.size, 16)
@@ -288,7 +288,7 @@ def clip_search(
         raise SpecError("Q-5", f"grid must be an integer of at least 1, got {grid!r}")
     steps = max(1, math.floor(_number(max_shrink, "max_shrink", "Q-5", 0.0, 1.0, above=False) * int(grid)))
     shape = grid_groups(given.shape, granularity, group_size)
-    groups, low, high = _fit_ranges(fixed(given, dtype), shape, granularity, "Q-5")
+    groups, low, high = group_ranges(fixed(given, dtype), shape, "Q-5")
     scale, zero, step = np.empty(shape, dtype), np.empty(shape, np.int32), np.empty(shape, np.int32)
     flat = scale.reshape(-1), zero.reshape(-1), step.reshape(-1)
     parts = pieces(*groups.shape, elements=1 << 13)

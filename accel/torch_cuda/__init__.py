@@ -48,6 +48,12 @@ dequantize_scale = _cpu.dequantize_scale
 codebook_matmul = _cpu.codebook_matmul
 loftq = _cpu.loftq
 
+twn_code = _cpu.twn_code
+twn = _cpu.twn
+clamped_uniform = _cpu.clamped_uniform
+min_max = _cpu.min_max
+straight_through = _cpu.straight_through
+
 bcq = _cpu.bcq
 bcq_refit = _cpu.bcq_refit
 bcq_assign = _cpu.bcq_assign

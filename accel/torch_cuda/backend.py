@@ -29,6 +29,7 @@ from . import (
     rounding,
     scale_tuning,
     sparsity,
+    ternary,
     triton,
     uniform,
 )
@@ -202,6 +203,13 @@ class TorchBackend:
     codebook_matmul.__doc__ = codebook.codebook_matmul.__doc__
 
     loftq = staticmethod(loftq)
+
+    # --- T
+    twn_code = staticmethod(ternary.twn_code)
+    twn = staticmethod(ternary.twn)
+    clamped_uniform = staticmethod(ternary.clamped_uniform)
+    min_max = staticmethod(ternary.min_max)
+    straight_through = staticmethod(ternary.straight_through)
 
     # --- B
     bcq = staticmethod(binary_coding.bcq)

@@ -12,6 +12,7 @@ MODULES = (
     "test_uniform",
     "test_packing",
     "test_codebook",
+    "test_ternary",
     "test_binary_coding",
     "test_scale_tuning",
     "test_mixed_precision",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -302,6 +303,29 @@ def binary_coding() -> str:
         a.curve(planes, values, i)
     a.legend(list(share), 400, 36)
     return svg("Relative squared error of binary codes, falling with planes and with rounds.", 660, 320, a)
+
+
+def ternary() -> str:
+    """T: squared error of ternary weights for every threshold and three distributions."""
+    p = (np.arange(4096) + 0.5) / 4096
+    weights = {
+        "uniform": p - 0.5,
+        "normal": np.array([NormalDist().inv_cdf(v) for v in p]),
+        "Laplace": np.sign(p - 0.5) * -np.log(1 - 2 * np.abs(p - 0.5)),
+    }
+    thresholds = [i / 50 for i in range(50)]
+    a = Axes((0, 1), (0, 0.6))
+    a.frame(
+        {v: f"{v:g}" for v in (0, 0.2, 0.4, 0.6, 0.7, 0.8, 1)}, {v: f"{v:g}" for v in (0, 0.2, 0.4, 0.6)},
+        xlabel="threshold t", ylabel="squared error, relative",
+    )  # fmt: skip
+    for i, w in enumerate(weights.values()):
+        errors = [float(np.sum((w - ref.twn(w, threshold=t)) ** 2) / np.sum(w**2)) for t in thresholds]
+        a.curve(thresholds, errors, i, dots=False)
+        at = thresholds.index(0.7)
+        a.parts.append(a.mark(a.px(0.7), a.py(errors[at]), i))
+    a.legend([*weights], 480, 36)
+    return svg("Squared error of ternary weights for every threshold and three distributions.", 660, 320, a)
 
 
 def scale_tuning() -> str:
@@ -602,6 +626,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "rounding": rounding,
     "grids": grids,
     "codebooks": codebooks,
+    "ternary": ternary,
     "binary_coding": binary_coding,
     "scale_tuning": scale_tuning,
     "mixed_precision": mixed_precision,
