@@ -179,7 +179,7 @@ def affine(scale: npt.ArrayLike, zero_point: npt.ArrayLike, shape: tuple[int, ..
 def quantize(
     x: npt.ArrayLike, scale: npt.ArrayLike, zero_point: npt.ArrayLike, /, *, bits: int, scheme: Scheme = "asymmetric"
 ) -> I32:
-    """Codes of x.  [Q-3]
+    """Codes of x.  [Q-1, Q-3]
 
         code = clip(round(x / s) + z, first, last)                                                     (Q.6)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -19,9 +20,14 @@ from types import ModuleType
 
 import pytest
 
+from lowbit import reference
+from lowbit.conformance.clauses import CLAUSES, base_id, select
+
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "docs" / "_tools"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHAPTER_PAGES = sorted((ROOT / "docs" / "chapters").glob("*.md"))
+OTHERS = ROOT / "docs" / "results" / "other-implementations.md"
 SHELL = ("sh", "bash", "shell", "console")
 
 _FENCE = re.compile(
@@ -148,6 +154,103 @@ def test_commands_of_a_page_exist_with_their_options(page: Path) -> None:
         if block.mark == "check":
             for command in re.sub(r"\\\n", " ", block.body).splitlines():
                 check_command(command)
+
+
+# --- the specification and its pages ----------------------------------------------------------------------------------
+
+_NUMBER = r"(?:[A-Z]|[0-9])\.[0-9]+"
+_ID = re.compile(r"\b[A-Z]-[0-9]+[a-z]?\b")
+
+
+def shown(page: Path) -> list[str]:
+    """What a page takes from docstrings."""
+    return re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def operations_of(page: Path) -> list[str]:
+    """Operations of the specification that a page documents."""
+    found = [name.rpartition(".") for name in shown(page)]
+    return [name for module, _, name in found if module.startswith("lowbit.reference.") and name in reference.__all__]
+
+
+def test_every_operation_is_documented_on_one_chapter_page() -> None:
+    documented = [name for page in CHAPTER_PAGES for name in operations_of(page)]
+    assert sorted(documented) == sorted(reference.__all__)
+
+
+def numbered(docstring: str) -> set[str]:
+    """Equations that a docstring defines: a number closes their line."""
+    ends = re.findall(rf"\({_NUMBER}\)(?:, \({_NUMBER}\))*$", docstring, re.MULTILINE)
+    return {number for end in ends for number in re.findall(_NUMBER, end)}
+
+
+def tagged(text: str) -> list[str]:
+    r"""Equation numbers of a page: \tag{Q.1}, \tag{Q.1, Q.2} or a run, \tag{Q.1–Q.3}."""
+    found = []
+    for tag in re.findall(r"\\tag\{([^}]*)\}", text):
+        for part in tag.split(", "):
+            first, _, last = part.partition("–")
+            letter, _, number = first.partition(".")
+            stop = int(last.partition(".")[2]) if last else int(number)
+            found += [f"{letter}.{n}" for n in range(int(number), stop + 1)]
+    return found
+
+
+@pytest.mark.parametrize("page", CHAPTER_PAGES, ids=name_of)
+def test_equation_numbers_of_a_page_are_those_of_its_docstrings(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    defined: set[str] = set()
+    for name in shown(page):
+        module, _, attribute = name.rpartition(".")
+        if module.startswith("lowbit.reference.") and attribute.islower():
+            home = importlib.import_module(module)
+            defined |= numbered(inspect.getdoc(getattr(home, attribute)) or "") | numbered(home.__doc__ or "")
+    tags = tagged(text)
+    assert len(tags) == len(set(tags)), "a number stands at two equations"
+    assert set(tags) <= defined
+    letters = {number.split(".")[0] for number in defined}
+    cited = {number for number in re.findall(rf"\(({_NUMBER})\)", text) if number.split(".")[0] in letters}
+    assert cited <= defined
+
+
+def test_equation_numbers_belong_to_one_chapter_each() -> None:
+    home: dict[str, str] = {}
+    for page in CHAPTER_PAGES:
+        for number in tagged(page.read_text(encoding="utf-8")):
+            assert home.setdefault(number, page.name) == page.name, number
+
+
+def test_every_clause_has_its_text_on_the_page_of_its_chapter() -> None:
+    """Its number, without the refinement at least, stands in a docstring there; and no docstring makes ids up."""
+    pages = {name: page for page in CHAPTER_PAGES for name in operations_of(page)}
+    of_chapter: dict[str, set[Path]] = {}
+    for clause in CLAUSES.values():
+        of_chapter.setdefault(clause.chapter, set()).update(pages[op] for op in clause.ops)
+    cited = {page: set[str]() for page in CHAPTER_PAGES}
+    for name, page in pages.items():
+        ids = _ID.findall(inspect.getdoc(getattr(reference, name)) or "")
+        assert set(ids) <= set(CLAUSES), name
+        cited[page].update(ids)
+    for clause in CLAUSES.values():
+        if clause.ops:
+            there = set().union(*(cited[page] for page in of_chapter[clause.chapter]))
+            assert {clause.id, base_id(clause.id)} & there, clause.id
+
+
+@pytest.mark.parametrize(
+    "heading, clauses",
+    [
+        ("bitsandbytes", "N"), ("PEFT 0.21.2, LoftQ", "N-7"), ("PEFT 0.21.2, DoRA", "D"), ("SciPy", "H"),
+        ("hadamard-transform", "H"),
+    ],
+)  # fmt: skip
+def test_other_implementations_are_judged_by_every_clause_of_the_chapter(heading: str, clauses: str) -> None:
+    (section,) = [s for s in OTHERS.read_text(encoding="utf-8").split("\n## ") if s.startswith(heading)]
+    rows = re.findall(r"^\| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", section, re.MULTILINE)[2:]
+    assert {i for clause, _, _ in rows for i in _ID.findall(clause)} >= set(select([clauses]))
+    for clause, verdict, reason in rows:
+        assert re.search("pass|fail|unsupported|not implemented", verdict), clause
+        assert reason, clause
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def on_page_content(content: str, *, page: Any, **_: Any) -> str:
 
     def replace(match: re.Match[str], *, display: bool) -> str:
         tex = html.unescape(match.group(1)).strip()
-        number = _TAG.search(tex)
+        numbers = ", ".join(_TAG.findall(tex))  # lines of one block share a place
         tex = _TAG.sub("", tex).strip()
         try:
             mathml = to_mathml(tex, display=display)
@@ -58,7 +58,7 @@ def on_page_content(content: str, *, page: Any, **_: Any) -> str:
             return f"<code>{html.escape(tex)}</code>"
         if not display:
             return mathml
-        tag = f'<span class="number">({html.escape(number.group(1))})</span>' if number else ""
+        tag = f'<span class="number">({html.escape(numbers)})</span>' if numbers else ""
         return f'<div class="equation">{mathml}{tag}</div>'
 
     content = _DISPLAY.sub(lambda m: replace(m, display=True), content)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
 
 import lowbit
 from lowbit.reference import binary_coding
@@ -69,6 +70,17 @@ def test_b1_greedy_takes_away_g_alpha_squared_with_every_plane(w: Array, bits: i
         lost = (r**2).sum(axis=1) - g * code.scale[:, 0, i] ** 2
         near((following**2).sum(axis=1), lost, roundings=6 * g + 9, magnitude=g * (r**2).sum(axis=1) + 1)
         r = following
+
+
+@LAW
+@given(matrices)
+def test_b1_every_further_plane_of_a_greedy_code_lowers_the_error(w: Array) -> None:
+    errors = [((weight(ref.bcq(w, bits=q, method="greedy")) - w) ** 2).sum(axis=1) for q in range(1, 9)]
+    size = (w**2).sum(axis=1)
+    for before, after in itertools.pairwise([size, *errors]):
+        left = before > 2.0**-40 * size
+        assert (after[left] < before[left]).all()  # strictly, as long as anything is left
+        assert (after <= before + 2.0**-40 * size).all()
 
 
 def test_b1_the_sign_of_zero_is_plus_one_and_a_zero_group_has_scale_zero() -> None:
@@ -166,6 +178,47 @@ def test_b3_gaussian_anchors(method: str, rounds: int) -> None:
     assert abs(relative(v, bits=1) - (1 - 2 / np.pi)) < 0.01
 
 
+def lloyd_max(levels: int) -> float:
+    """Error of the best quantizer of N(0, 1) with so many levels: each the mean of its cell, cells end midway."""
+    x = np.linspace(-2, 2, levels)
+
+    def mass(x: Array) -> tuple[Array, Array]:
+        edge = np.concatenate([[-np.inf], (x[1:] + x[:-1]) / 2, [np.inf]])
+        return np.diff(norm.cdf(edge)), -np.diff(norm.pdf(edge))
+
+    for _ in range(2000):
+        p, moment = mass(x)
+        x = moment / p
+    return float(1 - (mass(x)[0] * x**2).sum())
+
+
+def best_uniform(bits: int) -> float:
+    """Error of the best symmetric uniform quantizer of N(0, 1) without a level at 0."""
+    v = norm.ppf((np.arange(40_000) + 0.5) / 40_000)
+    last = 2 ** (bits - 1) - 1
+
+    def loss(step: float) -> float:
+        return float(((np.clip(np.floor(v / step), -last - 1, last) * step + step / 2 - v) ** 2).mean())
+
+    return min(loss(step) for step in np.linspace(0.1, 1.2, 221))
+
+
+def test_b3_gaussian_errors_lie_above_the_best_quantizer() -> None:
+    """Two planes reach Lloyd and Max's four levels; more do not, but three beat the best uniform grid."""
+    best = {bits: lloyd_max(2**bits) for bits in (1, 2, 3, 4)}
+    uniform = {bits: best_uniform(bits) for bits in (3, 4)}
+    for found, published in ((best, {1: 0.3634, 2: 0.1175, 3: 0.0345, 4: 0.0095}), (uniform, {3: 0.0374, 4: 0.0115})):
+        for bits, wanted in published.items():
+            assert abs(found[bits] - wanted) < 1e-4, (bits, found[bits])
+    for errors in GAUSSIAN.values():
+        for bits, value in errors.items():
+            assert value > best[bits] - 5e-5
+    limit = GAUSSIAN["alternating", 60]
+    assert limit[2] < 1.005 * best[2]
+    assert limit[3] < uniform[3]
+    assert abs(limit[4] - uniform[4]) < 1e-4
+
+
 def test_b3_short_groups_fit_better() -> None:
     w = np.random.default_rng(2).standard_normal((32, 1024))
     for bits, wanted in ((3, 0.0350), (4, 0.0110)):
@@ -232,6 +285,17 @@ def test_b3_flipping_the_weight_flips_the_values(w: Array, bits: int) -> None:
     plus, minus = ref.bcq(w, bits=bits, method="greedy"), ref.bcq(-w, bits=bits, method="greedy")
     np.testing.assert_array_equal(plus.scale[..., 0], minus.scale[..., 0])
     np.testing.assert_array_equal(plus.codes & 1, 1 - (minus.codes & 1))
+
+
+@pytest.mark.parametrize("method", BINARY_METHODS)
+def test_b3_the_code_of_the_negative_is_the_complement(method: BinaryMethod) -> None:
+    """w → −w, where no residual is 0 and no two levels are equal: every sign turns, every scale stays."""
+    w = np.random.default_rng(8).standard_normal((16, 64))
+    for bits, offset in itertools.product((1, 2, 3), (False, True)):
+        plus, minus = (ref.bcq(x, bits=bits, method=method, offset=offset) for x in (w, -w))
+        np.testing.assert_array_equal(minus.codes, 2**bits - 1 - plus.codes)
+        near(minus.scale, plus.scale, roundings=10**4, magnitude=1)
+        near(weight(minus), -weight(plus), roundings=10**4, magnitude=np.abs(w).max())
 
 
 def test_b1_groups_are_runs_of_columns_of_a_row() -> None:

@@ -239,6 +239,37 @@ def test_h7_the_rotated_network_computes_the_same(bias: bool, tied: bool, use_r2
         assert np.abs(forward(turned, ids) - logits).max() > 0.1 * np.abs(logits).max()
 
 
+@pytest.mark.parametrize("part", ["R1", "R2", "R4"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_h7_every_rotation_alone_keeps_the_function(part: str, tied: bool) -> None:
+    """With biases and grouped queries; R1 = I leaves the fusion of the gains to do."""
+    rng = np.random.default_rng(21)
+    model = random_decoder(rng, bias=True, tied=tied)
+    width, kv, ids = len(model.blocks[0].q) // model.heads, 2, rng.integers(0, 17, (2, 5))
+    r1 = ref.random_orthogonal(order=12, seed=4) if part == "R1" else np.eye(12)
+    r2s: list[Array | None] = [haar(rng, kv, width, width) if part == "R2" else None for _ in model.blocks]
+    turned = rotated(model, r1, r2s, online=part == "R4", tied=tied)
+    logits = forward(model, ids)
+    found = forward(turned, ids, down_input=ref.hadamard_transform if part == "R4" else same)
+    assert np.abs(found - logits).max() <= INVARIANT * np.abs(logits).max()
+    one = np.ones(12)
+    plain = [
+        b._replace(
+            q=b.q * b.input_norm, k=b.k * b.input_norm, v=b.v * b.input_norm, input_norm=one,
+            gate=b.gate * b.post_norm, up=b.up * b.post_norm, post_norm=one,
+        )
+        for b in model.blocks
+    ]  # fmt: skip
+    changed = {
+        name for fused, block in zip(plain, turned.blocks, strict=True) for name in block._fields
+        if getattr(fused, name) is not None and not np.array_equal(getattr(fused, name), getattr(block, name))
+    }  # fmt: skip
+    assert changed == {
+        "R1": {"q", "k", "v", "o", "gate", "up", "down", "o_bias", "down_bias"}, "R2": {"v", "v_bias", "o"},
+        "R4": {"down"},
+    }[part]  # fmt: skip
+
+
 def test_h7_forgetting_the_gains_or_a_bias_destroys_the_function() -> None:
     rng = np.random.default_rng(12)
     model = random_decoder(rng, bias=True)
