@@ -36,6 +36,7 @@ CHAPTERS = {
     "K": "ranks under a budget",
     "D": "magnitude and direction apart",
     "H": "rotation",
+    "W": "distillation",
     "A": "the contract itself",
 }
 
@@ -301,6 +302,18 @@ _TABLE = (
     Clause("H-9", "activations are quantized token by token", "core", "tie-band", ("quantize_activations",)),
     Clause("H-9a", "activation codes do not know the scale", "core", "exact", ("quantize_activations",)),
     Clause("H-10", "the clip ratio of activations has the least error", "full", "certificate", ("activation_clip",)),
+    # -- W
+    Clause("W-1", "soft cross-entropy of logits, mean over the batch", "core", "forward-error", ("logit_loss",)),
+    Clause("W-1a", "the divergence lacks the teacher's entropy", "core", "forward-error", ("logit_loss",)),
+    Clause("W-2", "the teacher's own loss weighs the tokens", "core", "forward-error", ("token_loss",)),
+    Clause("W-2a", "skipped tokens are not read and get no gradient", "core", "exact", ("token_loss",)),
+    Clause("W-3", "mean square difference, padding counted or not", "core", "forward-error", ("feature_loss",)),
+    Clause("W-3a", "features beyond a length are not read", "core", "exact", ("feature_loss",)),
+    Clause("W-4", "scores up to the floor are 0 in each network", "core", "forward-error", ("score_loss",)),
+    Clause("W-4a", "causal scores are those up to the diagonal", "full", "forward-error", ("score_loss",)),
+    Clause("W-5", "divergence of maps over valid rows and keys", "core", "forward-error", ("attention_map_loss",)),
+    Clause("W-5a", "scores beyond a length are not read", "core", "exact", ("attention_map_loss",)),
+    Clause("W-5b", "the floor cuts an entry's own term", "core", "forward-error", ("attention_map_loss",)),
     # -- A
     Clause("A-1", "inputs are never written", "core", "exact"),
     Clause("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact"),

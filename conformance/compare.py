@@ -50,6 +50,7 @@ __all__ = [
     "inverse_sensitivity",
     "layout_slack",
     "level_band",
+    "log_softmax_gap",
     "normal_equations",
     "normal_solution",
     "orthogonality",
@@ -286,6 +287,19 @@ def layout_slack(n: int, kappa: float, u: float) -> float:
     solve multiplies that by the condition number κ of what is solved: 2·γ_{8n}·κ.
     """
     return 2 * gamma(8 * max(n, 1), u) * kappa
+
+
+def log_softmax_gap(x: npt.ArrayLike, u: float) -> F64:
+    """Error of log softmax over the last axis of n numbers, entry by entry: γ_{n+16} (1 + abs(x) + max abs(x) + log n).
+
+    A temperature and the subtraction of the maximum round numbers up to 2 max abs(x); e^x turns that absolute error
+    into a relative one, weighed by the terms themselves, and adds its own γ_4; the sum adds γ_n, the logarithm γ_4 of
+    at most log n, and the last subtraction one rounding of the result. The relative error of the softmax is e^gap − 1.
+    """
+    values = np.abs(np.asarray(x, np.float64))
+    n = values.shape[-1]
+    size = 1 + values + values.max(axis=-1, keepdims=True, initial=0.0) + math.log(max(n, 1))
+    return np.asarray(gamma(n + 16, u) * size, np.float64)
 
 
 def hoeffding(n: int, failures: float) -> float:

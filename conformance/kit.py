@@ -63,6 +63,11 @@ _RESULTS: dict[str, type[Any]] = {
     "outlier_measures": types.OutlierMeasures,
     "quantize_activations": types.QuantizedActivations,
     "activation_clip": types.ActivationClip,
+    "logit_loss": types.LossGradient,
+    "token_loss": types.LossGradient,
+    "feature_loss": types.LossGradient,
+    "score_loss": types.LossGradient,
+    "attention_map_loss": types.LossGradient,
 }
 
 

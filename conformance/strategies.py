@@ -20,6 +20,7 @@ __all__ = [
     "DAMPINGS",
     "HADAMARD_ORDERS",
     "LARGE_SPECTRA",
+    "PUBLISHED_FLOOR",
     "SCALINGS",
     "SCHEMES",
     "TOLERANCES",
@@ -76,6 +77,7 @@ Array = npt.NDArray[Any]
 SCHEMES = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 UNITS = (1.0, 0.125, 1 / 3, 0.1, 0.0078125, 2.7182818284590451)  # dyadic ones keep arithmetic exact, the others round
 DAMPINGS = (0.01, 0.1, 1.0)
+PUBLISHED_FLOOR = 1e-8  # of a probability in the map loss
 TOLERANCES = (1e-6, 1e-3)  # asked of the certified solve; an option of the operation, not of a comparison
 
 

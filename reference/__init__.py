@@ -20,6 +20,7 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 16. ``rank_budget``    K  ranks per module under a budget, and nested patches
 17. ``dora``           D  DoRA: magnitude and direction apart
 18. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+19. ``distill``        W  distillation losses of quantization-aware training, with their gradients
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -60,6 +61,7 @@ from .codebook import (
     quantize_blocks,
     quantize_scale,
 )
+from .distill import attention_map_loss, feature_loss, logit_loss, score_loss, token_loss
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -234,6 +236,11 @@ __all__ = [  # noqa: RUF022  in reading order
     "outlier_measures",
     "quantize_activations",
     "activation_clip",
+    "logit_loss",
+    "token_loss",
+    "feature_loss",
+    "score_loss",
+    "attention_map_loss",
 ]
 
 SPEC_VERSION = 1

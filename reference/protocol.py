@@ -32,6 +32,7 @@ from .types import (
     DecoderBlock,
     DecoderEnds,
     DecompositionChange,
+    Divergence,
     DoraGradient,
     DoraLayout,
     DoraMerged,
@@ -41,11 +42,13 @@ from .types import (
     Granularity,
     Grid,
     GroupScales,
+    IgnoredTokens,
     InverseFactor,
     Iterate,
     Leftover,
     LoftQ,
     LoraRefit,
+    LossGradient,
     LowRank,
     MinMaxScheme,
     MomentNode,
@@ -578,6 +581,33 @@ class RotationOps(Protocol[Arr]):
     ) -> ActivationClip[Arr]: ...  # H-10
 
 
+class DistillOps(Protocol[Arr]):
+    """Chapter W: distillation losses with their gradients. lengths (B,) integers."""
+
+    def logit_loss(
+        self, student: Arr, teacher: Arr, /, *, temperature: float = 1.0, divergence: Divergence = "cross-entropy"
+    ) -> LossGradient[Arr]: ...  # W-1, (B, C)
+    def token_loss(
+        self,
+        student: Arr,
+        teacher: Arr,
+        labels: Arr,
+        /,
+        *,
+        temperature: float = 10.0,
+        ignored: IgnoredTokens = "weigh",
+    ) -> LossGradient[Arr]: ...  # W-2, (B, n, V)
+    def feature_loss(
+        self, student: Arr, teacher: Arr, lengths: Arr | None = None, /
+    ) -> LossGradient[Arr]: ...  # W-3, (B, n, d)
+    def score_loss(
+        self, student: Arr, teacher: Arr, /, *, floor: float = -100.0, causal: bool = False
+    ) -> LossGradient[Arr]: ...  # W-4, (B, H, n, n)
+    def attention_map_loss(
+        self, student: Arr, teacher: Arr, lengths: Arr, /, *, floor: float = 1e-8
+    ) -> LossGradient[Arr]: ...  # W-5, (B, H, n, n)
+
+
 PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
@@ -595,6 +625,7 @@ PROTOCOLS: tuple[type, ...] = (
     RankBudgetOps,
     DoraOps,
     RotationOps,
+    DistillOps,
 )
 
 
@@ -609,6 +640,7 @@ __all__ = [
     "Backend",
     "BinaryOps",
     "CodebookOps",
+    "DistillOps",
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",

@@ -34,6 +34,8 @@ MinMaxScheme: TypeAlias = Literal["symmetric", "asymmetric"]
 Outermost: TypeAlias = Literal["published", "bounded"]
 TableTie: TypeAlias = Literal["left", "right"]
 TableFunction: TypeAlias = Literal["gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"]
+Divergence: TypeAlias = Literal["cross-entropy", "kl"]
+IgnoredTokens: TypeAlias = Literal["weigh", "skip"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
@@ -47,6 +49,8 @@ TABLE_TIES: tuple[TableTie, ...] = ("left", "right")
 TABLE_FUNCTIONS: tuple[TableFunction, ...] = (
     "gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"
 )  # fmt: skip
+DIVERGENCES: tuple[Divergence, ...] = ("cross-entropy", "kl")
+IGNORED_TOKENS: tuple[IgnoredTokens, ...] = ("weigh", "skip")
 
 
 class Purpose(IntEnum):
@@ -343,3 +347,10 @@ class IntegerTable(NamedTuple, Generic[Arr]):
     intercepts: Arr  # int32, (n,): 2^(f+b) B
     scale_bits: int  # b
     fraction_bits: int  # f
+
+
+class LossGradient(NamedTuple, Generic[Arr]):
+    """A distillation loss and its gradient with respect to the student."""
+
+    loss: float
+    gradient: Arr  # float, as student

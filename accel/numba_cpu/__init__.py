@@ -44,6 +44,7 @@ from .codebook import (
     quantize_blocks,
     quantize_scale,
 )
+from .distill import attention_map_loss, feature_loss, logit_loss, score_loss, token_loss
 from .dora import (
     decomposition_change,
     dora_forward,
@@ -123,6 +124,7 @@ __all__ = [
     "allocation_bound",
     "allocation_objective",
     "asarray",
+    "attention_map_loss",
     "bcq",
     "bcq_assign",
     "bcq_from_grid",
@@ -159,6 +161,7 @@ __all__ = [
     "error_spectrum",
     "explained_error",
     "factored_norm",
+    "feature_loss",
     "fit_grid",
     "fit_scales",
     "fuse_norm",
@@ -169,6 +172,7 @@ __all__ = [
     "inverse_cholesky",
     "kronecker_transform",
     "loftq",
+    "logit_loss",
     "lookup_tables",
     "loss_importance",
     "min_max",
@@ -212,6 +216,7 @@ __all__ = [
     "scale_grad",
     "scale_grad_tokens",
     "scaled_svd_patch",
+    "score_loss",
     "sparsegpt",
     "stationarity",
     "straight_through",
@@ -219,6 +224,7 @@ __all__ = [
     "svd_patch",
     "threshold_ranks",
     "to_numpy",
+    "token_loss",
     "trainable_scales",
     "tune_step",
     "twn",

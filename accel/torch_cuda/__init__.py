@@ -137,6 +137,12 @@ outlier_measures = _cpu.outlier_measures
 quantize_activations = _cpu.quantize_activations
 activation_clip = _cpu.activation_clip
 
+logit_loss = _cpu.logit_loss
+token_loss = _cpu.token_loss
+feature_loss = _cpu.feature_loss
+score_loss = _cpu.score_loss
+attention_map_loss = _cpu.attention_map_loss
+
 __all__ = [
     "TorchBackend",
     "activation_clip",
@@ -147,6 +153,7 @@ __all__ = [
     "allocation_bound",
     "allocation_objective",
     "asarray",
+    "attention_map_loss",
     "bcq",
     "bcq_assign",
     "bcq_from_grid",
@@ -183,6 +190,7 @@ __all__ = [
     "error_spectrum",
     "explained_error",
     "factored_norm",
+    "feature_loss",
     "fit_grid",
     "fit_scales",
     "fuse_norm",
@@ -193,6 +201,7 @@ __all__ = [
     "inverse_cholesky",
     "kronecker_transform",
     "loftq",
+    "logit_loss",
     "lookup_tables",
     "loss_importance",
     "moment_leaf",
@@ -234,6 +243,7 @@ __all__ = [
     "scale_grad",
     "scale_grad_tokens",
     "scaled_svd_patch",
+    "score_loss",
     "sparsegpt",
     "stationarity",
     "subspace_overlap",
@@ -241,6 +251,7 @@ __all__ = [
     "svd_patch",
     "threshold_ranks",
     "to_numpy",
+    "token_loss",
     "trainable_scales",
     "tune_step",
     "unpack",

@@ -17,6 +17,7 @@ from . import (
     arrays,
     binary_coding,
     codebook,
+    distill,
     dora,
     eigenspace,
     low_rank,
@@ -357,6 +358,13 @@ class TorchBackend:
     outlier_measures = staticmethod(rotation.outlier_measures)
     quantize_activations = staticmethod(rotation.quantize_activations)
     activation_clip = staticmethod(rotation.activation_clip)
+
+    # --- W
+    logit_loss = staticmethod(distill.logit_loss)
+    token_loss = staticmethod(distill.token_loss)
+    feature_loss = staticmethod(distill.feature_loss)
+    score_loss = staticmethod(distill.score_loss)
+    attention_map_loss = staticmethod(distill.attention_map_loss)
 
 
 def configure(device: str = "cpu", kernels: Kernels = "auto") -> TorchBackend:

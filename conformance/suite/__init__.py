@@ -23,6 +23,7 @@ MODULES = (
     "test_rank_budget",
     "test_dora",
     "test_rotation",
+    "test_distill",
     "test_contract",
 )
 """Test modules in reading order."""

@@ -69,6 +69,12 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     cost, low, high, now = (np.array(x, np.int32) for x in ([3, 2, 4], [0, 1, 0], [4, 3, 4], [2, 2, 1]))
     shapes, group = np.array([[4, 9], [3, 8]], np.int32), np.array([0, 1, 0], np.int32)
     market = ("spectra", "importance", "cost", "low", "high")
+    pair = tuple(draw.standard_normal((3, 4, 5)).astype(dtype) for _ in range(2))
+    scores = tuple(draw.standard_normal((3, 2, 4, 4)).astype(dtype) for _ in range(2))
+    lengths, labels = (
+        np.array([2, 4, 1], np.int32),
+        np.array([[0, -100, 4, 2], [1, 1, 3, 0], [2, 2, -100, 4]], np.int32),
+    )
     return [
         Call("philox_words", ("counters",), (addresses,), {"seed": 2**40 + 3}),
         Call("philox_uniform", ("counters",), (addresses,), {"seed": 1}),
@@ -229,6 +235,15 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("outlier_measures", ("x",), (w,), {}),
         Call("quantize_activations", ("x",), (w,), {"bits": 4}),
         Call("activation_clip", ("x",), (w,), {"bits": 4}),
+        Call("logit_loss", ("student", "teacher"), (w, d), {}),
+        Call("logit_loss", ("student", "teacher"), (w, d), {"temperature": 2.0, "divergence": "kl"}),
+        Call("token_loss", ("student", "teacher", "labels"), (*pair, labels), {}),
+        Call("token_loss", ("student", "teacher", "labels"), (*pair, labels), {"ignored": "skip"}),
+        Call("feature_loss", ("student", "teacher", "lengths"), (*pair, lengths), {}),
+        Call("feature_loss", ("student", "teacher", "lengths"), (*pair, None), {}),
+        Call("score_loss", ("student", "teacher"), scores, {}),
+        Call("score_loss", ("student", "teacher"), scores, {"causal": True, "floor": 0.0}),
+        Call("attention_map_loss", ("student", "teacher", "lengths"), (*scores, lengths), {}),
     ]
 
 
@@ -661,6 +676,21 @@ def test_zero_size_arrays(kit: Kit) -> None:
         ("outlier_measures", (np.zeros((0, 4), f32),), {}, lambda r: r.peak.shape, (0,)),
         ("quantize_activations", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: r.values.shape, (0, 4)),
         ("activation_clip", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: float(r.ratio), 1.0),
+        *(
+            (op, arrays, {}, lambda r: (float(r.loss), r.gradient.shape), (0.0, arrays[0].shape))
+            for op, arrays in (
+                ("logit_loss", (np.zeros((0, 4), f32),) * 2),
+                ("logit_loss", (np.zeros((2, 0), f32),) * 2),
+                ("token_loss", (*(np.zeros((0, 3, 4), f32),) * 2, np.zeros((0, 3), i32))),
+                ("token_loss", (*(np.zeros((2, 0, 4), f32),) * 2, np.zeros((2, 0), i32))),
+                ("feature_loss", (*(np.zeros((0, 3, 4), f32),) * 2, nobody[0])),
+                ("feature_loss", (*(np.zeros((2, 3, 0), f32),) * 2, None)),
+                ("score_loss", (np.zeros((2, 0, 3, 3), f32),) * 2),
+                ("score_loss", (np.zeros((2, 1, 0, 0), f32),) * 2),
+                ("attention_map_loss", (*(np.zeros((0, 2, 3, 3), f32),) * 2, nobody[0])),
+                ("attention_map_loss", (*(np.zeros((2, 0, 3, 3), f32),) * 2, np.array([3, 1], i32))),
+            )
+        ),
     ]
     for op, arrays, options, look, expected in table:
         if kit.has(op):
@@ -725,6 +755,7 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     state, sizes = (alpha, alpha, alpha, alpha, alpha, on), np.arange(1, 9, dtype=i32) * words
     s, g, rising = np.array([[3, 1], [2, 2]], f32), np.ones(2, f32), np.array([[1, 1], [1, 2]], f32)
     cost, low, high = np.array([1, 2], i32), np.zeros(2, i32), np.full(2, 2, i32)
+    scores = np.ones((1, 2, 4, 4), f32)
     return [
         ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
         ("philox_words", (address - 1,), {"seed": 1}, ("-1",)),
@@ -1047,6 +1078,33 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("activation_clip", (w,), {"bits": 4, "grid": 0}, ("0",)),
         ("activation_clip", (w,), {"bits": 4, "norm": 0.0}, ()),
         ("activation_clip", (w,), {"bits": 4, "max_shrink": 1.5}, ("1.5",)),
+        ("logit_loss", (w, w[:3]), {}, ()),
+        ("logit_loss", (vector, vector), {}, ()),
+        ("logit_loss", (w, w), {"temperature": 0.0}, ()),
+        ("logit_loss", (w, w), {"temperature": nan}, ()),
+        ("logit_loss", (w, w), {"divergence": "js"}, ("js",)),
+        ("token_loss", (cube, cube[:1], codes[:2, :2]), {}, ()),
+        ("token_loss", (cube, cube, codes), {}, ()),
+        ("token_loss", (cube, cube, 8 * codes[:2, :2]), {}, ("8",)),
+        ("token_loss", (cube, cube, -codes[:2, :2]), {}, ("-1",)),
+        ("token_loss", (cube, cube, w[:2, :2]), {}, ()),
+        ("token_loss", (cube, cube, codes[:2, :2]), {"temperature": -1.0}, ("-1",)),
+        ("token_loss", (cube, cube, codes[:2, :2]), {"ignored": "drop"}, ("drop",)),
+        ("feature_loss", (cube, cube[:1], None), {}, ()),
+        ("feature_loss", (w, w, None), {}, ()),
+        ("feature_loss", (cube, cube, np.array([1, 3], i32)), {}, ("3",)),
+        ("feature_loss", (cube, cube, np.array([1, 0], i32)), {}, ("0",)),
+        ("feature_loss", (cube, cube, np.array([1], i32)), {}, ()),
+        ("score_loss", (cube, cube), {}, ()),
+        ("score_loss", (cube[None], cube[None]), {}, ()),
+        ("score_loss", (scores, scores), {"floor": nan}, ()),
+        ("score_loss", (scores, scores), {"causal": 1}, ("1",)),
+        ("attention_map_loss", (cube[None], cube[None], np.array([2], i32)), {}, ()),
+        ("attention_map_loss", (scores, scores[:, :1], np.array([2], i32)), {}, ()),
+        ("attention_map_loss", (scores, scores, np.array([9], i32)), {}, ("9",)),
+        ("attention_map_loss", (scores, scores, np.array([2, 2], i32)), {}, ()),
+        ("attention_map_loss", (scores, scores, np.array([2], i32)), {"floor": 0.0}, ()),
+        ("attention_map_loss", (scores, scores, np.array([2], i32)), {"floor": 2.0}, ("2",)),
     ]
 
 
@@ -1107,6 +1165,7 @@ CHAPTER_OPS = {
         "random_orthogonal", "fuse_norm", "rotate_inputs", "rotate_outputs", "rotate_block", "rotate_ends",
         "outlier_measures", "quantize_activations", "activation_clip",
     ),
+    "W": ("logit_loss", "token_loss", "feature_loss", "score_loss", "attention_map_loss"),
 }  # fmt: skip
 
 

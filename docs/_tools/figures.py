@@ -621,6 +621,28 @@ def rotation() -> str:
     return svg("Error of 4-bit activations as one feature grows, with and without rotation.", 660, 320, a)
 
 
+def distillation() -> str:
+    """W: what an error of one half in one attention score costs, by the teacher's probability of that key."""
+    n, share = 64, np.geomspace(1e-4, 0.6, 33).tolist()
+    maps, scores = [], []
+    for p in share:
+        teacher = np.zeros((1, 1, n, n))
+        teacher[..., 0] = np.log(p / (1 - p) * (n - 1))
+        student = teacher.copy()
+        student[..., 0] += 0.5
+        maps.append(ref.attention_map_loss(student, teacher, [n]).loss)
+        scores.append(ref.score_loss(student, teacher).loss)
+    a = Axes((1e-4, 1), (1e-6, 1e-1), log_x=True, log_y=True)
+    a.frame(
+        {v: f"{v:g}" for v in (1e-4, 1e-3, 1e-2, 1e-1, 1)}, {v: f"{v:g}" for v in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)},
+        xlabel="the teacher's attention to the key", ylabel="loss",
+    )  # fmt: skip
+    for i, values in enumerate((maps, scores)):
+        a.curve(share, values, i, dots=False)
+    a.legend(["attention map", "attention score"], 430, 200, dots=False)
+    return svg("Loss of an error of one half in one score, against the teacher's attention to its key.", 660, 320, a)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
@@ -636,6 +658,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "decomposition": decomposition,
     "rotation": rotation,
     "ranks": ranks,
+    "distillation": distillation,
 }
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

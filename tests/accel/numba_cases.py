@@ -52,6 +52,8 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     block = DecoderBlock(w[0], w, w, w, w.T.copy(), w[0], w[:4], w[1:], w[:4].T.copy(), None, w[1], None)
     alpha = np.abs(w[:, :4].reshape(5, 2, 2))
     on = backend.trainable_scales(alpha)
+    features = w[:3, :4].reshape(2, 3, 2).copy(), x[:3, :4].reshape(2, 3, 2).copy()
+    scores = w[:4].reshape(2, 2, 4, 4), x[:4].reshape(2, 2, 4, 4)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
         "philox_uniform": ((addresses,), {"seed": 1}),
@@ -156,6 +158,11 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "outlier_measures": ((w,), {}),
         "quantize_activations": ((w,), {"bits": 4}),
         "activation_clip": ((w,), {"bits": 4}),
+        "logit_loss": ((w, x[:5].copy()), {"temperature": 2.0}),
+        "token_loss": ((*features, np.array([[0, -100, 1], [1, 0, 1]], np.int32)), {"ignored": "skip"}),
+        "feature_loss": ((*features, np.array([3, 1], np.int32)), {}),
+        "score_loss": (scores, {"causal": True}),
+        "attention_map_loss": ((*scores, np.array([1, 4], np.int32)), {}),
     }
 
 

@@ -74,6 +74,8 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     block = DecoderBlock(w[0], w, w, w, w.T.clone(), w[0], w[:4], w[1:5], w[:4].T.clone(), None, w[1], None)
     alpha = weights(6, 6, 2, 2, dtype=dtype).abs()
     on = backend.trainable_scales(alpha)
+    features = weights(7, 2, 3, 2, dtype=dtype), weights(8, 2, 3, 2, dtype=dtype)
+    scores = weights(9, 2, 2, 4, 4, dtype=dtype), weights(10, 2, 2, 4, 4, dtype=dtype)
     sizes = torch.arange(1, 4, dtype=torch.int32).repeat(6, 1)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
@@ -179,6 +181,11 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "outlier_measures": ((w,), {}),
         "quantize_activations": ((w,), {"bits": 4}),
         "activation_clip": ((w,), {"bits": 4}),
+        "logit_loss": ((w, w.flip(0)), {"temperature": 2.0}),
+        "token_loss": ((*features, torch.tensor([[0, -100, 1], [1, 0, 1]])), {"ignored": "skip"}),
+        "feature_loss": ((*features, torch.tensor([3, 1])), {}),
+        "score_loss": (scores, {"causal": True}),
+        "attention_map_loss": ((*scores, torch.tensor([1, 4])), {}),
     }
 
 

@@ -33,6 +33,9 @@ SPECTRA = -np.sort(-g.random((4, 5)), axis=1)
 EACH = g.random(4)
 COST, LOW, HIGH = np.array([3, 1, 2, 5]), np.array([0, 1, 0, 0]), np.array([5, 4, 5, 3])
 RANKS = np.array([1, 2, 0, 3])
+SEQUENCE, TOWARDS = g.standard_normal((2, 2, 3, 4))
+LABELS, LENGTHS = np.array([[3, -100, 0], [1, 1, 2]]), np.array([2, 3])
+SCORES = g.standard_normal((2, 2, 3, 3))
 
 
 class Call(NamedTuple):
@@ -180,6 +183,11 @@ CALLS = [
     Call("outlier_measures", (W,), {}, ("x",)),
     Call("quantize_activations", (W,), {"bits": 4}, ("x",)),
     Call("activation_clip", (W,), {"bits": 4}, ("x",)),
+    Call("logit_loss", (W, D), {"temperature": 2.0}, ("student", "teacher")),
+    Call("token_loss", (SEQUENCE, TOWARDS, LABELS), {}, ("student", "teacher")),
+    Call("feature_loss", (SEQUENCE, TOWARDS, LENGTHS), {}, ("student", "teacher")),
+    Call("score_loss", (SCORES, SCORES[::-1].copy()), {"causal": True}, ("student", "teacher")),
+    Call("attention_map_loss", (SCORES, SCORES[::-1].copy(), LENGTHS), {}, ("student", "teacher")),
 ]
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda c: c.name)
 # Moment nodes are float64 arrays by definition: there is no other precision and no list to pass.

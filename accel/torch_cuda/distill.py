@@ -1,0 +1,272 @@
+"""Chapter W: distillation losses with their gradients in closed form, nothing recorded for autograd.
+
+On a CPU sentences are taken one by one, cut to their length, so that padding costs nothing and temporaries stay in
+cache; elsewhere a batch is masked and taken in a few large launches. :mod:`.distill_losses` gives the same to autograd.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lowbit.accel.boundary import check_choice, check_labels, check_lengths, check_number, check_pair, check_scores
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import DIVERGENCES, IGNORED_TOKENS, Divergence, IgnoredTokens, LossGradient
+
+from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+
+__all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
+
+IGNORED = -100
+
+
+def pair(clause: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both networks' tensors, on one device."""
+    student = as_weights(clause, "student", student)
+    return student, as_weights(clause, "teacher", teacher, like=student)
+
+
+def check_valid(clause: str, lengths: Tensor, batch: int, longest: int, *, like: Tensor) -> list[int]:
+    """Lengths as Python integers."""
+    lengths = as_integers(clause, "lengths", lengths, like=like)
+    if lengths.ndim != 1:
+        raise SpecError(clause, f"lengths must have shape ({batch},), got {tuple(lengths.shape)}")
+    s: list[int] = lengths.tolist()
+    check_lengths(clause, s, batch, longest)
+    return s
+
+
+def refuse_pair(clause: str, student: Tensor, teacher: Tensor, used: Tensor | None = None) -> None:
+    """A-4 for the entries that are read."""
+    for name, x in (("student", student), ("teacher", teacher)):
+        refuse_nan(clause, name, x if used is None else torch.where(used, x, x.new_zeros(())))
+
+
+def above_zero(clause: str, name: str, value: float) -> float:
+    """A finite number above 0."""
+    number = check_number(clause, name, value, 0.0)
+    if number == 0.0:
+        raise SpecError(clause, f"{name} must be above 0")
+    return number
+
+
+def soft_rows(
+    student: Tensor, teacher: Tensor, weight: Tensor, factor: float, *, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """Weighted soft cross-entropies of rows (R, C), summed in float64, and their gradient."""
+    gradient = torch.empty_like(student)
+    total = torch.zeros((), dtype=torch.float64, device=student.device)
+    for rows in row_chunks(student.shape[0], student.shape[1], student.device):
+        log_q, log_p = (x[rows].mul(factor).log_softmax(-1) for x in (student, teacher))
+        p = log_p.exp()
+        each = (p * (log_p - log_q)).sum(-1) if entropy else -(p * log_q).sum(-1)
+        total += (each.double() * weight[rows]).sum()
+        torch.sub(log_q.exp_(), p, out=gradient[rows]).mul_((weight[rows] * factor).to(p.dtype)[:, None])
+    return total, gradient
+
+
+@operation
+def logit_loss(
+    student: Tensor, teacher: Tensor, /, *, temperature: float = 1.0, divergence: Divergence = "cross-entropy"
+) -> LossGradient[Tensor]:
+    """Soft cross-entropy of logits, mean over the batch.  [W-1]
+
+    Args:
+        student, teacher: floating, logits (B, C).
+        temperature: above 0; the loss is multiplied by its square.
+        divergence: "cross-entropy", or "kl" to subtract the teacher's entropy.
+
+    Returns:
+        Loss, and gradient of student's shape, at least float32.
+
+    Raises:
+        SpecError: W-1 for shapes and options, A-4 for NaN or infinities.
+    """
+    check_choice("W-1", "divergence", divergence, DIVERGENCES)
+    τ = above_zero("W-1", "temperature", temperature)
+    student, teacher = pair("W-1", student, teacher)
+    batch, _ = check_pair("W-1", student.shape, teacher.shape, 2)
+    refuse_pair("W-1", student, teacher)
+    dtype = working_dtype(student, teacher)
+    S, T = student.to(dtype), teacher.to(dtype)
+    if not S.numel():
+        return LossGradient(0.0, torch.zeros_like(S))
+    weight = torch.full((batch,), τ * τ / batch, dtype=torch.float64, device=S.device)
+    total, gradient = soft_rows(S, T, weight, 1 / τ, entropy=divergence == "kl")
+    return LossGradient(float(total), gradient)
+
+
+@operation
+def token_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    /,
+    *,
+    temperature: float = 10.0,
+    ignored: IgnoredTokens = "weigh",
+) -> LossGradient[Tensor]:
+    """Token-scaled logit distillation.  [W-2]
+
+    Args:
+        student, teacher: floating, logits (B, n, V).
+        labels: integers (B, n), 0 to V - 1, or -100 for none.
+        temperature: of the softmax over tokens that weighs them, above 0.
+        ignored: "weigh" tokens without label as if they cost nothing, or "skip" them.
+
+    Returns:
+        Loss, and gradient of student's shape, at least float32.
+
+    Raises:
+        SpecError: W-2 for shapes, labels and options, A-4 for NaN or infinities in what is read.
+    """
+    check_choice("W-2", "ignored", ignored, IGNORED_TOKENS)
+    τ = above_zero("W-2", "temperature", temperature)
+    student, teacher = pair("W-2", student, teacher)
+    batch, n, vocabulary = check_pair("W-2", student.shape, teacher.shape, 3)
+    labels = as_integers("W-2", "labels", labels, like=student)
+    if tuple(labels.shape) != (batch, n):
+        raise SpecError("W-2", f"labels of shape {tuple(labels.shape)} must have shape {(batch, n)}")
+    has = labels != IGNORED
+    if bool(has.any()):
+        low, high = (int(v) for v in torch.aminmax(labels[has]))
+        check_labels("W-2", low, high, vocabulary)
+    counted = has if ignored == "skip" else torch.ones_like(has)
+    used = counted.unsqueeze(-1)
+    refuse_pair("W-2", student, teacher, used)
+    dtype = working_dtype(student, teacher)
+    S, T = (torch.where(used, x, x.new_zeros(())).to(dtype).reshape(-1, vocabulary) for x in (student, teacher))
+    if not S.numel():
+        return LossGradient(0.0, torch.zeros(student.shape, dtype=dtype, device=S.device))
+    at = torch.where(has, labels, 0).to(torch.int64).reshape(-1, 1)
+    own = torch.cat([-T[r].log_softmax(-1).gather(1, at[r]) for r in row_chunks(T.shape[0], T.shape[1], T.device)])
+    cost = torch.where(has, own.reshape(batch, n), own.new_zeros(())).double() / τ
+    weight = cost.masked_fill(~counted, -torch.inf).softmax(-1)
+    weight = torch.where(counted, weight, weight.new_zeros(())).reshape(-1)  # a sequence without labels: NaN
+    total, gradient = soft_rows(S, T, weight, 1.0, entropy=False)
+    return LossGradient(float(total), gradient.reshape(student.shape))
+
+
+@operation
+def feature_loss(student: Tensor, teacher: Tensor, lengths: Tensor | None = None, /) -> LossGradient[Tensor]:
+    """Mean square difference of features, over every element or over valid tokens.  [W-3]
+
+    Args:
+        student, teacher: floating, (B, n, d).
+        lengths: integers (B,), 1 to n: what lies beyond is not read. None counts everything.
+
+    Returns:
+        Loss, and gradient of student's shape, at least float32.
+
+    Raises:
+        SpecError: W-3 for shapes, A-4 for NaN or infinities in what is read.
+    """
+    student, teacher = pair("W-3", student, teacher)
+    batch, n, d = check_pair("W-3", student.shape, teacher.shape, 3)
+    used, count = None, batch * n * d
+    if lengths is not None:
+        s = check_valid("W-3", lengths, batch, n, like=student)
+        used = (torch.arange(n, device=student.device) < lengths.detach()[:, None]).unsqueeze(-1)
+        count = d * sum(s)
+    refuse_pair("W-3", student, teacher, used)
+    dtype = working_dtype(student, teacher)
+    difference = student.to(dtype) - teacher.to(dtype)
+    if used is not None:
+        difference = torch.where(used, difference, difference.new_zeros(()))
+    flat = difference.reshape(-1)
+    total = sum((float(flat[r].double().square().sum()) for r in row_chunks(flat.numel(), 1, flat.device)), 0.0)
+    return LossGradient(total / max(count, 1), difference.mul_(2 / max(count, 1)))
+
+
+@operation
+def score_loss(
+    student: Tensor, teacher: Tensor, /, *, floor: float = -100.0, causal: bool = False
+) -> LossGradient[Tensor]:
+    """Mean square difference of scores, those at most ``floor`` set to 0 in each network.  [W-4]
+
+    Args:
+        student, teacher: floating, scores (B, H, n, n).
+        floor: scores up to this count as masked.
+        causal: count entries on and below the diagonal only.
+
+    Returns:
+        Loss, and gradient of student's shape, at least float32.
+
+    Raises:
+        SpecError: W-4 for shapes and options, A-4 for NaN or infinities.
+    """
+    if not isinstance(causal, bool):
+        raise SpecError("W-4", f"causal must be True or False, got {causal!r}")
+    least = check_number("W-4", "floor", floor)
+    student, teacher = pair("W-4", student, teacher)
+    batch, heads, n, _ = check_scores("W-4", student.shape, teacher.shape)
+    refuse_pair("W-4", student, teacher)
+    dtype = working_dtype(student, teacher)
+    count = max(batch * heads * (n * (n + 1) // 2 if causal else n * n), 1)
+    gradient = torch.zeros(student.shape, dtype=dtype, device=student.device)
+    total = 0.0
+    for b in row_chunks(batch, heads * n * n, student.device):
+        S, T = student[b].to(dtype), teacher[b].to(dtype)
+        kept = least < S.double()
+        difference = torch.where(kept, S, 0.0) - torch.where(least < T.double(), T, 0.0)
+        if causal:
+            difference.tril_()
+        total += float(difference.double().square().sum())
+        gradient[b] = torch.where(kept, difference, 0.0).mul_(2 / count)
+    return LossGradient(total / count, gradient)
+
+
+def map_block(student: Tensor, teacher: Tensor, log_floor: float, gradient: Tensor) -> Tensor:
+    """Loss terms per row of score blocks (…, s, s), and q Σa − a into ``gradient``; masked keys hold −∞."""
+    log_q, log_p = student.log_softmax(-1), teacher.log_softmax(-1).clamp_(min=log_floor)
+    a = log_p.exp()
+    floored = log_q.clamp(min=log_floor)
+    loss = (a * log_p.sub_(floored)).sum(-1, dtype=torch.float64)
+    a.mul_(floored.eq_(log_q))
+    torch.mul(log_q.exp_(), a.sum(-1, keepdim=True), out=gradient).sub_(a)
+    return loss
+
+
+@operation
+def attention_map_loss(
+    student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8
+) -> LossGradient[Tensor]:
+    """Divergence of attention maps from scores.  [W-5]
+
+    Args:
+        student, teacher: floating, scores (B, H, n, n).
+        lengths: integers (B,), 1 to n; what lies beyond is not read.
+        floor: smallest probability.
+
+    Returns:
+        Loss, and gradient of student's shape, at least float32.
+
+    Raises:
+        SpecError: W-5 for shapes and parameters, A-4 for NaN or infinities in valid rows and keys.
+    """
+    least = check_number("W-5", "floor", floor, 0.0, 1.0)
+    if least == 0.0:
+        raise SpecError("W-5", "floor must be above 0")
+    student, teacher = pair("W-5", student, teacher)
+    batch, heads, n, _ = check_scores("W-5", student.shape, teacher.shape)
+    s = check_valid("W-5", lengths, batch, n, like=student)
+    dtype = working_dtype(student, teacher)
+    gradient = torch.zeros(student.shape, dtype=dtype, device=student.device)
+    if not gradient.numel():
+        return LossGradient(0.0, gradient)
+    log_floor = math.log(least)
+    each: list[Tensor] = []
+    proof: list[Tensor] = []
+    for b, length in enumerate(s):
+        corner = (b, slice(None), slice(length), slice(length))
+        S, T = student[corner].to(dtype), teacher[corner].to(dtype)
+        out = torch.empty(S.shape, dtype=dtype, device=S.device)
+        each.append(map_block(S, T, log_floor, out).sum() / length)
+        proof.append(S.sum() + T.sum())  # finite only if every entry is
+        gradient[corner] = out.mul_(1 / (batch * heads * length))
+    if not bool(torch.isfinite(torch.stack(proof)).all()):
+        inside = torch.arange(n, device=student.device) < lengths.detach()[:, None]
+        refuse_pair("W-5", student, teacher, (inside[:, :, None] & inside[:, None]).unsqueeze(1))
+    return LossGradient(float(torch.stack(each).sum()) / (batch * heads), gradient)

@@ -1,0 +1,70 @@
+"""Distillation losses under autograd: sums of them, upstream factors, half precision, one buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor  # noqa: E402
+
+from lowbit.accel.torch_cuda import distill, losses  # noqa: E402
+
+LENGTHS = torch.tensor([4, 2])
+LABELS = torch.tensor([[0, -100, 2, 1], [1, 1, 0, -100]])
+CASES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], object]]] = {
+    "logit_loss": ((3, 5), losses.logit_loss, distill.logit_loss),
+    "token_loss": (
+        (2, 4, 5),
+        lambda s, t: losses.token_loss(s, t, LABELS),
+        lambda s, t: distill.token_loss(s, t, LABELS),
+    ),
+    "feature_loss": (
+        (2, 4, 5),
+        lambda s, t: losses.feature_loss(s, t, LENGTHS),
+        lambda s, t: distill.feature_loss(s, t, LENGTHS),
+    ),
+    "score_loss": ((2, 3, 4, 4), losses.score_loss, distill.score_loss),
+    "attention_map_loss": (
+        (2, 3, 4, 4),
+        lambda s, t: losses.attention_map_loss(s, t, LENGTHS),
+        lambda s, t: distill.attention_map_loss(s, t, LENGTHS),
+    ),
+}
+
+
+def draw(*shape: int) -> tuple[Tensor, Tensor]:
+    made = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(shape, generator=made, dtype=torch.float64) for _ in range(2))
+    return student.requires_grad_(), teacher
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_backward_is_the_gradient_of_the_operation(name: str) -> None:
+    shape, differentiable, operation = CASES[name]
+    student, teacher = draw(*shape)
+    loss = differentiable(student * 2, teacher)
+    (3 * loss).backward()
+    expected = operation((student * 2).detach(), teacher)
+    assert loss.shape == ()
+    assert loss.item() == expected.loss  # type: ignore[attr-defined]
+    assert student.grad is not None
+    assert torch.allclose(student.grad, 6 * expected.gradient, rtol=1e-14)  # type: ignore[attr-defined]
+
+
+def test_a_half_precision_student_gets_half_precision_gradients() -> None:
+    student, teacher = draw(3, 5)
+    low = student.detach().bfloat16().requires_grad_()
+    losses.logit_loss(low, teacher.bfloat16()).backward()
+    assert low.grad is not None
+    assert low.grad.dtype == torch.bfloat16
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    student, teacher = draw(3, 5)
+    loss = losses.logit_loss(student, teacher)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="used up"):
+        loss.backward()
