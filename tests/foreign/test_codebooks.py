@@ -18,6 +18,8 @@ pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip i
 
 from lowbit.conformance.runner import run
 
+from .published import agree
+
 RELEASES = {"bitsandbytes": "0.50.", "peft": "0.21."}
 
 PLAIN = {
@@ -41,11 +43,14 @@ LOFTQ = {
 }
 
 
-def judge(backend: Any, clauses: list[str], expected: dict[str, str]) -> None:
-    """The checks that always have something to judge say what is expected, and no other one fails."""
+def judge(backend: Any, clauses: list[str], expected: dict[str, str], heading: str | None = None) -> None:
+    """The checks that always have something to judge say what is expected, no other one fails, the page knows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {o.check.name: o.status for o in run(backend, clauses)}
+        outcomes = list(run(backend, clauses))
+    found = {o.check.name: o.status for o in outcomes}
+    if heading is not None:
+        agree(heading, outcomes)
     assert {name: found[name] for name in expected} == expected
     assert {name for name, status in found.items() if status == "fail"} <= set(expected)
 
@@ -63,7 +68,7 @@ def adapter(name: str, *packages: str) -> Any:
 
 
 def test_bitsandbytes_nf4() -> None:
-    judge(adapter("bitsandbytes_nf4", "bitsandbytes"), ["N", "A-4"], PLAIN)
+    judge(adapter("bitsandbytes_nf4", "bitsandbytes"), ["N", "A-4"], PLAIN, "bitsandbytes")
 
 
 def test_bitsandbytes_linear4bit_rounds_to_bfloat16() -> None:
@@ -74,4 +79,4 @@ def test_bitsandbytes_linear4bit_rounds_to_bfloat16() -> None:
 
 
 def test_peft_loftq() -> None:
-    judge(adapter("peft_loftq", "bitsandbytes", "peft"), ["N-7"], LOFTQ)
+    judge(adapter("peft_loftq", "bitsandbytes", "peft"), ["N-7"], LOFTQ, "PEFT 0.21.2, LoftQ")

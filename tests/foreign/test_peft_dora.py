@@ -13,6 +13,7 @@ pytest.importorskip("peft")
 from lowbit.conformance.runner import run
 
 from . import peft_dora
+from .published import agree
 
 VERDICT = {
     "D-1": "pass",
@@ -49,6 +50,7 @@ def test_the_verdict(outcomes: dict[str, list[Any]]) -> None:
         statuses = [r.status for r in results]
         said[clause] = "fail" if "fail" in statuses else statuses[0]
     assert said == VERDICT
+    agree("PEFT 0.21.2, DoRA", [outcome for results in outcomes.values() for outcome in results])
 
 
 @pytest.mark.parametrize(
