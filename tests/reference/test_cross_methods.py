@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import lowbit.reference as ref
-from lowbit.reference.types import BinaryMethod
+from lowbit.reference.types import BinaryMethod, LowRank
 
 from .bounds import LAW, Array, factorisation, near, psd
 
@@ -138,7 +140,7 @@ def test_ranks_follow_inputs_that_drift() -> None:
     cost = ref.rank_cost([[m, k]] * J)
     P = int(cost.sum()) * uniform
     moments = [[psd(g, k) * 2.0 ** g.integers(-1, 2) for _ in range(J)] for _ in range(3)]
-    patches = [ref.eora(D, C, rank=uniform) for D, C in zip(errors, moments[0], strict=True)]
+    patches: list[LowRank[Any]] = [ref.eora(D, C, rank=uniform) for D, C in zip(errors, moments[0], strict=True)]
     stayed = [B @ A for B, A in patches]
     ranks = np.full(J, uniform)
 
@@ -153,12 +155,13 @@ def test_ranks_follow_inputs_that_drift() -> None:
         assert int(cost @ now) <= P
         assert (np.abs(now - ranks) <= 2).all()
         for j, r in enumerate(now.tolist()):
-            B, A = ref.nest_patch(*patches[j], C[j])
+            old = patches[j]
+            B, A = ref.nest_patch(old.B, old.A, C[j])
             if r < ranks[j]:
-                patches[j] = type(patches[j])(B[:, :r], A[:r])
+                patches[j] = LowRank(B[:, :r], A[:r])
             elif r > ranks[j]:
                 more = ref.eora(errors[j] - B @ A, C[j], rank=r - int(ranks[j]))
-                patches[j] = type(patches[j])(np.concatenate([B, more.B], axis=1), np.concatenate([A, more.A]))
+                patches[j] = LowRank(np.concatenate([B, more.B], axis=1), np.concatenate([A, more.A]))
         ranks = now
 
     def total(products: list[Array]) -> float:
