@@ -180,6 +180,13 @@ def test_every_operation_is_documented_on_one_chapter_page() -> None:
     assert sorted(documented) == sorted(n for n in reference.__all__ if getattr(reference, n).__module__ in files)
 
 
+def test_every_layer_is_documented() -> None:
+    pytest.importorskip("torch")
+    layers = importlib.import_module("lowbit.accel.torch_cuda.layers")
+    there = set(shown(ROOT / "docs" / "guides" / "api.md"))
+    assert {f"lowbit.accel.torch_cuda.layers.{name}" for name in layers.__all__} <= there
+
+
 def numbered(docstring: str) -> set[str]:
     """Equations that a docstring defines: a number closes their line."""
     ends = re.findall(rf"\({_NUMBER}\)(?:, \({_NUMBER}\))*$", docstring, re.MULTILINE)

@@ -179,10 +179,10 @@ class DoRALinear(nn.Module):
             front of an operation that works in place, which autograd refuses otherwise.
         dtype: of A, B and m; None for the base's, at least float32.
 
-    Parameters:
-        A: (r, in), Kaiming-uniform.
-        B: (out, r), zero.
-        magnitude: (out,), the norms of the base's rows.
+    Attributes:
+        A: parameter, (r, in), Kaiming-uniform.
+        B: parameter, (out, r), zero.
+        magnitude: parameter, (out,), the norms of the base's rows.
     """
 
     def __init__(

@@ -26,7 +26,9 @@ _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on
 class QuantLinear(nn.Module):
     """``y = x Ŵᵀ + b`` with Ŵ = scale · (code − zero_point) kept as packed codes; the forward pass dequantizes.
 
-    Buffers (all in the state dict; none is trained):
+    Everything is a buffer, in the state dict and not trained.
+
+    Attributes:
         words: int32, (out, ceil(in * bits / 32)), dense layout of Q-6. Codes of symmetric schemes are stored with
             2**(bits-1) added, so that they are unsigned.
         scale: float, (out, G).
@@ -141,13 +143,12 @@ class BCQLinear(nn.Module):
     With gradients the weight is dequantized for the call, and they flow to ``x`` and to whichever of scale and offset
     is set to be trained. The signs are never trained.
 
-    Buffers:
-        planes: int32, (ceil(in / 32), q, out); see B-8.
-
-    Parameters (all with ``requires_grad=False`` at first):
-        scale: float, (G, q, out); plane 0 has the largest scale of an alternating fit.
-        offset: float, (G, out), optional.
-        bias: float, (out,), optional.
+    Attributes:
+        planes: buffer, int32, (ceil(in / 32), q, out); see B-8.
+        scale: parameter, float, (G, q, out); plane 0 has the largest scale of an alternating fit. It and the others
+            have ``requires_grad=False`` at first.
+        offset: parameter, float, (G, out), optional.
+        bias: parameter, float, (out,), optional.
 
     Args:
         in_features, out_features: k and m.
@@ -246,7 +247,12 @@ class LowRankLinear(nn.Module):
     A are parameters of this module's own; freeze the base to train the patch. There is no alpha / r factor: the patch
     is B A, as EoRA returns it.
 
-    Parameters:
+    Attributes:
+        B: parameter, (out, r).
+        A: parameter, (r, in).
+
+    Args:
+        base: the layer to patch.
         B: (out, r).
         A: (r, in).
     """

@@ -47,8 +47,8 @@ class ScaleTunedLinear(nn.Module):
     The one parameter is what a task owns: save it, and load another to change the task. It starts as the scale of the
     base, which stays as it was: the α⁰ that weight decay should pull to, if any.
 
-    Parameters:
-        alpha: float32 or wider, (G, out).
+    Attributes:
+        alpha: parameter, float32 or wider, (G, out).
 
     Args:
         base: a binary-coded layer; its parameters are frozen.
