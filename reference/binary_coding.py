@@ -410,7 +410,7 @@ def tables(chunk: npt.NDArray[Any], half: bool) -> npt.NDArray[Any]:
         T = T - chunk[..., s]
     T = T[..., None]  # T[0] = −Σ x, in μ subtractions
     for s in range(width - half):
-        T = np.concatenate([T, T + 2 * chunk[..., s, None]], axis=-1)
+        T = np.concatenate([T, T + 2 * chunk[..., s, None]], axis=-1)  # (B.9)
     return T
 
 
@@ -464,7 +464,7 @@ def product_by_tables(
             found = T[:, chunk, np.where(upper, 2**width - 1 - key, key) if half else key]
             if half:
                 found = np.where(upper, -found, found)  # (B.10)
-            y = y + alpha[:, j, i] * found.sum(axis=1, initial=0)
+            y = y + alpha[:, j, i] * found.sum(axis=1, initial=0)  # (B.11)
         if o is not None:
             y = y + o[:, j] * x[:, columns].sum(axis=1, keepdims=True)
     return y

@@ -175,7 +175,7 @@ def dora_weight(
     """
     W, B, A = problem(w, b, a, scaling, layout, "D-4")
     m = per_row(magnitude, "magnitude", len(W), "D-4")
-    V = W + B @ A
+    V = W + B @ A  # (2.1)
     c = np.sqrt((V**2).sum(axis=1))
     return folded(quotient(m, c)[:, None] * V, np.shape(w), layout)
 
@@ -252,7 +252,7 @@ def dora_gradient(
     m, G = per_row(magnitude, "magnitude", len(W), "D-6"), unfolded(grad, "grad", layout, "D-6")
     if np.shape(grad) != np.shape(w):
         raise SpecError("D-6", f"grad must have shape {np.shape(w)}, got {np.shape(grad)}")
-    V = W + B @ A
+    V = W + B @ A  # (2.1)
     c = np.sqrt((V**2).sum(axis=1))
     v = np.divide(V, c[:, None], out=np.zeros_like(V), where=c[:, None] > 0)
     dm = (G * v).sum(axis=1)
@@ -282,7 +282,7 @@ def dora_merge(
     """
     W, B, A = problem(w, b, a, scaling, layout, "D-7")
     m = per_row(magnitude, "magnitude", len(W), "D-7")
-    V = W + B @ A
+    V = W + B @ A  # (2.1)
     g = quotient(m, np.sqrt((V**2).sum(axis=1)))
     return DoraMerged(folded(g[:, None] * V, np.shape(w), layout), g)  # (2.10)
 
@@ -409,7 +409,7 @@ def dora_to_lora(
     """
     W, B, A = problem(w, b, a, scaling, "linear", "D-10")
     m, r = per_row(magnitude, "magnitude", len(W), "D-10"), checks.rank(rank, W.shape, "D-10")
-    V = W + B @ A
+    V = W + B @ A  # (2.1)
     Δ = quotient(m, np.sqrt((V**2).sum(axis=1)))[:, None] * V - W
     P, Q = low_rank.truncated(Δ, r, "balanced")  # (2.14)
     return LoraRefit(P, Q, float(np.linalg.norm(Δ - P @ Q)), float(np.linalg.norm(Δ)))  # (2.15)

@@ -172,7 +172,7 @@ def share(S: F64) -> F64:
     """ρ (J, R + 1) of checked spectra.  (3.2)"""
     sums = np.concatenate([np.zeros((len(S), 1)), np.cumsum(S**2, axis=1)], axis=1)
     total = sums[:, -1:]
-    return np.asarray(np.divide(sums, total, out=np.ones_like(sums), where=total > 0))
+    return np.asarray(np.divide(sums, total, out=np.ones_like(sums), where=total > 0))  # (3.2)
 
 
 def tails(S: F64) -> F64:
@@ -208,7 +208,7 @@ def residual_damage(spectra: npt.ArrayLike, energy: npt.ArrayLike, /) -> F64:
     S = table(spectra, "spectra", "K-1")
     E = per_module(energy, "energy", len(S), "K-1")[:, None]
     tail = tails(S)
-    return np.asarray(np.divide(tail, E, out=np.where(tail > 0, np.inf, 0.0), where=E > 0))
+    return np.asarray(np.divide(tail, E, out=np.where(tail > 0, np.inf, 0.0), where=E > 0))  # (3.2)
 
 
 def subspace_overlap(w: npt.ArrayLike, w_hat: npt.ArrayLike, c: npt.ArrayLike, /, *, rank: int) -> F64:
@@ -233,7 +233,7 @@ def subspace_overlap(w: npt.ArrayLike, w_hat: npt.ArrayLike, c: npt.ArrayLike, /
     root = Q * np.sqrt(np.maximum(L, 0))
     U, V = (np.linalg.svd(x @ root, full_matrices=False)[0][:, :r] for x in (W, V))
     overlap = np.cumsum(np.cumsum((U.T @ V) ** 2, axis=0), axis=1)
-    return np.minimum(np.diagonal(overlap) / np.arange(1, r + 1), 1.0)
+    return np.minimum(np.diagonal(overlap) / np.arange(1, r + 1), 1.0)  # (3.3)
 
 
 def gradient_importance(gradient: npt.ArrayLike, /, *, normalisation: Normalisation = "mean") -> float:
@@ -251,7 +251,7 @@ def gradient_importance(gradient: npt.ArrayLike, /, *, normalisation: Normalisat
     checks.choice(normalisation, ("mean", "sum"), "normalisation", "K-3")
     G = checks.finite(gradient, "gradient", "K-3", ndim=2)
     total = float((G**2).sum())
-    return total / max(G.size, 1) if normalisation == "mean" else total
+    return total / max(G.size, 1) if normalisation == "mean" else total  # (3.4)
 
 
 def loss_importance(losses: npt.ArrayLike, spectra: npt.ArrayLike, /, *, base: float) -> F64:
@@ -271,7 +271,7 @@ def loss_importance(losses: npt.ArrayLike, spectra: npt.ArrayLike, /, *, base: f
     if loss.shape != (len(S),):
         raise SpecError("K-3", f"losses must have shape {(len(S),)}, got {loss.shape}")
     total = (S**2).sum(axis=1)
-    return np.asarray(np.divide(np.maximum(loss - at, 0.0), total, out=np.zeros(len(S)), where=total > 0))
+    return np.asarray(np.divide(np.maximum(loss - at, 0.0), total, out=np.zeros(len(S)), where=total > 0))  # (3.4)
 
 
 def rank_cost(shapes: npt.ArrayLike, /, *, bits: int | None = None) -> I32:
@@ -292,7 +292,7 @@ def rank_cost(shapes: npt.ArrayLike, /, *, bits: int | None = None) -> I32:
         j = int(np.flatnonzero(((mk < 1) | (mk > I32_MAX)).any(axis=1))[0])
         raise SpecError("K-4", f"shapes must be in 1..{I32_MAX}, module {j} has {tuple(mk[j].tolist())}")
     each = mk if bits is None else -(-mk * checks.whole(bits, "bits", "K-4", low=1, high=64) // 8)
-    cost = each.sum(axis=1)
+    cost = each.sum(axis=1)  # (K.5)
     if (cost > I32_MAX).any():
         raise SpecError("K-4", f"the cost of a rank must fit int32, got {cost.max()}")
     return np.asarray(cost, np.int32)

@@ -269,7 +269,7 @@ def bcq_bits(rows: int, columns: int, *, bits: int, group_size: int | None = Non
     checks.whole(bits, "bits", "A-3", low=1, high=MOST_BITS)
     checks.whole(scale_bits, "scale_bits", "A-3", low=1)
     groups = group_count(checks.whole(columns, "columns", "A-3", low=0), group_size, "A-3")
-    return bits * checks.whole(rows, "rows", "A-3", low=0) * (columns + scale_bits * groups)
+    return bits * checks.whole(rows, "rows", "A-3", low=0) * (columns + scale_bits * groups)  # (U.11)
 
 
 def gpt2_shape(
@@ -317,7 +317,7 @@ def task_size(
     scales = sum(m * group_count(k, group_size, "A-3") for m, k in linears) * (bits if train == "all" else 1)
     return TaskSize(
         full=4 * (sum(m * k for m, k in linears) + other),
-        compressed=-(-coded // 8) + 4 * other,
+        compressed=-(-coded // 8) + 4 * other,  # (U.12)
         trainable=scales,
-        task=-(-scales * scale_bits // 8),
+        task=-(-scales * scale_bits // 8),  # (U.13)
     )

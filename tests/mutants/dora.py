@@ -98,7 +98,7 @@ edit(
     "dora",
     "dora_weight",
     (
-        "    V = W + B @ A\n    c = np.sqrt((V**2).sum(axis=1))\n    return folded",
+        "    V = W + B @ A  # (2.1)\n    c = np.sqrt((V**2).sum(axis=1))\n    return folded",
         "    V = W + B @ A\n    c = np.sqrt((W**2).sum(axis=1))\n    return folded",
     ),
 )

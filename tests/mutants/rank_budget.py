@@ -90,7 +90,7 @@ edit(
 )
 edit("K-4", "area of the layer", M, "rank_cost", ("cost = each.sum(axis=1)", "cost = each.prod(axis=1)"))
 edit("K-4", "bits of the sum round up once", M, "rank_cost", (
-    "    cost = each.sum(axis=1)\n", "    cost = each.sum(axis=1) if bits is None else -(-mk.sum(axis=1) * bits // 8)\n"
+    "    cost = each.sum(axis=1)  # (K.5)\n", "    cost = each.sum(axis=1) if bits is None else -(-mk.sum(axis=1) * bits // 8)\n"
 ))  # fmt: skip
 edit("K-4", "bits for bytes", M, "rank_cost", ("// 8)", "// 1)"))
 
