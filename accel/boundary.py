@@ -10,7 +10,14 @@ import math
 from collections.abc import Sequence
 
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import BINARY_METHODS, GRANULARITIES, SCHEMES, SHARINGS, TRAINED
+from lowbit.reference.types import (
+    BINARY_METHODS,
+    GRANULARITIES,
+    SCHEMES,
+    SHARINGS,
+    TABLE_TIES,
+    TRAINED,
+)
 
 DORA_LAYOUTS = ("linear", "transposed", "conv")
 
@@ -41,6 +48,8 @@ __all__ = [
     "check_scales",
     "check_seed",
     "check_square",
+    "check_table",
+    "check_tie",
     "check_train",
     "check_tuning",
     "check_update",
@@ -378,6 +387,28 @@ def check_binary_scale(
     if len(values) != 2 or values[0] != m or (values[1] % groups if groups else values[1]):
         raise SpecError(clause, f"scale of shape {tuple(scale)} does not cover values of shape {tuple(values)}")
     return m, groups, planes
+
+
+def check_tie(tie: str) -> None:
+    """Refuse an unknown rule for an input on a breakpoint."""
+    if tie not in TABLE_TIES:
+        raise SpecError("L-8", f"tie must be one of {', '.join(map(repr, TABLE_TIES))}, got {tie!r}")
+
+
+def check_table(
+    clause: str, breakpoints: Sequence[int], slopes: Sequence[int], intercepts: Sequence[int], ascending: bool
+) -> None:
+    """Refuse shapes that are no table, and breakpoints that descend."""
+    if not len(breakpoints) == len(slopes) == len(intercepts) == 1:
+        raise SpecError(clause, f"a table has vectors, got {breakpoints}, {slopes} and {intercepts}")
+    if not breakpoints[0] + 1 == slopes[0] == intercepts[0]:
+        raise SpecError(
+            clause,
+            f"{breakpoints[0]} breakpoints separate {breakpoints[0] + 1} pieces, got {slopes[0]} slopes and "
+            f"{intercepts[0]} intercepts",
+        )
+    if not ascending:
+        raise SpecError(clause, "breakpoints must ascend")
 
 
 def check_pair(clause: str, student: Sequence[int], teacher: Sequence[int], axes: int) -> tuple[int, ...]:

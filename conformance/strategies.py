@@ -14,6 +14,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lowbit.reference.types import IntegerTable, Table
+
 from .compare import gamma, unit_roundoff
 
 __all__ = [
@@ -59,10 +61,13 @@ __all__ = [
     "grid_inputs",
     "hadamard_inputs",
     "hessians",
+    "integer_tables",
+    "knots",
     "large_problem",
     "matrices",
     "packed_codes",
     "patch_problems",
+    "piecewise_tables",
     "rank_problems",
     "rotation_problems",
     "seeds",
@@ -833,3 +838,34 @@ def rank_problems(draw: st.DrawFn, *, ties: bool, modules: int = 6, values: int 
     budget = least + (most - least) * draw(st.integers(0, 16)) // 16 + draw(st.integers(0, 3))
     cost, low, high = (np.asarray(x, np.int32) for x in (cost, low, high))
     return RankProblem(spectra, importance.astype(dtype), cost, low, high, budget, μ)
+
+
+# -- look-up tables ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def knots(draw: st.DrawFn, *, most: int = 9) -> Array:
+    """2 to 10 ascending numbers, some equal: multiples of a unit that is dyadic or not."""
+    count = draw(st.integers(2, most + 1))
+    values = np.sort(draw(arrays(np.int64, (count,), elements=st.integers(-64, 64), fill=st.nothing())))
+    return np.asarray(values * draw(st.sampled_from(UNITS)))
+
+
+@st.composite
+def piecewise_tables(draw: st.DrawFn, *, unit: float | None = None) -> Table[Array]:
+    """Tables of 1 to 9 pieces that need not meet, breakpoints sometimes equal; coefficients are multiples of a unit."""
+    p = draw(knots()) if unit is None else draw(knots()) * unit
+    inner = np.asarray(p[1:-1])
+    step = draw(st.sampled_from(UNITS)) if unit is None else unit
+    k, b = (draw(_integers((len(inner) + 1,), limit)) * step for limit in (300, 999))
+    return Table(inner, np.asarray(k, np.float64), np.asarray(b, np.float64))
+
+
+@st.composite
+def integer_tables(draw: st.DrawFn) -> IntegerTable[Array]:
+    """Integer tables of 1 to 9 pieces for 8-bit codes; breakpoints lie among the codes, at their ends and beyond."""
+    n = draw(st.integers(1, 9))
+    edges = st.one_of(st.integers(-140, 140), st.sampled_from([-129, -128, 0, 127, 128]))
+    p = np.sort(draw(arrays(np.int32, (n - 1,), elements=edges, fill=st.nothing())))
+    k, b = (draw(_integers((n,), limit)).astype(np.int32) for limit in (300, 30000))
+    return IntegerTable(p, k, b, draw(st.integers(0, 7)), draw(st.integers(0, 8)))

@@ -20,7 +20,8 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 16. ``rank_budget``    K  ranks per module under a budget, and nested patches
 17. ``dora``           D  DoRA: magnitude and direction apart
 18. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
-19. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+19. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
+20. ``distill``        W  distillation losses of quantization-aware training, with their gradients
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -89,6 +90,21 @@ from .eigenspace import (
 from .gptq import gptq, inverse_cholesky
 from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
+from .lut import (
+    evaluate_codes,
+    evaluate_ranges,
+    evaluate_table,
+    fit_chords,
+    fit_segments,
+    integer_table,
+    lookup_codes,
+    requantize_codes,
+    round_table,
+    table_gradient,
+    table_layer_norm,
+    table_softmax,
+    verify_table,
+)
 from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
@@ -236,6 +252,19 @@ __all__ = [  # noqa: RUF022  in reading order
     "outlier_measures",
     "quantize_activations",
     "activation_clip",
+    "fit_chords",
+    "fit_segments",
+    "round_table",
+    "integer_table",
+    "evaluate_table",
+    "evaluate_codes",
+    "lookup_codes",
+    "requantize_codes",
+    "table_gradient",
+    "evaluate_ranges",
+    "table_softmax",
+    "table_layer_norm",
+    "verify_table",
     "logit_loss",
     "token_loss",
     "feature_loss",

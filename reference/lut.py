@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +22,40 @@ from scipy import special
 from . import checks
 from .checks import F64, I32, Array
 from .errors import SpecError
-from .types import TABLE_TIES, IntegerTable, Table, TableTie
+from .types import (
+    TABLE_FUNCTIONS,
+    TABLE_TIES,
+    IntegerTable,
+    Table,
+    TableFunction,
+    TableGradient,
+    TableReport,
+    TableTie,
+)
 
 __all__ = [
     "FUNCTIONS",
     "NamedFunction",
+    "activation_entries",
     "chord_table",
     "evaluate_codes",
+    "evaluate_ranges",
     "evaluate_table",
     "fit_chords",
     "fit_segments",
     "integer_table",
+    "lookup_codes",
+    "published_scale_bits",
+    "requantize_codes",
     "round_table",
+    "table_gradient",
+    "table_layer_norm",
+    "table_report",
+    "table_softmax",
+    "verify_table",
 ]
+
+I64: TypeAlias = npt.NDArray[np.int64]
 
 INT32 = 2**31 - 1
 MOST_BITS = 24  # fraction bits and scale bits
@@ -110,22 +131,20 @@ def ascending(a: Array, name: str, clause: str) -> None:
 
 def table_arrays(table: Table[Array], clause: str) -> tuple[F64, F64, F64]:
     """Breakpoints, slopes and intercepts of a table that is one."""
-    p = checks.finite(table.breakpoints, "breakpoints", clause, ndim=1)
-    k = checks.finite(table.slopes, "slopes", clause, ndim=1)
-    b = checks.finite(table.intercepts, "intercepts", clause, ndim=1)
+    p = checks.finite(table.breakpoints, "table.breakpoints", clause, ndim=1)
+    k = checks.finite(table.slopes, "table.slopes", clause, ndim=1)
+    b = checks.finite(table.intercepts, "table.intercepts", clause, ndim=1)
     if not len(k) == len(b) == len(p) + 1:
         raise SpecError(clause, f"{len(p)} breakpoints need {len(p) + 1} slopes and intercepts, got {len(k)}, {len(b)}")
     ascending(p, "breakpoints", clause)
     return p, k, b
 
 
-def integer_arrays(
-    table: IntegerTable[Array], clause: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def integer_arrays(table: IntegerTable[Array], clause: str) -> tuple[I64, I64, I64]:
     """Breakpoints, slopes and intercepts of an integer table that is one."""
-    p = checks.integers(table.breakpoints, "breakpoints", clause, ndim=1)
-    k = checks.integers(table.slopes, "slopes", clause, ndim=1)
-    b = checks.integers(table.intercepts, "intercepts", clause, ndim=1)
+    p = checks.integers(table.breakpoints, "table.breakpoints", clause, ndim=1)
+    k = checks.integers(table.slopes, "table.slopes", clause, ndim=1)
+    b = checks.integers(table.intercepts, "table.intercepts", clause, ndim=1)
     if not len(k) == len(b) == len(p) + 1:
         raise SpecError(clause, f"{len(p)} breakpoints need {len(p) + 1} slopes and intercepts, got {len(k)}, {len(b)}")
     ascending(p, "breakpoints", clause)
@@ -305,10 +324,311 @@ def evaluate_codes(q: npt.ArrayLike, table: IntegerTable[Array], /, *, tie: Tabl
     >>> evaluate_codes([1, 2, 3], table).tolist(), evaluate_codes([2], table, tie="right").tolist()
     ([0, 0, 64], [0])
     """
-    p, k, b = integer_arrays(table, "L-9")
     a = checks.integers(q, "q", "L-9")
+    return line_values(a, table, tie, int(np.abs(a).max(initial=0)), "L-9").astype(np.int32)
+
+
+def line_values(q: I64, table: IntegerTable[Array], tie: TableTie, largest: int, clause: str) -> I64:
+    """(L.6) for checked codes of magnitude up to ``largest``."""
+    p, k, b = integer_arrays(table, clause)
     checks.choice(tie, TABLE_TIES, "tie", "L-8")
-    if a.size and int(np.abs(k).max()) * int(np.abs(a).max()) + int(np.abs(b).max()) > INT32:
-        raise SpecError("L-9", f"codes up to {np.abs(a).max()} take the table's values out of int32")
-    i = np.searchsorted(p, a, side=tie)
-    return np.asarray(k[i] * a + b[i]).astype(np.int32)  # (L.6)
+    if int(np.abs(k).max()) * largest + int(np.abs(b).max()) > INT32:
+        raise SpecError(clause, f"codes up to {largest} take the table's values out of int32")
+    i = np.searchsorted(p, q, side=tie)
+    return np.asarray(k[i] * q + b[i])  # (L.6)
+
+
+def shift_round(a: I64, shift: I64 | int) -> I64:
+    """a · 2^−shift for |a| < 2^62, half to even, in integers; shift may be negative, and an array."""
+    right, left = np.clip(shift, 0, 63), np.maximum(np.negative(shift), 0)
+    quotient = a >> right
+    rest, half = a - (quotient << right), np.int64(1) << np.maximum(right - 1, 0)
+    up = (rest > half) | ((rest == half) & (quotient & 1 == 1))
+    return np.asarray(np.where(right > 0, quotient + up, a << left))
+
+
+def requantize_codes(a: npt.ArrayLike, /, *, shift: int, low: int = -128, high: int = 127) -> I32:
+    """Accumulators brought to an output scale that is 2^shift times theirs.  [L-12]
+
+        y = clip(round(a / 2^shift), low, high)                                                          (L.7)
+
+    half to even, in integers: a hardware shifter that only adds half before it drops bits rounds ties up.
+
+    Shapes: a integers in int32 of any shape → int32. 0 ≤ shift ≤ 31.
+
+    >>> requantize_codes([2, 6, -2, -6, 600], shift=2).tolist()
+    [0, 2, 0, -2, 127]
+    """
+    s = checks.whole(shift, "shift", "L-12", low=0, high=31)
+    checks.whole(low, "low", "L-12", low=-INT32 - 1, high=INT32)
+    checks.whole(high, "high", "L-12", low=low, high=INT32)
+    given = checks.integers(a, "a", "L-12")
+    if given.size and int(np.abs(given).max()) > INT32:
+        raise SpecError("L-12", f"accumulators must fit int32, got {given.flat[int(np.abs(given).argmax())]}")
+    return np.clip(shift_round(given, s), low, high).astype(np.int32)  # (L.7)
+
+
+def lookup_codes(q: npt.ArrayLike, entries: npt.ArrayLike, /, *, low: int = -128) -> Array:
+    """One entry for every code.  [L-11]
+
+        y = entries[q − low]                                                                             (L.8)
+
+    Shapes: q integers of any shape in low … low + N − 1, entries (N,) → q's shape, integers of the entries' type or
+    floats. With the
+    256 values of :func:`evaluate_codes` or :func:`requantize_codes` this is the table for INT8 at one load per code.
+
+    >>> lookup_codes([[-1, 1]], [10, 20, 30], low=-1).tolist()
+    [[10, 30]]
+    """
+    at = checks.integers(q, "q", "L-11")
+    e = np.asarray(entries)
+    if e.dtype.kind not in "iu":
+        e = checks.finite(e, "entries", "L-11")
+    if e.ndim != 1:
+        raise SpecError("L-11", f"entries must have 1 dimension, got shape {e.shape}")
+    checks.whole(low, "low", "L-11", low=-INT32 - 1, high=INT32)
+    if at.size and (int(at.min()) < low or int(at.max()) >= low + len(e)):
+        raise SpecError("L-11", f"codes must lie in {low}..{low + len(e) - 1}, got {at.min()}..{at.max()}")
+    return np.asarray(e[at - low])  # (L.8)
+
+
+def activation_entries(
+    table: IntegerTable[Array], /, *, out_bits: int, low: int = -128, high: int = 127, tie: TableTie = "left"
+) -> I32:
+    """The INT8 → INT8 function as 256 entries: every code evaluated and brought to the output scale 2^−out_bits.
+
+    >>> hswish = integer_table(chord_table("hswish", [-3, -2, -1, 0, 1, 2, 3]), scale_bits=4)
+    >>> activation_entries(hswish, out_bits=4)[[0, 80, 128, 144, 255]].tolist()
+    [0, 0, 0, 11, 127]
+    """
+    shift = table.fraction_bits + table.scale_bits - checks.whole(out_bits, "out_bits", "L-12", low=0, high=MOST_BITS)
+    values = evaluate_codes(np.arange(-128, 128), table, tie=tie)
+    return requantize_codes(values, shift=checks.whole(shift, "shift", "L-12", low=0, high=31), low=low, high=high)
+
+
+def table_gradient(
+    grad: npt.ArrayLike, q: npt.ArrayLike, /, *, scale: float, function: TableFunction
+) -> TableGradient[Array]:
+    """Gradients through a deployed table, straight through to the function.  [L-13]
+
+        ∂/∂q = g · S f′(S q),   ∂/∂S = Σ g · q f′(S q)                                                   (L.9)
+
+    Forward is the table, backward the exact derivative, not the slope of a piece; the table itself gets no gradient.
+    hswish′ is 0 at −3 and 1 at +3.
+
+    Shapes: grad and q of one shape, q integers; S > 0 → grad's shape and a 0-d number. Codes of 1/x and 1/√x are > 0.
+    Source: Dong et al. 2024, code: gqa_lut_op.py. Its forward pass is f + (table − f), which in float32 loses the
+    table where f is large and is NaN where f overflows; the value of :func:`evaluate_codes` is meant.
+
+    >>> table_gradient([1.0, 1.0], [-6, 6], scale=0.5, function="hswish").codes.tolist()
+    [0.0, 0.5]
+    """
+    g = checks.finite(grad, "grad", "L-13")
+    a = checks.integers(q, "q", "L-13")
+    if g.shape != a.shape:
+        raise SpecError("L-13", f"grad {g.shape} and q {a.shape} must have one shape")
+    S = checks.number(scale, "scale", "L-13", low=0, above=True)
+    checks.choice(function, TABLE_FUNCTIONS, "function", "L-13")
+    if function in ("reciprocal", "rsqrt") and (a <= 0).any():
+        raise SpecError("L-13", f"codes of {function} must be above 0, got {a.min()}")
+    slope = FUNCTIONS[function].derivative(np.asarray(S * a, np.float64))
+    return TableGradient(g * (S * slope), np.asarray(np.sum(g * (a * slope))))  # (L.9)
+
+
+# -- multiple ranges ---------------------------------------------------------------------------------------------------
+
+
+def evaluate_ranges(
+    x: npt.ArrayLike, table: Table[Array], /, *, function: TableFunction, tie: TableTie = "left"
+) -> F64:
+    """1/x or 1/√x for every x > 0 from a table of one base interval.  [L-14, L-15]
+
+        1/x   = 2^−3k t(2^−3k x),   2^−3k x in [0.5, 4)                                                  (L.10)
+        1/√x  = 2^−2k t(2^−4k x),   2^−4k x in [0.25, 4)                                                 (L.11)
+
+    with k of either sign. Powers of two are exact, so the relative error is that of the base interval for every k; an
+    odd exponent would need a factor √2.                                                                [L-15]
+
+    Shapes: x any, all > 0 → float of x's shape. The published method starts at the base interval and goes up only; how
+    many ranges it keeps is not known to us.
+    Source: Dong et al. 2024, multi-range input scaling; no code was published, this follows from its ranges.
+
+    >>> table = chord_table("rsqrt", [0.5, 1.0, 2.0])
+    >>> (evaluate_ranges([16.0, 64.0], table, function="rsqrt") / evaluate_table([1.0, 0.25], table)).tolist()
+    [0.25, 0.0625]
+    """
+    checks.choice(function, ("reciprocal", "rsqrt"), "function", "L-14")
+    a = checks.finite(x, "x", "L-14")
+    if (a <= 0).any():
+        at = tuple(int(i) for i in np.argwhere(a <= 0)[0])
+        raise SpecError("L-14", f"x must be above 0, got {a[at]} at {at}")
+    step, back = (3, 3) if function == "reciprocal" else (4, 2)
+    k = -((2 - np.frexp(a)[1]) // step)  # the least with 2^(−step k) x < 4
+    value = evaluate_table(np.ldexp(a, -step * k), table, tie=tie)
+    return np.asarray(np.ldexp(value, -back * k))  # (L.10, L.11)
+
+
+# -- compositions ------------------------------------------------------------------------------------------------------
+
+
+def bit_length(a: I64) -> I64:
+    """Digits of a ≥ 0 in base 2."""
+    return np.asarray(np.sum(a[..., None] >> np.arange(62) > 0, axis=-1), np.int64)
+
+
+def scaled_product(a: I64, b: I64, shift: I64, low: int, high: int) -> I32:
+    """clip(round(a b 2^−shift), low, high) without leaving int64 where the shift goes left."""
+    product = a * b
+    held = np.where(shift < 0, np.clip(product, min(low, -1), max(high, 1)), product)  # beyond is clipped anyway
+    return np.clip(shift_round(held, np.broadcast_to(shift, held.shape)), low, high).astype(np.int32)
+
+
+def table_softmax(
+    q: npt.ArrayLike,
+    exp: IntegerTable[Array],
+    reciprocal: IntegerTable[Array],
+    /,
+    *,
+    out_bits: int = 7,
+    tie: TableTie = "left",
+) -> I32:
+    """Softmax of integer logits over the last axis, in integers.  [L-16]
+
+        d = max(q − max q, −16 · 2^b),   e = max(exp table(d), 0),   E = Σ e                             (L.12)
+        k = least integer with E 2^−(f+b) 2^−3k < 4,   z = round(E 2^(c − f − b − 3k))                    (L.13)
+        y = clip(round(e · r · 2^(o − (f+b) − (g+c) − 3k)), 0, 2^o − 1),   r = reciprocal table(z)        (L.14)
+
+    where the exp table has scale 2^−b and f fraction bits, the reciprocal table 2^−c and g, and y the scale 2^−o.
+    Roundings are half to even. Logits have the scale of the exp table; only their differences matter.
+
+    Shapes: q integers (..., n), n ≥ 1, −2^24 … 2^24 → int32 (..., n); 0 ≤ o ≤ 16, n ≤ 2^24.
+    The clip of d stands because below −16 the last chord of exp keeps its slope. A row of e = 0 gives zeros, which no
+    sensible table produces. The 1 − 2^−o at the top is the price of o bits without a sign.
+    Source: Dong et al. 2024: maximum, exp table, sum, division table, product; the widths are ours.
+
+    >>> exp = integer_table(chord_table("exp", [-6, -4, -3, -2, -1.5, -1, -0.5]), scale_bits=4)
+    >>> div = integer_table(chord_table("reciprocal", [0.625, 0.75, 1, 1.25, 1.5, 2, 3]), scale_bits=5)
+    >>> table_softmax([0, 16, 32], exp, div).tolist()
+    [13, 31, 86]
+    """
+    a = checks.integers(q, "q", "L-16")
+    if a.ndim == 0 or a.shape[-1] == 0 or a.shape[-1] > 2**24:
+        raise SpecError("L-16", f"q must have 1 to 2^24 logits in its last axis, got shape {a.shape}")
+    if a.size and int(np.abs(a).max()) > 2**24:
+        raise SpecError("L-16", f"logits must lie in -2^24..2^24, got {a.min()}..{a.max()}")
+    o = checks.whole(out_bits, "out_bits", "L-16", low=0, high=16)
+    integer_arrays(exp, "L-16")
+    integer_arrays(reciprocal, "L-16")
+    scale, base = exp.fraction_bits + exp.scale_bits, reciprocal.fraction_bits + reciprocal.scale_bits
+    floor = -16 * 2**exp.scale_bits
+    d = np.maximum(a - a.max(axis=-1, keepdims=True), floor)
+    e = np.maximum(line_values(d, exp, tie, -floor, "L-16"), 0)
+    E = e.sum(axis=-1, keepdims=True)  # (L.12)
+    k = -((2 + scale - bit_length(E)) // 3)
+    z = shift_round(E, scale + 3 * k - reciprocal.scale_bits)  # (L.13)
+    z = np.minimum(z, 4 * 2**reciprocal.scale_bits)
+    r = line_values(z, reciprocal, tie, 4 * 2**reciprocal.scale_bits, "L-16")
+    return scaled_product(e, r, scale + base + 3 * k - o, 0, 2**o - 1)  # (L.14)
+
+
+def table_layer_norm(
+    q: npt.ArrayLike, rsqrt: IntegerTable[Array], /, *, out_bits: int = 5, tie: TableTie = "left"
+) -> I32:
+    """Layer norm of integer codes over the last axis, in integers, without gain and bias.  [L-17]
+
+        d = n q − Σ q,   V = Σ d²,   d / √(V / n) = (q − mean) / std                                     (L.15)
+        k = least integer with V/n 2^−4k < 4,   z = round(V/n 2^(c − 4k))                                (L.16)
+        y = clip(round(d · r · 2^(o − (g+c) − 2k)), −128, 127),   r = rsqrt table(z)                     (L.17)
+
+    where the table has scale 2^−c and g fraction bits, and y the scale 2^−o. Nothing is rounded before the table: the
+    mean is not brought to a code first, as I-BERT does. Roundings are half to even. A constant row gives zeros, and
+    there is no epsilon: V/n ≥ n − 1 otherwise. The scale of q drops out.
+
+    Shapes: q integers (..., n), n ≥ 1, 4 n³ max|q|² < 2^60 → int32 (..., n); 0 ≤ o ≤ 16.
+    Source: Dong et al. 2024: variance, table of 1/√x, product; the widths are ours.
+
+    >>> table = integer_table(chord_table("rsqrt", [0.375, 0.5, 0.75, 1, 1.5, 2, 3]), scale_bits=5)
+    >>> table_layer_norm([[0, 10, 20, 30], [7, 7, 7, 7]], table).tolist()
+    [[-43, -14, 14, 43], [0, 0, 0, 0]]
+    """
+    a = checks.integers(q, "q", "L-17")
+    if a.ndim == 0 or a.shape[-1] == 0:
+        raise SpecError("L-17", f"q must have 1 feature or more in its last axis, got shape {a.shape}")
+    n = a.shape[-1]
+    if 4 * n**3 * int(np.abs(a).max(initial=0)) ** 2 >= 2**60:
+        raise SpecError("L-17", f"{n} features of up to {np.abs(a).max()} take the variance out of int64")
+    o = checks.whole(out_bits, "out_bits", "L-17", low=0, high=16)
+    integer_arrays(rsqrt, "L-17")
+    c, base = rsqrt.scale_bits, rsqrt.fraction_bits + rsqrt.scale_bits
+    d = n * a - a.sum(axis=-1, keepdims=True)
+    V = np.sum(d * d, axis=-1, keepdims=True)  # (L.15)
+    k = np.maximum(-((2 - bit_length(V // n)) // 4), 0)
+    over, under = V << np.maximum(c - 4 * k, 0), n << np.maximum(4 * k - c, 0)
+    z, rest = over // under, over % under
+    z = z + ((2 * rest > under) | ((2 * rest == under) & (z % 2 == 1)))  # (L.16)
+    r = line_values(z, rsqrt, tie, 4 * 2**c, "L-17")
+    return np.where(V == 0, 0, scaled_product(d, r, base + 2 * k - o, -128, 127)).astype(np.int32)  # (L.17)
+
+
+# -- exhaustive verification -------------------------------------------------------------------------------------------
+
+
+def verify_table(
+    table: IntegerTable[Array], values: npt.ArrayLike, /, *, low: int = -128, tie: TableTie = "left"
+) -> TableReport:
+    """A table against exact values, at every code.  [L-18, L-19]
+
+        y_q = 2^−(f+b) a_q,   mse = mean (y_q − v_q)²,   max error = max |y_q − v_q|                     (L.18)
+        turns = #{ (y_{q+1} − y_q)(v_{q+1} − v_q) < 0 },   signs = #{ y_q v_q < 0 }                      (L.19)
+
+    Shapes: values (N,), v at the codes low … low + N − 1 → TableReport. N = 0 gives zeros and the code ``low``.
+    What is counted is a contradiction: a table that stays level where the function moves, or is 0 where it is not,
+    has neither turned nor changed its sign.                                                            [L-19]
+
+    >>> step = IntegerTable(np.array([0]), np.array([0, 0]), np.array([0, 64]), 0, 6)
+    >>> verify_table(step, [-1.0, 0.25, 1.0, 0.5], low=-1)
+    TableReport(mse=0.328125, max_error=1.0, worst=-1, turns=0, signs=0)
+    """
+    v = checks.finite(values, "values", "L-18", ndim=1)
+    checks.whole(low, "low", "L-18", low=-INT32, high=INT32 - len(v))
+    codes = np.arange(low, low + len(v))
+    y = evaluate_codes(codes, table, tie=tie) * 2.0 ** -(table.fraction_bits + table.scale_bits)
+    if not len(v):
+        return TableReport(0.0, 0.0, low, 0, 0)
+    error = np.abs(y - v)
+    worst = int(error.argmax())
+    turns = int((np.sign(np.diff(y)) * np.sign(np.diff(v)) < 0).sum())
+    signs = int((np.sign(y) * np.sign(v) < 0).sum())
+    return TableReport(float(np.mean(error * error)), float(error[worst]), low + worst, turns, signs)
+
+
+def table_report(
+    function: TableFunction, table: Table[Array], /, *, fraction_bits: int = 6, tie: TableTie = "left"
+) -> dict[int, TableReport]:
+    """Exhaustive verification at every scale of a function: all INT8 codes whose input lies in the closed domain.
+
+    >>> report = table_report("reciprocal", chord_table("reciprocal", [0.625, 0.75, 1, 1.25, 1.5, 2, 3]))
+    >>> {b: round(r.max_error, 4) for b, r in report.items()}
+    {5: 0.0262}
+    """
+    checks.choice(function, TABLE_FUNCTIONS, "function", "L-18")
+    f = FUNCTIONS[function]
+    found = {}
+    for b in f.scale_bits:
+        low, high = (max(-128, int(np.ceil(f.domain[0] * 2**b))), min(127, int(np.floor(f.domain[1] * 2**b))))
+        values = f.value(np.asarray(np.arange(low, high + 1) * 2.0**-b, np.float64))
+        deployed = integer_table(table, scale_bits=b, fraction_bits=fraction_bits)
+        found[b] = verify_table(deployed, values, low=low, tie=tie)
+    return found
+
+
+def published_scale_bits(scale: float) -> int:
+    """The b whose breakpoints the authors' operator takes for any scale: −log₂ S truncated towards 0, in 0 … 6.
+
+    A scale that is no power of two silently gets a neighbour's breakpoints; lowbit deploys powers of two only.
+
+    >>> [published_scale_bits(s) for s in (4.0, 0.3, 0.25, 2.0**-9)]
+    [0, 1, 2, 6]
+    """
+    S = checks.number(scale, "scale", "L-6", low=0, above=True)
+    return min(max(-int(np.log2(S)), 0), 6)

@@ -9,7 +9,7 @@ Every operation: never writes to its inputs [A-1], accepts non-contiguous arrays
 errors and statistics naming the argument and the first position [A-4].
 
 Floating results have the input's dtype, at least float32; codes are int32; masks are bool; moment nodes float64, and
-so are random numbers.
+so are random numbers and look-up tables.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .types import (
     Grid,
     GroupScales,
     IgnoredTokens,
+    IntegerTable,
     InverseFactor,
     Iterate,
     Leftover,
@@ -71,6 +72,11 @@ from .types import (
     SparseWeight,
     Split,
     Stationarity,
+    Table,
+    TableFunction,
+    TableGradient,
+    TableReport,
+    TableTie,
     TernaryCode,
     Trained,
     TunedScales,
@@ -581,6 +587,45 @@ class RotationOps(Protocol[Arr]):
     ) -> ActivationClip[Arr]: ...  # H-10
 
 
+class TableOps(Protocol[Arr]):
+    """Chapter L: look-up tables; tables and reports are float64 or integers whatever the inputs are."""
+
+    def fit_chords(self, knots: Arr, values: Arr, /) -> Table[Arr]: ...  # L-1
+    def fit_segments(self, x: Arr, y: Arr, breakpoints: Arr, /, *, tie: TableTie = "right") -> Table[Arr]: ...  # L-3
+    def round_table(
+        self, table: Table[Arr], /, *, fraction_bits: int = 6, bits: int | None = None
+    ) -> Table[Arr]: ...  # L-4
+    def integer_table(
+        self, table: Table[Arr], /, *, scale_bits: int, fraction_bits: int = 6
+    ) -> IntegerTable[Arr]: ...  # L-6
+    def evaluate_table(self, x: Arr, table: Table[Arr], /, *, tie: TableTie = "left") -> Arr: ...  # L-7, dtype of x
+    def evaluate_codes(self, q: Arr, table: IntegerTable[Arr], /, *, tie: TableTie = "left") -> Arr: ...  # L-9
+    def lookup_codes(self, q: Arr, entries: Arr, /, *, low: int = -128) -> Arr: ...  # L-11, dtype of the entries
+    def requantize_codes(self, a: Arr, /, *, shift: int, low: int = -128, high: int = 127) -> Arr: ...  # L-12
+    def table_gradient(
+        self, grad: Arr, q: Arr, /, *, scale: float, function: TableFunction
+    ) -> TableGradient[Arr]: ...  # L-13
+    def evaluate_ranges(
+        self, x: Arr, table: Table[Arr], /, *, function: TableFunction, tie: TableTie = "left"
+    ) -> Arr: ...  # L-14, dtype of x
+    def table_softmax(
+        self,
+        q: Arr,
+        exp: IntegerTable[Arr],
+        reciprocal: IntegerTable[Arr],
+        /,
+        *,
+        out_bits: int = 7,
+        tie: TableTie = "left",
+    ) -> Arr: ...  # L-16
+    def table_layer_norm(
+        self, q: Arr, rsqrt: IntegerTable[Arr], /, *, out_bits: int = 5, tie: TableTie = "left"
+    ) -> Arr: ...  # L-17
+    def verify_table(
+        self, table: IntegerTable[Arr], values: Arr, /, *, low: int = -128, tie: TableTie = "left"
+    ) -> TableReport: ...  # L-18
+
+
 class DistillOps(Protocol[Arr]):
     """Chapter W: distillation losses with their gradients. lengths (B,) integers."""
 
@@ -625,6 +670,7 @@ PROTOCOLS: tuple[type, ...] = (
     RankBudgetOps,
     DoraOps,
     RotationOps,
+    TableOps,
     DistillOps,
 )
 
@@ -653,6 +699,7 @@ __all__ = [
     "RotationOps",
     "RoundingOps",
     "ScaleTuningOps",
+    "TableOps",
     "TernaryOps",
     "UniformOps",
     "operations",

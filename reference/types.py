@@ -349,6 +349,23 @@ class IntegerTable(NamedTuple, Generic[Arr]):
     fraction_bits: int  # f
 
 
+class TableGradient(NamedTuple, Generic[Arr]):
+    """Straight-through gradients of a deployed table: those of the function itself."""
+
+    codes: Arr  # float, as the codes
+    scale: Arr  # float, ()
+
+
+class TableReport(NamedTuple):
+    """Exhaustive comparison of a table with exact values, code by code."""
+
+    mse: float
+    max_error: float
+    worst: int  # first code of the largest error
+    turns: int  # neighbouring codes between which the table goes down and the function up, or the reverse
+    signs: int  # codes at which the table is negative and the function positive, or the reverse
+
+
 class LossGradient(NamedTuple, Generic[Arr]):
     """A distillation loss and its gradient with respect to the student."""
 

@@ -71,6 +71,21 @@ from .eigenspace import (
 from .gptq import gptq, inverse_cholesky
 from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
+from .lut import (
+    evaluate_codes,
+    evaluate_ranges,
+    evaluate_table,
+    fit_chords,
+    fit_segments,
+    integer_table,
+    lookup_codes,
+    requantize_codes,
+    round_table,
+    table_gradient,
+    table_layer_norm,
+    table_softmax,
+    verify_table,
+)
 from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .packing import pack, unpack
@@ -159,20 +174,27 @@ __all__ = [
     "eora_certified",
     "eora_published",
     "error_spectrum",
+    "evaluate_codes",
+    "evaluate_ranges",
+    "evaluate_table",
     "explained_error",
     "factored_norm",
     "feature_loss",
+    "fit_chords",
     "fit_grid",
     "fit_scales",
+    "fit_segments",
     "fuse_norm",
     "gptq",
     "gradient_importance",
     "hadamard_matrix",
     "hadamard_transform",
+    "integer_table",
     "inverse_cholesky",
     "kronecker_transform",
     "loftq",
     "logit_loss",
+    "lookup_codes",
     "lookup_tables",
     "loss_importance",
     "min_max",
@@ -205,6 +227,7 @@ __all__ = [
     "rank_cost",
     "reallocate_ranks",
     "recency_moment",
+    "requantize_codes",
     "residual_damage",
     "rotate_block",
     "rotate_ends",
@@ -212,6 +235,7 @@ __all__ = [
     "rotate_outputs",
     "round_clip",
     "round_half_even",
+    "round_table",
     "row_bits",
     "scale_grad",
     "scale_grad_tokens",
@@ -222,6 +246,9 @@ __all__ = [
     "straight_through",
     "subspace_overlap",
     "svd_patch",
+    "table_gradient",
+    "table_layer_norm",
+    "table_softmax",
     "threshold_ranks",
     "to_numpy",
     "token_loss",
@@ -230,6 +257,7 @@ __all__ = [
     "twn",
     "twn_code",
     "unpack",
+    "verify_table",
     "wanda",
 ]
 

@@ -137,6 +137,19 @@ outlier_measures = _cpu.outlier_measures
 quantize_activations = _cpu.quantize_activations
 activation_clip = _cpu.activation_clip
 
+fit_chords = _cpu.fit_chords
+fit_segments = _cpu.fit_segments
+round_table = _cpu.round_table
+integer_table = _cpu.integer_table
+evaluate_table = _cpu.evaluate_table
+evaluate_codes = _cpu.evaluate_codes
+lookup_codes = _cpu.lookup_codes
+requantize_codes = _cpu.requantize_codes
+table_gradient = _cpu.table_gradient
+evaluate_ranges = _cpu.evaluate_ranges
+table_softmax = _cpu.table_softmax
+table_layer_norm = _cpu.table_layer_norm
+verify_table = _cpu.verify_table
 logit_loss = _cpu.logit_loss
 token_loss = _cpu.token_loss
 feature_loss = _cpu.feature_loss
@@ -188,20 +201,27 @@ __all__ = [
     "eora_certified",
     "eora_published",
     "error_spectrum",
+    "evaluate_codes",
+    "evaluate_ranges",
+    "evaluate_table",
     "explained_error",
     "factored_norm",
     "feature_loss",
+    "fit_chords",
     "fit_grid",
     "fit_scales",
+    "fit_segments",
     "fuse_norm",
     "gptq",
     "gradient_importance",
     "hadamard_matrix",
     "hadamard_transform",
+    "integer_table",
     "inverse_cholesky",
     "kronecker_transform",
     "loftq",
     "logit_loss",
+    "lookup_codes",
     "lookup_tables",
     "loss_importance",
     "moment_leaf",
@@ -232,6 +252,7 @@ __all__ = [
     "rank_cost",
     "reallocate_ranks",
     "recency_moment",
+    "requantize_codes",
     "residual_damage",
     "rotate_block",
     "rotate_ends",
@@ -239,6 +260,7 @@ __all__ = [
     "rotate_outputs",
     "round_clip",
     "round_half_even",
+    "round_table",
     "row_bits",
     "scale_grad",
     "scale_grad_tokens",
@@ -249,11 +271,15 @@ __all__ = [
     "subspace_overlap",
     "supports",
     "svd_patch",
+    "table_gradient",
+    "table_layer_norm",
+    "table_softmax",
     "threshold_ranks",
     "to_numpy",
     "token_loss",
     "trainable_scales",
     "tune_step",
     "unpack",
+    "verify_table",
     "wanda",
 ]

@@ -21,6 +21,7 @@ from . import (
     dora,
     eigenspace,
     low_rank,
+    lut,
     mixed_precision,
     moments,
     packing,
@@ -359,6 +360,20 @@ class TorchBackend:
     quantize_activations = staticmethod(rotation.quantize_activations)
     activation_clip = staticmethod(rotation.activation_clip)
 
+    # --- L
+    fit_chords = staticmethod(lut.fit_chords)
+    fit_segments = staticmethod(lut.fit_segments)
+    round_table = staticmethod(lut.round_table)
+    integer_table = staticmethod(lut.integer_table)
+    evaluate_table = staticmethod(lut.evaluate_table)
+    evaluate_codes = staticmethod(lut.evaluate_codes)
+    lookup_codes = staticmethod(lut.lookup_codes)
+    requantize_codes = staticmethod(lut.requantize_codes)
+    table_gradient = staticmethod(lut.table_gradient)
+    evaluate_ranges = staticmethod(lut.evaluate_ranges)
+    table_softmax = staticmethod(lut.table_softmax)
+    table_layer_norm = staticmethod(lut.table_layer_norm)
+    verify_table = staticmethod(lut.verify_table)
     # --- W
     logit_loss = staticmethod(distill.logit_loss)
     token_loss = staticmethod(distill.token_loss)

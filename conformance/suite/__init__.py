@@ -23,6 +23,7 @@ MODULES = (
     "test_rank_budget",
     "test_dora",
     "test_rotation",
+    "test_lut",
     "test_distill",
     "test_contract",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
 from lowbit.reference.errors import Unsupported
 from lowbit.reference.protocol import operations
-from lowbit.reference.types import DecoderBlock, MomentNode
+from lowbit.reference.types import DecoderBlock, IntegerTable, MomentNode, Table
 
 
 class Call(NamedTuple):
@@ -69,6 +69,9 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     cost, low, high, now = (np.array(x, np.int32) for x in ([3, 2, 4], [0, 1, 0], [4, 3, 4], [2, 2, 1]))
     shapes, group = np.array([[4, 9], [3, 8]], np.int32), np.array([0, 1, 0], np.int32)
     market = ("spectra", "importance", "cost", "low", "high")
+    lines: Table[Array] = Table(np.array([-1.0, 0.5]), np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.25, -0.125]))
+    ends = np.array([-2.0, -0.5, 1.0, 4.0], dtype)
+    exp, div, root = (small_table(*lists) for lists in SMALL_TABLES)
     pair = tuple(draw.standard_normal((3, 4, 5)).astype(dtype) for _ in range(2))
     scores = tuple(draw.standard_normal((3, 2, 4, 4)).astype(dtype) for _ in range(2))
     lengths, labels = (
@@ -235,6 +238,20 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("outlier_measures", ("x",), (w,), {}),
         Call("quantize_activations", ("x",), (w,), {"bits": 4}),
         Call("activation_clip", ("x",), (w,), {"bits": 4}),
+        Call("fit_chords", ("knots", "values"), (ends, per_row), {}),
+        Call("fit_segments", ("x", "y", "breakpoints"), (vector, moment, ends[1:3]), {}),
+        Call("round_table", ("table",), (lines,), {"fraction_bits": 1, "bits": 2}),
+        Call("integer_table", ("table",), (lines,), {"scale_bits": 2}),
+        Call("evaluate_table", ("x", "table"), (w, lines), {}),
+        Call("evaluate_codes", ("q", "table"), (codes, exp), {"tie": "right"}),
+        Call("lookup_codes", ("q", "entries"), (codes % 4, ends), {"low": 0}),
+        Call("lookup_codes", ("q", "entries"), (codes % 4 - 2, cost[[0, 1, 2, 0]]), {"low": -2}),
+        Call("requantize_codes", ("a",), (9 * codes,), {"shift": 2}),
+        Call("table_gradient", ("grad", "q"), (w, codes), {"scale": 0.25, "function": "gelu"}),
+        Call("evaluate_ranges", ("x", "table"), (9 * moment, lines), {"function": "rsqrt"}),
+        Call("table_softmax", ("q", "exp", "reciprocal"), (codes, exp, div), {}),
+        Call("table_layer_norm", ("q", "rsqrt"), (codes, root), {}),
+        Call("verify_table", ("table", "values"), (exp, np.exp(vector)), {"low": -8}),
         Call("logit_loss", ("student", "teacher"), (w, d), {}),
         Call("logit_loss", ("student", "teacher"), (w, d), {"temperature": 2.0, "divergence": "kl"}),
         Call("token_loss", ("student", "teacher", "labels"), (*pair, labels), {}),
@@ -245,6 +262,19 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("score_loss", ("student", "teacher"), scores, {"causal": True, "floor": 0.0}),
         Call("attention_map_loss", ("student", "teacher", "lengths"), (*scores, lengths), {}),
     ]
+
+
+def small_table(breakpoints: Sequence[int], slopes: Sequence[int], intercepts: Sequence[int]) -> IntegerTable[Array]:
+    """An integer table of scale 1/4 with three fraction bits."""
+    p, k, b = (np.array(x, np.int32) for x in (breakpoints, slopes, intercepts))
+    return IntegerTable(p, k, b, 2, 3)
+
+
+SMALL_TABLES = (  # exp, 1/x and 1/√x in steps of 1/4 and 1/8: breakpoints, slopes, intercepts
+    ((-12, -6, -3), (0, 1, 2, 6), (1, 13, 19, 31)),
+    ((3, 5, 10), (-16, -7, -3, -1), (102, 75, 55, 35)),
+    ((2, 4, 8), (-12, -8, -3, -1), (80, 72, 52, 36)),
+)
 
 
 def served(kit: Kit, calls: list[Call]) -> Iterator[Call]:
@@ -393,6 +423,8 @@ def test_zero_size_arrays(kit: Kit) -> None:
     eye = np.eye(4, dtype=f32)
     nobody = tuple(np.zeros(0, i32) for _ in range(3))  # cost, low and high of no module
     two = np.ones(2, i32), np.zeros(2, i32), np.zeros(2, i32)
+    flat: Table[Array] = Table(np.zeros(0), np.array([0.25]), np.array([1.0]))
+    level: IntegerTable[Array] = IntegerTable(np.zeros(0, i32), np.array([1], i32), np.array([1], i32), 0, 0)
     table: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], Any], Any]] = [
         ("philox_words", (np.zeros((0, 4), i32),), {"seed": 1}, np.shape, (0, 4)),
         ("philox_uniform", (np.zeros((2, 0, 4), i32),), {"seed": 1}, np.shape, (2, 0, 4)),
@@ -676,6 +708,31 @@ def test_zero_size_arrays(kit: Kit) -> None:
         ("outlier_measures", (np.zeros((0, 4), f32),), {}, lambda r: r.peak.shape, (0,)),
         ("quantize_activations", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: r.values.shape, (0, 4)),
         ("activation_clip", (np.zeros((0, 4), f32),), {"bits": 4}, lambda r: float(r.ratio), 1.0),
+        (
+            "fit_chords",
+            (np.zeros(2, f32), np.ones(2, f32)),
+            {},
+            lambda r: (r.breakpoints.shape, r.slopes.tolist()),
+            ((0,), [0.0]),
+        ),
+        ("fit_segments", (np.zeros(0, f32),) * 3, {}, lambda r: r.intercepts.tolist(), [0.0]),
+        ("evaluate_table", (np.zeros((2, 0), f32), flat), {}, np.shape, (2, 0)),
+        ("evaluate_table", (np.array(2.0, f32), flat), {}, float, 1.5),
+        ("evaluate_codes", (np.zeros((0, 3), i32), level), {}, np.shape, (0, 3)),
+        ("evaluate_codes", (np.array(2, i32), level), {}, int, 3),
+        ("lookup_codes", (np.zeros((0, 3), i32), np.zeros(0, f32)), {}, np.shape, (0, 3)),
+        ("requantize_codes", (np.zeros((3, 0), i32),), {"shift": 1}, np.shape, (3, 0)),
+        (
+            "table_gradient",
+            (np.zeros((0, 2), f32), np.zeros((0, 2), i32)),
+            {"scale": 1.0, "function": "exp"},
+            lambda r: (r.codes.shape, float(r.scale)),
+            ((0, 2), 0.0),
+        ),
+        ("evaluate_ranges", (np.zeros(0, f32), flat), {"function": "rsqrt"}, np.shape, (0,)),
+        ("table_softmax", (np.zeros((0, 3), i32), level, level), {}, np.shape, (0, 3)),
+        ("table_layer_norm", (np.zeros((0, 3), i32), level), {}, np.shape, (0, 3)),
+        ("verify_table", (level, np.zeros(0, f32)), {"low": 5}, tuple, (0.0, 0.0, 5, 0, 0)),
         *(
             (op, arrays, {}, lambda r: (float(r.loss), r.gradient.shape), (0.0, arrays[0].shape))
             for op, arrays in (
@@ -701,7 +758,7 @@ def test_zero_size_arrays(kit: Kit) -> None:
 ALWAYS_FLOAT64 = (
     "moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal", "random_hadamard",
     "orthogonal_factor", "random_orthogonal", "activation_clip", "normal_float",
-    "dynamic_float",
+    "dynamic_float", "fit_chords", "fit_segments", "round_table", "integer_table",
 )  # fmt: skip
 FLOATS = ("float16", "float32", "float64")
 
@@ -755,6 +812,8 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     state, sizes = (alpha, alpha, alpha, alpha, alpha, on), np.arange(1, 9, dtype=i32) * words
     s, g, rising = np.array([[3, 1], [2, 2]], f32), np.ones(2, f32), np.array([[1, 1], [1, 2]], f32)
     cost, low, high = np.array([1, 2], i32), np.zeros(2, i32), np.full(2, 2, i32)
+    lines: Table[Array] = Table(np.array([1.0]), np.array([0.25, 0.5]), np.array([0.0, -0.25]))
+    level: IntegerTable[Array] = IntegerTable(np.zeros(0, i32), np.array([2], i32), np.array([1], i32), 0, 0)
     scores = np.ones((1, 2, 4, 4), f32)
     return [
         ("philox_words", (address[:, :3],), {"seed": 1}, ("3",)),
@@ -1078,6 +1137,58 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("activation_clip", (w,), {"bits": 4, "grid": 0}, ("0",)),
         ("activation_clip", (w,), {"bits": 4, "norm": 0.0}, ()),
         ("activation_clip", (w,), {"bits": 4, "max_shrink": 1.5}, ("1.5",)),
+        ("fit_chords", (ramp, ramp[:3]), {}, ("4", "3")),
+        ("fit_chords", (ramp[:1], ramp[:1]), {}, ("1",)),
+        ("fit_chords", (-ramp, ramp), {}, ()),
+        ("fit_chords", (w, w), {}, ()),
+        ("fit_segments", (ramp, ramp[:3], ramp), {}, ("4", "3")),
+        ("fit_segments", (ramp, ramp, -ramp), {}, ()),
+        ("fit_segments", (ramp, ramp, ramp), {"tie": "up"}, ("up",)),
+        ("round_table", (lines._replace(slopes=np.ones(3)),), {}, ("3", "2")),
+        ("round_table", (lines,), {"fraction_bits": -1}, ("-1",)),
+        ("round_table", (lines,), {"fraction_bits": 25}, ("25",)),
+        ("round_table", (lines,), {"bits": 1}, ("1",)),
+        ("integer_table", (lines,), {"scale_bits": 2, "fraction_bits": 1}, ("0.25",)),
+        ("integer_table", (lines,), {"scale_bits": -1}, ("-1",)),
+        ("integer_table", (lines,), {"scale_bits": 24, "fraction_bits": 24}, ()),
+        ("integer_table", (Table(np.array([1.0, 0.0]), np.ones(3), np.ones(3)),), {"scale_bits": 2}, ()),
+        ("evaluate_table", (w, lines), {"tie": "both"}, ("both",)),
+        ("evaluate_table", (w, lines._replace(intercepts=np.ones(3))), {}, ("3", "2")),
+        ("evaluate_codes", (codes, level), {"tie": "both"}, ("both",)),
+        ("evaluate_codes", (codes, level._replace(breakpoints=np.array([1], i32))), {}, ()),
+        ("evaluate_codes", (2**30 * codes, level), {}, ()),
+        ("evaluate_codes", (codes, level._replace(scale_bits=25)), {}, ("25",)),
+        ("evaluate_codes", (codes, level._replace(fraction_bits=-1)), {}, ("-1",)),
+        ("evaluate_codes", (w, level), {}, ()),
+        ("lookup_codes", (codes, ramp), {}, ("-125",)),
+        ("lookup_codes", (4 * codes, ramp), {"low": 0}, ("4",)),
+        ("lookup_codes", (-codes, ramp), {"low": 0}, ("-1",)),
+        ("lookup_codes", (codes, w), {"low": 0}, ()),
+        ("requantize_codes", (codes,), {"shift": -1}, ("-1",)),
+        ("requantize_codes", (codes,), {"shift": 32}, ("32",)),
+        ("requantize_codes", (codes,), {"shift": 1, "low": 3, "high": 2}, ()),
+        ("requantize_codes", (w,), {"shift": 1}, ()),
+        ("table_gradient", (w, codes[:3]), {"scale": 1.0, "function": "gelu"}, ()),
+        ("table_gradient", (w, codes), {"scale": 0.0, "function": "gelu"}, ()),
+        ("table_gradient", (w, codes), {"scale": nan, "function": "gelu"}, ()),
+        ("table_gradient", (w, codes), {"scale": 1.0, "function": "relu"}, ("relu",)),
+        ("table_gradient", (w, 0 * codes), {"scale": 1.0, "function": "reciprocal"}, ("0",)),
+        ("evaluate_ranges", (w, lines), {"function": "exp"}, ("exp",)),
+        ("evaluate_ranges", (-w, lines), {"function": "rsqrt"}, ("-1",)),
+        ("evaluate_ranges", (0 * w, lines), {"function": "reciprocal"}, ()),
+        ("evaluate_ranges", (w, lines), {"function": "rsqrt", "tie": "both"}, ("both",)),
+        ("table_softmax", (codes[:, :0], level, level), {}, ()),
+        ("table_softmax", (2**25 * codes, level, level), {}, ()),
+        ("table_softmax", (codes, level, level), {"out_bits": 17}, ("17",)),
+        ("table_softmax", (codes, level, level), {"tie": "both"}, ("both",)),
+        ("table_softmax", (codes, level._replace(slopes=np.array([2**30], i32)), level), {}, ()),
+        ("table_layer_norm", (codes[:, :0], level), {}, ()),
+        ("table_layer_norm", (2**28 * codes, level), {}, ()),
+        ("table_layer_norm", (codes, level), {"out_bits": -1}, ("-1",)),
+        ("table_layer_norm", (codes, level), {"tie": "both"}, ("both",)),
+        ("verify_table", (level, w), {}, ()),
+        ("verify_table", (level, vector), {"tie": "both"}, ("both",)),
+        ("verify_table", (level, vector), {"low": 2**31}, ()),
         ("logit_loss", (w, w[:3]), {}, ()),
         ("logit_loss", (vector, vector), {}, ()),
         ("logit_loss", (w, w), {"temperature": 0.0}, ()),
@@ -1165,6 +1276,11 @@ CHAPTER_OPS = {
         "random_orthogonal", "fuse_norm", "rotate_inputs", "rotate_outputs", "rotate_block", "rotate_ends",
         "outlier_measures", "quantize_activations", "activation_clip",
     ),
+    "L": (
+        "fit_chords", "fit_segments", "round_table", "integer_table", "evaluate_table", "evaluate_codes",
+        "lookup_codes", "requantize_codes", "table_gradient", "evaluate_ranges", "table_softmax", "table_layer_norm",
+        "verify_table",
+    ),
     "W": ("logit_loss", "token_loss", "feature_loss", "score_loss", "attention_map_loss"),
 }  # fmt: skip
 
@@ -1195,8 +1311,9 @@ def poison(value: Any, bad: float) -> tuple[Any, str]:
         spoiled, where = poison(value[-1], bad)
         return [*value[:-1], spoiled], where
     if hasattr(value, "_fields"):
-        spoiled, where = poison(value[-1], bad)
-        return value._replace(**{value._fields[-1]: spoiled}), where
+        last = [field for field in value._fields if isinstance(getattr(value, field), np.ndarray)][-1]
+        spoiled, where = poison(getattr(value, last), bad)
+        return (None, "") if spoiled is None else (value._replace(**{last: spoiled}), where)
     if value is None or value.dtype.kind != "f":
         return None, ""
     copy = value.copy()

@@ -9,6 +9,7 @@ script and are read out by their title. Coordinates have one decimal: another pr
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from statistics import NormalDist
 import numpy as np
 
 from lowbit import reference as ref
-from lowbit.reference.types import Purpose
+from lowbit.reference import lut
+from lowbit.reference.types import TABLE_TIES, Purpose
 
 FOLDER = Path(__file__).resolve().parent.parent / "figures"
 # Series differ by colour, dash and marker. The page sets the colours; the second value serves a file opened by itself.
@@ -621,6 +623,37 @@ def rotation() -> str:
     return svg("Error of 4-bit activations as one feature grows, with and without rotation.", 660, 320, a)
 
 
+def tables() -> str:
+    """L: eight lines for GELU, and the largest error at every scale under both tie rules."""
+    knots = np.array([-3.0, -2.25, -1.0, -0.5, 0.0, 0.625, 2.75])
+    table = lut.chord_table("gelu", knots)
+    f = lut.FUNCTIONS["gelu"].value
+    a = Axes((-4.0, 4.0), (-0.6, 4.0), box=(44, 20, 250, 240))
+    a.frame({v: str(v) for v in (-4, -2, 0, 2, 4)}, {v: str(v) for v in (0, 1, 2, 3, 4)}, xlabel="x")
+    fine = np.linspace(-4, 4, 161)
+    a.curve(fine, f(fine), 0, dots=False)
+    edges = np.concatenate([[-4.0], knots, [4.0]])
+    for lo, hi in itertools.pairwise(edges):
+        ends = ref.evaluate_table([lo, hi - 2.0**-20], table, tie="right")
+        a.line([(a.px(lo), a.py(ends[0])), (a.px(hi), a.py(ends[1]))], stroke=COLOURS[1], width=2, dash=DASHES[1])
+    a.parts += [a.mark(a.px(p), a.py(float(f(p))), 1) for p in knots]
+    a.legend(["GELU", "8 lines"], 64, 40, dots=False)
+    b = Axes((0.0, 6.0), (0.005, 0.2), box=(390, 20, 250, 240), log_y=True)
+    b.frame(
+        {v: str(v) for v in range(7)},
+        {v: f"{v:g}" for v in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)},
+        xlabel="b, codes of scale 2⁻ᵇ",
+        ylabel="largest error of all codes",
+    )
+    for i, tie in enumerate(TABLE_TIES):
+        report = lut.table_report("gelu", table, tie=tie)
+        b.curve([*report], [r.max_error for r in report.values()], i)
+    b.legend(["tie to the left", "tie to the right"], 480, 36)
+    return svg(
+        "Eight straight lines for GELU, and the largest error at every scale under both tie rules.", 660, 310, a, b
+    )
+
+
 def distillation() -> str:
     """W: what an error of one half in one attention score costs, by the teacher's probability of that key."""
     n, share = 64, np.geomspace(1e-4, 0.6, 33).tolist()
@@ -657,6 +690,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "compensation": compensation,
     "decomposition": decomposition,
     "rotation": rotation,
+    "tables": tables,
     "ranks": ranks,
     "distillation": distillation,
 }

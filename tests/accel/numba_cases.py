@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowbit.reference.types import DecoderBlock
+from lowbit.reference.types import DecoderBlock, IntegerTable, Table
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +38,9 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     b, a = w[:, :3], x[:3]
     left, right = backend.moment_leaf(x, index=0), backend.moment_leaf(x[:4], index=1)
     levels = np.sort(w[0, :7])
+    p, k, c = (np.array(t, dtype) for t in ([0.5, 2.0], [0.25, 1.0, 0.5], [0.0, -1.0, 0.75]))
+    lines, counts = Table(p, k, c), [(n * np.ldexp(1.0, b)).astype(np.int32) for n, b in ((p, 2), (k, 6), (c, 8))]
+    whole = IntegerTable(counts[0], counts[1], counts[2], 2, 6)
     per_row = np.abs(w[:, 0]) + w.dtype.type(0.5)
     table = backend.normal_float(bits=4)
     blocks = backend.block_scale(w, block_size=20)
@@ -158,6 +161,19 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "outlier_measures": ((w,), {}),
         "quantize_activations": ((w,), {"bits": 4}),
         "activation_clip": ((w,), {"bits": 4}),
+        "fit_chords": ((levels, levels), {}),
+        "fit_segments": ((x[0], w[0], levels), {}),
+        "round_table": ((lines,), {"bits": 8}),
+        "integer_table": ((lines,), {"scale_bits": 3}),
+        "evaluate_table": ((w, lines), {}),
+        "evaluate_codes": ((codes, whole), {}),
+        "lookup_codes": ((codes, w[0]), {"low": 0}),
+        "requantize_codes": ((codes,), {"shift": 1}),
+        "table_gradient": ((w, codes), {"scale": 0.5, "function": "silu"}),
+        "evaluate_ranges": ((np.abs(w) + 1, lines), {"function": "reciprocal"}),
+        "table_softmax": ((codes, whole, whole), {}),
+        "table_layer_norm": ((codes, whole), {}),
+        "verify_table": ((whole, w[0]), {"low": -8}),
         "logit_loss": ((w, x[:5].copy()), {"temperature": 2.0}),
         "token_loss": ((*features, np.array([[0, -100, 1], [1, 0, 1]], np.int32)), {"ignored": "skip"}),
         "feature_loss": ((*features, np.array([3, 1], np.int32)), {}),

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from lowbit.reference.types import DecoderBlock  # noqa: E402
+from lowbit.reference.types import DecoderBlock, IntegerTable, Table  # noqa: E402
 
 HALVES = ("float16", "bfloat16")
 DTYPES = (*HALVES, "float32", "float64")
@@ -58,6 +58,9 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     codes = backend.quantize(w, scale, zero, bits=4)
     b, a = weights(2, 6, 3, dtype=dtype), weights(3, 3, 16, dtype=dtype)
     nodes = backend.moment_leaf(w, index=0)
+    p, k, d = (torch.tensor(t, dtype=w.dtype) for t in ([0.5, 2.0], [0.25, 1.0, 0.5], [0.0, -1.0, 0.75]))
+    lines, counts = Table(p, k, d), [(n * 2.0**by).to(torch.int32) for n, by in ((p, 2), (k, 6), (d, 8))]
+    whole = IntegerTable(counts[0], counts[1], counts[2], 2, 6)
     table, blocks = backend.normal_float(bits=4), backend.block_scale(w, block_size=20)
     binary = backend.bcq(w, bits=2, group_size=8, offset=True)
     planes = backend.bcq_pack(*binary)
@@ -181,6 +184,19 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "outlier_measures": ((w,), {}),
         "quantize_activations": ((w,), {"bits": 4}),
         "activation_clip": ((w,), {"bits": 4}),
+        "fit_chords": ((w[0].sort().values, w[1]), {}),
+        "fit_segments": ((w[1], w[0], w[2, :3].sort().values), {}),
+        "round_table": ((lines,), {"bits": 8}),
+        "integer_table": ((lines,), {"scale_bits": 3}),
+        "evaluate_table": ((w, lines), {}),
+        "evaluate_codes": ((codes, whole), {}),
+        "lookup_codes": ((codes, w[0]), {"low": 0}),
+        "requantize_codes": ((codes,), {"shift": 1}),
+        "table_gradient": ((w, codes), {"scale": 0.5, "function": "silu"}),
+        "evaluate_ranges": ((w.abs() + 1, lines), {"function": "reciprocal"}),
+        "table_softmax": ((codes, whole, whole), {}),
+        "table_layer_norm": ((codes, whole), {}),
+        "verify_table": ((whole, w[0]), {"low": -8}),
         "logit_loss": ((w, w.flip(0)), {"temperature": 2.0}),
         "token_loss": ((*features, torch.tensor([[0, -100, 1], [1, 0, 1]])), {"ignored": "skip"}),
         "feature_loss": ((*features, torch.tensor([3, 1])), {}),

@@ -11,7 +11,7 @@ import pytest
 
 import lowbit.reference as ref
 from lowbit.reference.errors import SpecError, Unsupported
-from lowbit.reference.types import DecoderBlock
+from lowbit.reference.types import DecoderBlock, IntegerTable, Table
 
 from .bounds import Array, psd
 
@@ -54,6 +54,9 @@ class Call(NamedTuple):
 ADDRESSES = np.arange(8).reshape(2, 4)
 TURN = np.linalg.qr(C)[0]
 BLOCK = DecoderBlock(W[0], D, W, W, D.T.copy(), W[1], W, D, W.T.copy(), None, W[2], None)
+LINES = Table(np.array([-1.0, 0.5]), np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.25, -0.125]))
+INTEGERS = ref.integer_table(LINES, scale_bits=2)
+DIVIDE = IntegerTable(np.array([5], np.int32), np.array([-7, -2], np.int32), np.array([75, 45], np.int32), 2, 3)
 CALLS = [
     Call("philox_words", (ADDRESSES,), {"seed": 1}),
     Call("philox_uniform", (ADDRESSES,), {"seed": 1}),
@@ -183,6 +186,19 @@ CALLS = [
     Call("outlier_measures", (W,), {}, ("x",)),
     Call("quantize_activations", (W,), {"bits": 4}, ("x",)),
     Call("activation_clip", (W,), {"bits": 4}, ("x",)),
+    Call("fit_chords", (np.array([-1.0, 0.0, 2.0]), ROWS[:3].copy()), {}, ("knots", "values")),
+    Call("fit_segments", (W[0], D[0], np.array([-0.5, 0.5])), {}, ("x", "y", "breakpoints")),
+    Call("round_table", (LINES,), {"fraction_bits": 1, "bits": 2}),
+    Call("integer_table", (LINES,), {"scale_bits": 2}),
+    Call("evaluate_table", (W, LINES), {}, ("x",)),
+    Call("evaluate_codes", (CODES, INTEGERS), {}),
+    Call("lookup_codes", (CODES, np.arange(16.0)), {"low": 0}, ("", "entries")),
+    Call("requantize_codes", (9 * CODES,), {"shift": 2}),
+    Call("table_gradient", (W, CODES), {"scale": 0.25, "function": "tanh"}, ("grad",)),
+    Call("evaluate_ranges", (np.abs(W), LINES), {"function": "rsqrt"}, ("x",)),
+    Call("table_softmax", (CODES, INTEGERS, DIVIDE), {}),
+    Call("table_layer_norm", (CODES, DIVIDE), {}),
+    Call("verify_table", (INTEGERS, D[0].copy()), {}, ("", "values")),
     Call("logit_loss", (W, D), {"temperature": 2.0}, ("student", "teacher")),
     Call("token_loss", (SEQUENCE, TOWARDS, LABELS), {}, ("student", "teacher")),
     Call("feature_loss", (SEQUENCE, TOWARDS, LENGTHS), {}, ("student", "teacher")),
