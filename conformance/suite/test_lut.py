@@ -118,7 +118,7 @@ def test_least_squares(kit: Kit, x: Array, cuts: list[int], unit: float, tie: Ta
         kit.check(compare.certificate(errors[0], errors[1], allowed, f"squared error of piece {i}"))
 
 
-HALVES = strategies.piecewise_tables(unit=0.0078125)  # multiples of 1/128: every second one a tie at six fraction bits
+HALVES = strategies.piecewise_tables(unit=2.0**-7)  # multiples of 1/128: every second one a tie at six fraction bits
 
 
 @clause("L-4", tier="exact", table=HALVES, fraction_bits=st.integers(0, 8))
