@@ -84,7 +84,8 @@ def test_l18_the_shipped_tables(shared: Path, file: str) -> None:
     name = PRETRAINED[file]
     assert list(stored) == [name]
     for key, entry in stored[name].items():
-        table: Table[Array] = Table(*(np.array(entry[part]) for part in ("breakpoints", "slopes", "intercepts")))
+        p, k, b = (np.array(entry[part]) for part in ("breakpoints", "slopes", "intercepts"))
+        table: Table[Array] = Table(p, k, b)
         assert np.array_equal(table.slopes, np.array(stored[name]["0"]["slopes"]))
         whole = ref.integer_table(table, scale_bits=int(key))
         assert np.array_equal(whole.breakpoints * 2.0 ** -int(key), table.breakpoints)
