@@ -13,6 +13,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     BINARY_METHODS,
     GRANULARITIES,
+    LSQ_COUNTS,
     SCHEMES,
     SHARINGS,
     TABLE_TIES,
@@ -37,6 +38,7 @@ __all__ = [
     "check_damping",
     "check_gptq",
     "check_group_scales",
+    "check_learned_step",
     "check_loftq",
     "check_matrix",
     "check_n_of_m",
@@ -56,9 +58,11 @@ __all__ = [
     "check_whole",
     "cluster_counts",
     "code_range",
+    "gradient_scale",
     "grid_groups",
     "refuse_nonfinite",
     "shared_shape",
+    "step_view",
 ]
 
 
@@ -340,6 +344,38 @@ def shared_shape(clause: str, shape: Sequence[int], granularity: str) -> tuple[i
     if len(shape) < count:
         raise SpecError(clause, f"x of shape {tuple(shape)} has no {granularity!r}")
     return (*shape[: len(shape) - count], *(1,) * count)
+
+
+def step_view(clause: str, shape: Sequence[int], axis: int | None) -> tuple[int, int, int]:
+    """Lengths (before, n, after) around the axis of the steps; (1, 1, size) for one step."""
+    if axis is None:
+        return 1, 1, math.prod(shape)
+    found = check_whole(clause, "axis", axis, -len(shape), len(shape) - 1) % len(shape)
+    return math.prod(shape[:found]), shape[found], math.prod(shape[found + 1 :])
+
+
+def check_learned_step(clause: str, bits: int, signed: bool, epsilon: float = 0.0) -> tuple[int, int, float]:
+    """First and last code, and the floor of the step; refuses what clauses S-1 to S-4 refuse."""
+    if not isinstance(signed, bool):
+        raise SpecError(clause, f"signed must be True or False, got {signed!r}")
+    check_whole(clause, "bits", bits, 2 if signed else 1, 8)
+    floor = check_number(clause, "epsilon", epsilon, low=0.0)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, floor) if signed else (0, 2**bits - 1, floor)
+
+
+def gradient_scale(shape: Sequence[int], axis: int | None, count: str, last: int) -> float:
+    """1 / √(N Q_p) of clause S-5a."""
+    check_choice("S-4", "count", count, LSQ_COUNTS)
+    step_view("S-4", shape, axis)
+    own = axis is not None and axis % len(shape) == 0
+    if count == "features" and (not shape or own):
+        raise SpecError("S-4", f"count 'features' needs a batch on axis 0, x is {tuple(shape)} and axis {axis}")
+    if count == "unscaled":
+        return 1.0
+    sizes = list(shape[1:] if count == "features" else shape)
+    if axis is not None:
+        del sizes[axis % len(shape) - (count == "features")]
+    return 1 / math.sqrt(max(math.prod(sizes), 1) * last)
 
 
 def check_clip(clause: str, clip: float | None) -> float:

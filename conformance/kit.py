@@ -30,6 +30,8 @@ _RESULTS: dict[str, type[Any]] = {
     "clip_search": types.ClippedGrid,
     "quantize_scale": types.DoubleScale,
     "twn_code": types.TernaryCode,
+    "lsq_init": types.LsqStart,
+    "lsq_gradient": types.LsqGradient,
     "bcq": types.BinaryCode,
     "bcq_refit": types.BinaryCode,
     "bcq_from_grid": types.BinaryCode,

@@ -37,6 +37,7 @@ __all__ = [
     "FakeQuantInput",
     "GridInput",
     "LargeProblem",
+    "LearnedStepInput",
     "PatchProblem",
     "RankProblem",
     "RotationProblem",
@@ -64,6 +65,7 @@ __all__ = [
     "integer_tables",
     "knots",
     "large_problem",
+    "learned_step_inputs",
     "matrices",
     "packed_codes",
     "patch_problems",
@@ -165,6 +167,45 @@ def fake_quant_inputs(draw: st.DrawFn) -> FakeQuantInput:
         "clip": draw(st.sampled_from([None, None, 2.5, 0.25])),
     }
     return FakeQuantInput(x, options)
+
+
+class LearnedStepInput(NamedTuple):
+    """Arguments of the operations with a learned step."""
+
+    x: Array
+    grad: Array  # the shape of x
+    step: Array
+    offset: Array | None
+    options: dict[str, Any]
+
+    @property
+    def arrays(self) -> tuple[Array | None, ...]:
+        """Arguments of the forward pass."""
+        return self.x, self.step, self.offset
+
+
+@st.composite
+def learned_step_inputs(draw: st.DrawFn) -> LearnedStepInput:
+    """Values inside the range and far outside it; one step, or one per index of an axis; with and without a floor."""
+    dtype = draw(float_dtypes(half=True))
+    x = np.clip(draw(matrices(rows=(1, 4), columns=(1, 12))), -6e4, 6e4).astype(dtype)
+    if x.shape[1] % 2 == 0 and draw(st.booleans()):
+        x = x.reshape(len(x), 2, -1)
+    axis = draw(st.sampled_from([None, None, *range(-x.ndim, x.ndim)]))
+    n = 1 if axis is None else x.shape[axis]
+    numbers = arrays(np.int64, (n,), elements=st.integers(1, 99), fill=st.nothing())
+    unit = draw(st.sampled_from([1 / 8, 1 / 3, 4.0]))
+    step = (draw(numbers) * unit).astype(dtype)
+    offset = ((draw(numbers) - 50) * unit).astype(dtype) if draw(st.booleans()) else None
+    signed = draw(st.booleans())
+    options = {
+        "bits": draw(st.integers(2 if signed else 1, 8)),
+        "signed": signed,
+        "axis": axis,
+        "epsilon": draw(st.sampled_from([0.0, 0.0, 1e-5, 2.0])),
+    }
+    grad = np.asarray(draw(_integers(x.shape, 99)) / 32, dtype)
+    return LearnedStepInput(x, grad, step, offset, options)
 
 
 class GridInput(NamedTuple):

@@ -804,8 +804,27 @@ def _ternary(spec: Any) -> dict[str, tuple[str, list[Case]]]:
             _case("clip of 2.5", [x], cut, [_forward("", cut_values, np.abs(cut_values), x.size + 4)])]),
         "T-4a": ("min_max", [_case("halves up to 127", [halves], {}, [
             _forward("", spec.min_max(halves), np.abs(spec.min_max(halves)), 2)])]),
+        **_learned_steps(spec),
         "T-5": ("straight_through", [_case("values at the clip", [grad, edge], {"clip": 2.5}, [
             _exact("", spec.straight_through(grad, edge, clip=2.5))])]),
+    }  # fmt: skip
+
+
+def _learned_steps(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter S: quotients that are multiples of 1/2, ends of the range and beyond."""
+    x = np.arange(-12, 12, dtype=np.float32).reshape(2, 12) / 2
+    grad = (np.arange(24, dtype=np.float32).reshape(2, 12) - 9) / 4
+    step, offset = np.array([1, 0.5], np.float32), np.array([0, 0.25], np.float32)
+    plain: dict[str, Any] = {"bits": 3, "axis": 0}
+    first = spec.lsq_init(x + 7, bits=3, axis=1)
+    found = spec.lsq_gradient(grad, x, step, offset, count="unscaled", **plain)
+    return {
+        "S-1": ("lsq_init", [_case("a step for every column", [x + 7], {"bits": 3, "axis": 1}, [
+            _forward("step", first.step, first.step, 8)])]),
+        "S-2a": ("lsq_code", [_case("every quotient a multiple of 1/2", [x, step, offset], plain, [
+            _exact("", spec.lsq_code(x, step, offset, **plain))])]),
+        "S-4a": ("lsq_gradient", [_case("ends and beyond", [grad, x, step, offset], {**plain, "count": "unscaled"}, [
+            _exact("x", found.x), _exact("step", found.step), _exact("offset", found.offset)])]),
     }  # fmt: skip
 
 

@@ -8,20 +8,21 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 4.  ``packing``        Q  codes of 1 to 8 bits in 32-bit words, dense and padded
 5.  ``codebook``       N  NormalFloat and other levels, block scales, double quantization
 6.  ``ternary``        T  ternary and min-max fake quantizers, straight-through gradients
-7.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
-8.  ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
-9.  ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
-10. ``gptq``           G  GPTQ
-11. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
-12. ``moments``        C  second moments of activations, exactly associative
-13. ``low_rank``       C  SVD and activation-scaled SVD patches
-14. ``loftq``          N  LoftQ: quantization and a patch by turns
-15. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
-16. ``rank_budget``    K  ranks per module under a budget, and nested patches
-17. ``dora``           D  DoRA: magnitude and direction apart
-18. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
-19. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
-20. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+7.  ``learned_step``   S  LSQ with every published granularity, count, floor and first step; gradients, offset
+8.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
+9.  ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
+10. ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
+11. ``gptq``           G  GPTQ
+12. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
+13. ``moments``        C  second moments of activations, exactly associative
+14. ``low_rank``       C  SVD and activation-scaled SVD patches
+15. ``loftq``          N  LoftQ: quantization and a patch by turns
+16. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
+17. ``rank_budget``    K  ranks per module under a budget, and nested patches
+18. ``dora``           D  DoRA: magnitude and direction apart
+19. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+20. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
+21. ``distill``        W  distillation losses of quantization-aware training, with their gradients
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -88,6 +89,7 @@ from .eigenspace import (
     stationarity,
 )
 from .gptq import gptq, inverse_cholesky
+from .learned_step import lsq, lsq_code, lsq_gradient, lsq_init
 from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
 from .lut import (
@@ -175,6 +177,10 @@ __all__ = [  # noqa: RUF022  in reading order
     "clamped_uniform",
     "min_max",
     "straight_through",
+    "lsq_init",
+    "lsq_code",
+    "lsq",
+    "lsq_gradient",
     "bcq",
     "bcq_refit",
     "bcq_assign",

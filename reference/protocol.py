@@ -51,6 +51,10 @@ from .types import (
     LoraRefit,
     LossGradient,
     LowRank,
+    LsqCount,
+    LsqGradient,
+    LsqInit,
+    LsqStart,
     MinMaxScheme,
     MomentNode,
     Normalisation,
@@ -219,6 +223,55 @@ class TernaryOps(Protocol[Arr]):
     ) -> Arr: ...  # T-4, x's shape
 
     def straight_through(self, grad: Arr, x: Arr, /, *, clip: float | None) -> Arr: ...  # T-5, x's shape
+
+
+class LearnedStepOps(Protocol[Arr]):
+    """Chapter S: LSQ; one step for all of x, or for every index of an axis; offset None for 0."""
+
+    def lsq_init(
+        self, x: Arr, /, *, bits: int, signed: bool = True, axis: int | None = None, rule: LsqInit = "mean"
+    ) -> LsqStart[Arr]: ...  # S-1
+
+    def lsq_code(
+        self,
+        x: Arr,
+        step: Arr,
+        offset: Arr | None = None,
+        /,
+        *,
+        bits: int,
+        signed: bool = True,
+        axis: int | None = None,
+        epsilon: float = 0.0,
+    ) -> Arr: ...  # S-2 → int32, x's shape
+
+    def lsq(
+        self,
+        x: Arr,
+        step: Arr,
+        offset: Arr | None = None,
+        /,
+        *,
+        bits: int,
+        signed: bool = True,
+        axis: int | None = None,
+        epsilon: float = 0.0,
+    ) -> Arr: ...  # S-3, x's shape
+
+    def lsq_gradient(
+        self,
+        grad: Arr,
+        x: Arr,
+        step: Arr,
+        offset: Arr | None = None,
+        /,
+        *,
+        bits: int,
+        signed: bool = True,
+        axis: int | None = None,
+        epsilon: float = 0.0,
+        count: LsqCount = "elements",
+    ) -> LsqGradient[Arr]: ...  # S-4, S-5, S-6
 
 
 class BinaryOps(Protocol[Arr]):
@@ -659,6 +712,7 @@ PROTOCOLS: tuple[type, ...] = (
     UniformOps,
     CodebookOps,
     TernaryOps,
+    LearnedStepOps,
     BinaryOps,
     ScaleTuningOps,
     MixedPrecisionOps,
@@ -690,6 +744,7 @@ __all__ = [
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",
+    "LearnedStepOps",
     "LoftqOps",
     "LowRankOps",
     "MixedPrecisionOps",

@@ -32,6 +32,8 @@ ScaleNorm: TypeAlias = Literal["sum", "mean"]
 Sharing: TypeAlias = Literal["tensor", "row", "matrix"]
 MinMaxScheme: TypeAlias = Literal["symmetric", "asymmetric"]
 Outermost: TypeAlias = Literal["published", "bounded"]
+LsqCount: TypeAlias = Literal["elements", "features", "unscaled"]
+LsqInit: TypeAlias = Literal["mean", "mean-doubled", "deviation", "min-max"]
 TableTie: TypeAlias = Literal["left", "right"]
 TableFunction: TypeAlias = Literal["gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"]
 Divergence: TypeAlias = Literal["cross-entropy", "kl"]
@@ -45,6 +47,8 @@ TRAINED: tuple[Trained, ...] = ("first", "largest", "all")
 SHARINGS: tuple[Sharing, ...] = ("tensor", "row", "matrix")
 MIN_MAX_SCHEMES: tuple[MinMaxScheme, ...] = ("symmetric", "asymmetric")
 OUTERMOST: tuple[Outermost, ...] = ("published", "bounded")
+LSQ_COUNTS: tuple[LsqCount, ...] = ("elements", "features", "unscaled")
+LSQ_INITS: tuple[LsqInit, ...] = ("mean", "mean-doubled", "deviation", "min-max")
 TABLE_TIES: tuple[TableTie, ...] = ("left", "right")
 TABLE_FUNCTIONS: tuple[TableFunction, ...] = (
     "gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"
@@ -93,6 +97,21 @@ class TernaryCode(NamedTuple, Generic[Arr]):
 
     codes: Arr  # int32, x's shape: −1, 0 or 1
     scale: Arr  # float, x's shape with shared axes of length 1; ≥ 0
+
+
+class LsqStart(NamedTuple, Generic[Arr]):
+    """Where the training of a step begins."""
+
+    step: Arr  # float, (1,), or (n,) for steps along an axis of length n; > 0
+    offset: Arr  # float, same shape
+
+
+class LsqGradient(NamedTuple, Generic[Arr]):
+    """Gradients of a learned-step quantizer."""
+
+    x: Arr  # float, x's shape
+    step: Arr  # float, (1,) or (n,)
+    offset: Arr | None  # float, as step, or None without an offset
 
 
 class BinaryCode(NamedTuple, Generic[Arr]):

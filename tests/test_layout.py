@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order of the specification: a file may import what stands before it.
 READING_ORDER = (
     "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
-    "ternary", "binary_coding", "scale_tuning", "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq",
-    "eigenspace", "rank_budget", "dora", "rotation", "lut", "distill",
+    "ternary", "learned_step", "binary_coding", "scale_tuning", "mixed_precision", "gptq", "sparsity", "moments",
+    "low_rank", "loftq", "eigenspace", "rank_budget", "dora", "rotation", "lut", "distill",
 )  # fmt: skip
 
 FOLDERS = {

@@ -69,6 +69,7 @@ from .eigenspace import (
     stationarity,
 )
 from .gptq import gptq, inverse_cholesky
+from .learned_step import lsq, lsq_code, lsq_gradient, lsq_init
 from .loftq import loftq
 from .low_rank import scaled_svd_patch, svd_patch
 from .lut import (
@@ -197,6 +198,10 @@ __all__ = [
     "lookup_codes",
     "lookup_tables",
     "loss_importance",
+    "lsq",
+    "lsq_code",
+    "lsq_gradient",
+    "lsq_init",
     "min_max",
     "moment_leaf",
     "moment_merge",

@@ -54,6 +54,11 @@ clamped_uniform = _cpu.clamped_uniform
 min_max = _cpu.min_max
 straight_through = _cpu.straight_through
 
+lsq_init = _cpu.lsq_init
+lsq_code = _cpu.lsq_code
+lsq = _cpu.lsq
+lsq_gradient = _cpu.lsq_gradient
+
 bcq = _cpu.bcq
 bcq_refit = _cpu.bcq_refit
 bcq_assign = _cpu.bcq_assign

@@ -20,6 +20,7 @@ from . import (
     distill,
     dora,
     eigenspace,
+    learned_step,
     low_rank,
     lut,
     mixed_precision,
@@ -212,6 +213,12 @@ class TorchBackend:
     clamped_uniform = staticmethod(ternary.clamped_uniform)
     min_max = staticmethod(ternary.min_max)
     straight_through = staticmethod(ternary.straight_through)
+
+    # --- S
+    lsq_init = staticmethod(learned_step.lsq_init)
+    lsq_code = staticmethod(learned_step.lsq_code)
+    lsq = staticmethod(learned_step.lsq)
+    lsq_gradient = staticmethod(learned_step.lsq_gradient)
 
     # --- B
     bcq = staticmethod(binary_coding.bcq)

@@ -13,6 +13,7 @@ MODULES = (
     "test_packing",
     "test_codebook",
     "test_ternary",
+    "test_learned_step",
     "test_binary_coding",
     "test_scale_tuning",
     "test_mixed_precision",

@@ -330,6 +330,27 @@ def ternary() -> str:
     return svg("Squared error of ternary weights for every threshold and three distributions.", 660, 320, a)
 
 
+def learned_step() -> str:
+    """S: the value on the grid, and its two derivatives, over the quotient."""
+    options = {"bits": 3, "count": "unscaled"}
+    v = np.arange(-6, 5.001, 0.02)
+    each = [ref.lsq_gradient([1.0], [x], [1.0], **options) for x in v]
+    a = Axes((-6, 5), (-5, 4))
+    a.frame(
+        {t: str(t) for t in range(-6, 6)}, {t: str(t) for t in range(-5, 5)},
+        xlabel="quotient x / s, at 3 bits", ylabel="in steps; derivatives",
+    )  # fmt: skip
+    curves = {
+        "value": ref.lsq(v, [1.0], bits=3),
+        "derivative by the step": np.array([d.step[0] for d in each]),
+        "derivative by the input": np.array([d.x[0] for d in each]),
+    }
+    for i, ys in enumerate(curves.values()):
+        a.curve(v.tolist(), ys.tolist(), i, dots=False)
+    a.legend([*curves], 90, 36, dots=False)
+    return svg("Value, derivative by the step and by the input of a learned-step quantizer of 3 bits.", 660, 320, a)
+
+
 def scale_tuning() -> str:
     """U: output error after a task moved the weights, for scales left alone and fitted."""
     rng = np.random.default_rng(5)
@@ -682,6 +703,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "grids": grids,
     "codebooks": codebooks,
     "ternary": ternary,
+    "learned_step": learned_step,
     "binary_coding": binary_coding,
     "scale_tuning": scale_tuning,
     "mixed_precision": mixed_precision,
