@@ -9,6 +9,7 @@ module                  content
 ``compressed_tensors``  ``pack-quantized`` modules: writer, reader of both layouts, configuration
 ``packing``             the two layouts of packed codes, vectorised
 ``peft``                adapter directories, scales folded so that every consumer agrees
+``lut``                 look-up tables: published JSON, artefacts, C, Verilog and ONNX
 ``check``               which consumers load a directory, and why not
 ``errors``              the two errors, each one sentence with the file and the way out
 ======================  =====================================================================================
