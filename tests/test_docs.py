@@ -187,6 +187,17 @@ def test_every_layer_is_documented() -> None:
     assert {f"lowbit.accel.torch_cuda.layers.{name}" for name in layers.__all__} <= there
 
 
+def test_whatever_a_file_of_the_specification_exports_is_on_a_page() -> None:
+    """Sizes, presets and published variants too, which are no operations of a backend."""
+    there = {name for page in CHAPTER_PAGES for name in shown(page)}
+    files = {name.rpartition(".")[0] for name in there if name.startswith("lowbit.reference.")} - {"lowbit.reference"}
+    assert len(files) > 15
+    for file in sorted(files):
+        home = importlib.import_module(file)
+        exported = {f"{file}.{name}" for name in home.__all__ if not inspect.isclass(getattr(home, name))}
+        assert exported <= there, sorted(exported - there)
+
+
 def numbered(docstring: str) -> set[str]:
     """Equations that a docstring defines: a number closes their line."""
     ends = re.findall(rf"\({_NUMBER}\)(?:, \({_NUMBER}\))*$", docstring, re.MULTILINE)

@@ -387,6 +387,21 @@ def test_h9_quantizing_twice_changes_nothing(seed: int, bits: int, scheme: Any) 
     assert np.array_equal(twice.codes, once.codes)
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_h9_a_longer_token_has_the_same_codes(scheme: Any) -> None:
+    """q(a x) = a q(x) for any a > 0: away from ties the codes are the same, and scale and values follow."""
+    x = np.random.default_rng(22).standard_normal((20, 33))
+    plain = ref.quantize_activations(x, bits=4, scheme=scheme)
+    steps = x / plain.scale
+    assert np.abs(steps - np.floor(steps) - 0.5).min() > 1e-9  # no entry is at a tie
+    for a in (1e-3, 0.7, 3.0, 1e5):
+        found = ref.quantize_activations(a * x, bits=4, scheme=scheme)
+        assert np.array_equal(found.codes, plain.codes)
+        assert np.array_equal(found.zero_point, plain.zero_point)
+        near(found.scale, a * plain.scale, roundings=8)
+        near(found.values, a * plain.values, roundings=9)
+
+
 def test_h9_minus_eight_needs_a_clip() -> None:
     """absmax maps to 7, so the code −8 of a symmetric 4-bit grid is used with a clip ratio below 1 only."""
     x = np.random.default_rng(18).standard_normal((100, 32))
