@@ -60,6 +60,7 @@ __all__ = [
     "root_gap",
     "score_band",
     "smallest_normal",
+    "softmax_error",
     "stored_gap",
     "tie_band",
     "tiny",
@@ -140,6 +141,17 @@ def elementary(n: int, u: float) -> float:
     SVML's high-accuracy variants), 4u, for arguments of moderate size.
     """
     return gamma(4 * n, u)
+
+
+def softmax_error(spread: npt.ArrayLike, classes: int, u: float) -> F64:
+    """Relative error of the probabilities of a softmax over ``classes`` logits within ``spread`` of their maximum.
+
+    e^(x − max) inherits u·spread from the difference, as much from the argument's reduction, once for the product
+    with log₂ e and once for that constant, and the library's four roundings; the sum has as many roundings as terms,
+    of which none cancels, and inherits the worst of their errors; a quotient: twice 3·spread + 4, classes and 2 more.
+    """
+    rounds = 2 * (3 * np.asarray(spread, np.float64) + 4) + classes + 2
+    return np.asarray(rounds * u / (1 - np.minimum(rounds * u, 0.5)))
 
 
 def level_band(left: npt.ArrayLike, right: npt.ArrayLike, u: float) -> F64:

@@ -484,6 +484,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     ]
     table["H-9"] = ("quantize_activations", [_case("symmetric, the last token all zero", [x], {"bits": 4}, expect)])
     table |= _scales(spec, np.random.default_rng(20240230)) | _allocations(spec)
+    table |= _coresets(spec, np.random.default_rng(20230612))
     table.update(_rank_budgets(spec))
     table.update(_binary_codes(spec))
     table.update(_directions(spec))
@@ -849,6 +850,51 @@ def _allocations(spec: Any) -> dict[str, tuple[str, list[Case]]]:
     bits = np.array([1, 2, 3, 2], np.int32)
     rows = [_case("integers, zeros among them", [w, bits], {}, [_exact("", spec.project_rows(w, bits))])]
     return {"M-1a": ("row_bits", words), "M-2": ("allocate_bits", blocks), "M-3": ("project_rows", rows)}
+
+
+def _coresets(spec: Any, random: np.random.Generator) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter X: scores of eight samples with five classes, and selection where nothing rounds."""
+    x, t = (random.integers(-24, 25, (8, 5)).astype(np.float32) / 8 for _ in range(2))
+    y = random.integers(0, 5, 8).astype(np.int32)
+    roundings = 2 * (3 * 6 + 4) + 5 + 2  # of probabilities whose logits lie within 6 of the largest
+    own, gap = spec.error_vector_score(x, y), spec.disagreement_score(x, t)
+    twos = np.full(8, 2.0)  # at least the sum of the norms of both distributions
+    mixes = []
+    for schedule in ("paper", "cosine", "linear"):
+        options: dict[str, Any] = {"epoch": 10, "epochs": 40, "schedule": schedule}
+        mixed = spec.acs_score(x, t, y, **options)
+        mixes.append(_case(schedule, [x, t, y], options, [_forward("", mixed, own + twos + gap, 2 * roundings + 24)]))
+    scores = random.integers(-2, 3, 24).astype(np.float32)
+    labels = random.integers(0, 4, 24).astype(np.int32)
+    balanced = []
+    for fraction in (0.0, 0.25, 0.5, 1.0):
+        options = {"fraction": fraction}
+        found = spec.select_coreset(scores, labels, **options)
+        balanced.append(_case(f"fraction {fraction}", [scores, labels], options, [_exact("", found)]))
+    correct = random.random((7, 9)) < 0.5
+    correct[:, 4] = False
+    events = [
+        _case(rule, [correct], {"never_learnt": rule}, [_exact("", spec.forgetting_score(correct, never_learnt=rule))])
+        for rule in ("most", "zero")
+    ]
+    points = random.integers(-2, 3, (16, 2)).astype(np.float32)
+    first = np.array([5], np.int32)
+    centres = _case("a lattice", [points, first], {"count": 9}, [_exact("", spec.k_center(points, first, count=9))])
+    herd = _case("a lattice", [points], {"count": 9}, [_exact("", spec.herding(points, count=9))])
+    chance = []
+    for seed in (0, 2**64 - 1):
+        options = {"size": 5, "seed": seed, "index": 3}
+        chance.append(_case(f"seed {seed}", [], options, [_exact("", spec.random_score(**options))]))
+    return {
+        "X-1": ("error_vector_score", [_case("eighths", [x, y], {}, [_forward("", own, own, 2 * roundings + 18)])]),
+        "X-2": ("disagreement_score", [_case("eighths", [x, t], {}, [_forward("", gap, twos, roundings + 13)])]),
+        "X-3": ("acs_score", mixes),
+        "X-4a": ("select_coreset", balanced),
+        "X-7": ("forgetting_score", events),
+        "X-10a": ("k_center", [centres]),
+        "X-11a": ("herding", [herd]),
+        "X-12": ("random_score", chance),
+    }
 
 
 def _hard_scales() -> npt.NDArray[np.float32]:

@@ -22,7 +22,8 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 18. ``dora``           D  DoRA: magnitude and direction apart
 19. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
 20. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
-21. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+21. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
+22. ``distill``        W  distillation losses of quantization-aware training, with their gradients
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -62,6 +63,20 @@ from .codebook import (
     normal_float,
     quantize_blocks,
     quantize_scale,
+)
+from .coreset import (
+    acs_score,
+    contextual_diversity,
+    disagreement_score,
+    el2n_score,
+    error_vector_score,
+    forgetting_score,
+    grand_score,
+    herding,
+    k_center,
+    moderate_score,
+    random_score,
+    select_coreset,
 )
 from .distill import attention_map_loss, feature_loss, logit_loss, score_loss, token_loss
 from .dora import (
@@ -271,6 +286,18 @@ __all__ = [  # noqa: RUF022  in reading order
     "table_softmax",
     "table_layer_norm",
     "verify_table",
+    "error_vector_score",
+    "disagreement_score",
+    "acs_score",
+    "select_coreset",
+    "el2n_score",
+    "grand_score",
+    "forgetting_score",
+    "moderate_score",
+    "contextual_diversity",
+    "k_center",
+    "herding",
+    "random_score",
     "logit_loss",
     "token_loss",
     "feature_loss",

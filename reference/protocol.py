@@ -21,11 +21,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy.typing as npt
 
 from .types import (
+    AcsSchedule,
     ActivationClip,
     AdapterMethod,
     BinaryCode,
     BinaryMethod,
     BitAllocation,
+    Center,
     ClippedGrid,
     CodebookQuantizer,
     Compensation,
@@ -46,6 +48,7 @@ from .types import (
     IntegerTable,
     InverseFactor,
     Iterate,
+    Kept,
     Leftover,
     LoftQ,
     LoraRefit,
@@ -55,11 +58,15 @@ from .types import (
     LsqGradient,
     LsqInit,
     LsqStart,
+    Metric,
     MinMaxScheme,
+    ModerateReference,
     MomentNode,
+    NeverLearnt,
     Normalisation,
     Outermost,
     OutlierMeasures,
+    Outputs,
     PackedBinary,
     PackLayout,
     ProductMethod,
@@ -679,6 +686,41 @@ class TableOps(Protocol[Arr]):
     ) -> TableReport: ...  # L-18
 
 
+class CoresetOps(Protocol[Arr]):
+    """Chapter X: scores of samples, and selection by scores or distances; indices are int32."""
+
+    def error_vector_score(self, logits: Arr, labels: Arr, /) -> Arr: ...  # X-1 → (n,)
+    def disagreement_score(self, logits: Arr, reference: Arr, /) -> Arr: ...  # X-2
+    def acs_score(
+        self,
+        logits: Arr,
+        reference: Arr,
+        labels: Arr,
+        /,
+        *,
+        epoch: float,
+        epochs: int,
+        schedule: AcsSchedule = "paper",
+    ) -> Arr: ...  # X-3
+    def select_coreset(
+        self, scores: Arr, labels: Arr | None = None, /, *, fraction: float, keep: Kept = "largest"
+    ) -> Arr: ...  # X-4 → int32
+    def el2n_score(self, logits: Arr, labels: Arr, /, *, outputs: Outputs = "softmax") -> Arr: ...  # X-5
+    def grand_score(
+        self, logits: Arr, features: Arr, labels: Arr, /, *, bias: bool = True, batch_size: int | None = None
+    ) -> Arr: ...  # X-6
+    def forgetting_score(self, correct: Arr, /, *, never_learnt: NeverLearnt = "most") -> Arr: ...  # X-7 → int32
+    def moderate_score(
+        self, features: Arr, labels: Arr, /, *, center: Center = "mean", against: ModerateReference = "median"
+    ) -> Arr: ...  # X-8
+    def contextual_diversity(self, p: Arr, q: Arr, /, *, epsilon: float = 0.0) -> Arr: ...  # X-9 → (n, m)
+    def k_center(
+        self, x: Arr, first: Arr, /, *, count: int, metric: Metric = "euclidean", epsilon: float = 0.0
+    ) -> Arr: ...  # X-10 → int32
+    def herding(self, x: Arr, /, *, count: int) -> Arr: ...  # X-11 → int32
+    def random_score(self, *, size: int, seed: int, index: int = 0) -> Arr: ...  # X-12 → float64
+
+
 class DistillOps(Protocol[Arr]):
     """Chapter W: distillation losses with their gradients. lengths (B,) integers."""
 
@@ -725,6 +767,7 @@ PROTOCOLS: tuple[type, ...] = (
     DoraOps,
     RotationOps,
     TableOps,
+    CoresetOps,
     DistillOps,
 )
 
@@ -740,6 +783,7 @@ __all__ = [
     "Backend",
     "BinaryOps",
     "CodebookOps",
+    "CoresetOps",
     "DistillOps",
     "DoraOps",
     "EigenspaceOps",

@@ -38,6 +38,15 @@ TableTie: TypeAlias = Literal["left", "right"]
 TableFunction: TypeAlias = Literal["gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"]
 Divergence: TypeAlias = Literal["cross-entropy", "kl"]
 IgnoredTokens: TypeAlias = Literal["weigh", "skip"]
+AcsSchedule: TypeAlias = Literal[
+    "paper", "cosine", "linear", "quadratic", "sqrt", "half", "error-vector", "disagreement"
+]
+Outputs: TypeAlias = Literal["softmax", "logits"]
+Kept: TypeAlias = Literal["largest", "smallest"]
+NeverLearnt: TypeAlias = Literal["most", "zero"]
+Center: TypeAlias = Literal["mean", "median"]
+ModerateReference: TypeAlias = Literal["median", "class-median", "nothing"]
+Metric: TypeAlias = Literal["euclidean", "symmetric-kl"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
@@ -55,6 +64,15 @@ TABLE_FUNCTIONS: tuple[TableFunction, ...] = (
 )  # fmt: skip
 DIVERGENCES: tuple[Divergence, ...] = ("cross-entropy", "kl")
 IGNORED_TOKENS: tuple[IgnoredTokens, ...] = ("weigh", "skip")
+ACS_SCHEDULES: tuple[AcsSchedule, ...] = (
+    "paper", "cosine", "linear", "quadratic", "sqrt", "half", "error-vector", "disagreement"
+)  # fmt: skip
+OUTPUTS: tuple[Outputs, ...] = ("softmax", "logits")
+KEPT: tuple[Kept, ...] = ("largest", "smallest")
+NEVER_LEARNT: tuple[NeverLearnt, ...] = ("most", "zero")
+CENTERS: tuple[Center, ...] = ("mean", "median")
+MODERATE_REFERENCES: tuple[ModerateReference, ...] = ("median", "class-median", "nothing")
+METRICS: tuple[Metric, ...] = ("euclidean", "symmetric-kl")
 
 
 class Purpose(IntEnum):

@@ -24,8 +24,12 @@ __all__ = [
     "MR",
     "NR32",
     "NR64",
+    "SOFT_LANES",
     "THRESHOLDS",
+    "exp_sums",
+    "gap_squares",
     "lane_sum",
+    "largest",
     "multiply_tile",
     "upper_sums",
     "vector_bytes",
@@ -269,3 +273,185 @@ def upper_sums(typingctx: Any, x: Any, rounds: Any, threshold: Any, count: Any, 
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+# 2^f on [-1/2, 1/2] as 1 + f·q(f), coefficients of q from the highest power: a Chebyshev fit of relative error 2e-9
+_EXP2 = (
+    0.00015353361596138725,
+    0.0013398874519262027,
+    0.00961843735976132,
+    0.05550332470793063,
+    0.24022647913598144,
+    0.693147202855276,
+)
+_MAGIC = 12582912.0  # 1.5 · 2^23: adding it leaves the nearest integer in the low bits
+_FLUSH = -86.0  # e^x below 5e-38 becomes 0, so that the exponent of the result is always that of a normal number
+
+
+SOFT_LANES = 32
+"""Interleaved lanes of :func:`largest`, :func:`exp_sums` and :func:`gap_squares`, on every machine: enough chains of
+additions to hide their latency, few enough for 16 registers."""
+
+
+class _Lanes:
+    """What the three passes over a row share: constants, places, loops and sums of :data:`SOFT_LANES` lanes."""
+
+    def __init__(self, context: Any, builder: Any, dtype: Any) -> None:
+        self.builder = builder
+        self.scalar = context.get_value_type(dtype)
+        self.vector = ir.VectorType(self.scalar, SOFT_LANES)
+        self.index, self.lane = ir.IntType(64), ir.IntType(32)
+        self.whole = ir.VectorType(self.lane, SOFT_LANES)
+        self.item = dtype.bitwidth // 8
+        self.suffix = f"v{SOFT_LANES}f{8 * self.item}"
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [value] * SOFT_LANES)
+
+    def spread(self, value: Any, kind: Any = None) -> Any:
+        undefined = ir.Constant(kind or self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.Constant(self.lane, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(self.whole, [0] * SOFT_LANES))
+
+    def load(self, data: Any, place: Any) -> Any:
+        value = self.builder.load(self.builder.bitcast(self.builder.gep(data, [place]), self.vector.as_pointer()))
+        value.align = self.item
+        return value
+
+    def store(self, value: Any, data: Any, place: Any) -> None:
+        at = self.builder.bitcast(self.builder.gep(data, [place]), self.vector.as_pointer())
+        self.builder.store(value, at).align = self.item
+
+    def loop(self, size: Any, start: list[Any], body: Any) -> list[Any]:
+        """Carry vectors through ``body(place, carried) -> carried`` over all full blocks of an array."""
+        builder = self.builder
+        rounds = builder.udiv(size, ir.Constant(self.index, SOFT_LANES))
+        entry = builder.block
+        blocks = [builder.append_basic_block(f"lanes.{part}") for part in ("head", "body", "done")]
+        builder.branch(blocks[0])
+        builder.position_at_end(blocks[0])
+        step = builder.phi(self.index)
+        step.add_incoming(ir.Constant(self.index, 0), entry)
+        carried = []
+        for value in start:
+            phi = builder.phi(self.vector)
+            phi.add_incoming(value, entry)
+            carried.append(phi)
+        builder.cbranch(builder.icmp_unsigned("<", step, rounds), blocks[1], blocks[2])
+        builder.position_at_end(blocks[1])
+        updated = body(builder.mul(step, ir.Constant(self.index, SOFT_LANES)), carried)
+        for phi, value in zip(carried, updated, strict=True):
+            phi.add_incoming(value, blocks[1])
+        step.add_incoming(builder.add(step, ir.Constant(self.index, 1)), blocks[1])
+        builder.branch(blocks[0])
+        builder.position_at_end(blocks[2])
+        return carried
+
+    def folded(self, values: Any, join: Any) -> Any:
+        """Lanes by halves."""
+        half = SOFT_LANES // 2
+        while half:
+            picked = ir.VectorType(self.lane, half)
+            low = self.builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half))))
+            high = self.builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half, 2 * half))))
+            values = join(low, high)
+            half //= 2
+        return self.builder.extract_element(values, ir.Constant(self.lane, 0))
+
+    def larger(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        if not _FUSED:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        return self.builder.call(self.builder.module.declare_intrinsic(f"llvm.fma.{self.suffix}", fnty=kind), [a, b, c])
+
+
+@primitive
+def largest(typingctx: Any, x: Any) -> Any:
+    """(max x[i], Σ 0 · x[i]) over the first ⌊size / 32⌋ · 32 values; the second is 0 unless one is not finite."""
+    pair = types.UniTuple(x.dtype, 2)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        v = _Lanes(context, builder, sig.args[0].dtype)
+
+        def body(place: Any, carried: list[Any]) -> list[Any]:
+            value = v.load(array.data, place)
+            return [v.larger(value, carried[0]), builder.fadd(carried[1], builder.fmul(value, v.constant(0.0)))]
+
+        top, probe = v.loop(array.nitems, [v.constant(float("-inf")), v.constant(0.0)], body)
+        return context.make_tuple(builder, sig.return_type, [v.folded(top, v.larger), v.folded(probe, builder.fadd)])
+
+    return pair(x), codegen
+
+
+@primitive
+def exp_sums(typingctx: Any, x: Any, top: Any, own: Any, out: Any) -> Any:
+    """out[i] = e^(x[i] − top) for the first ⌊size / 32⌋ · 32 values, all at most top; (Σ out[i], Σ out[i]²) over
+    i ≠ own, and Σ out[i] over all.
+
+    float32: 2^n (1 + f q(f)) with n + f = (x − top) log₂ e, three units in the last place for small arguments and a
+    relative error of 2u abs(x − top) beside it; below e^−86 it is 0. float64: the C library's.
+    """
+    triple = types.UniTuple(x.dtype, 3)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        given = context.make_array(sig.args[0])(context, builder, args[0])
+        target = context.make_array(sig.args[3])(context, builder, args[3])
+        v = _Lanes(context, builder, sig.args[0].dtype)
+        highest = v.spread(args[1])
+        mine = v.spread(builder.trunc(args[2], v.lane), v.whole)
+        numbers = ir.Constant(v.whole, list(range(SOFT_LANES)))
+
+        def exponential(below: Any) -> Any:
+            if v.item == 8:
+                kind = ir.FunctionType(v.vector, [v.vector])
+                return builder.call(builder.module.declare_intrinsic(f"llvm.exp.{v.suffix}", fnty=kind), [below])
+            kept = builder.fcmp_ordered(">=", below, v.constant(_FLUSH))
+            power = builder.fmul(builder.select(kept, below, v.constant(0.0)), v.constant(1.4426950408889634))
+            shifted = builder.fadd(power, v.constant(_MAGIC))
+            part = builder.fsub(power, builder.fsub(shifted, v.constant(_MAGIC)))
+            q = v.constant(_EXP2[0])
+            for c in _EXP2[1:]:
+                q = v.multiply_add(q, part, v.constant(c))
+            mantissa = v.multiply_add(q, part, v.constant(1.0))
+            exponent = builder.shl(builder.bitcast(shifted, v.whole), ir.Constant(v.whole, [23] * SOFT_LANES))
+            value = builder.bitcast(builder.add(builder.bitcast(mantissa, v.whole), exponent), v.vector)
+            return builder.select(kept, value, v.constant(0.0))
+
+        def body(place: Any, carried: list[Any]) -> list[Any]:
+            value = exponential(builder.fsub(v.load(given.data, place), highest))
+            v.store(value, target.data, place)
+            here = builder.add(numbers, v.spread(builder.trunc(place, v.lane), v.whole))
+            other = builder.select(builder.icmp_signed("==", here, mine), v.constant(0.0), value)
+            square = builder.fmul(other, other)
+            return [builder.fadd(a, b) for a, b in zip(carried, (other, square, value), strict=True)]
+
+        sums = v.loop(given.nitems, [v.constant(0.0)] * 3, body)
+        return context.make_tuple(builder, sig.return_type, [v.folded(total, builder.fadd) for total in sums])
+
+    return triple(x, x.dtype, types.intp, out), codegen
+
+
+@primitive
+def gap_squares(typingctx: Any, x: Any, y: Any, a: Any, b: Any) -> Any:
+    """Σ (a x[i] − b y[i])² over the first ⌊size / 32⌋ · 32 values, nothing fused: equal arguments give exactly 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        left, right = (context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 1))
+        v = _Lanes(context, builder, sig.args[0].dtype)
+        factors = [v.spread(value) for value in args[2:]]
+
+        def body(place: Any, carried: list[Any]) -> list[Any]:
+            scaled = [
+                builder.fmul(v.load(array.data, place), factor)
+                for array, factor in zip((left, right), factors, strict=True)
+            ]
+            gap = builder.fsub(*scaled)
+            return [builder.fadd(carried[0], builder.fmul(gap, gap))]
+
+        return v.folded(v.loop(left.nitems, [v.constant(0.0)], body)[0], builder.fadd)
+
+    return x.dtype(x, y, x.dtype, x.dtype), codegen

@@ -141,6 +141,18 @@ rotate_ends = _cpu.rotate_ends
 outlier_measures = _cpu.outlier_measures
 quantize_activations = _cpu.quantize_activations
 activation_clip = _cpu.activation_clip
+error_vector_score = _cpu.error_vector_score
+disagreement_score = _cpu.disagreement_score
+acs_score = _cpu.acs_score
+select_coreset = _cpu.select_coreset
+el2n_score = _cpu.el2n_score
+grand_score = _cpu.grand_score
+forgetting_score = _cpu.forgetting_score
+moderate_score = _cpu.moderate_score
+contextual_diversity = _cpu.contextual_diversity
+k_center = _cpu.k_center
+herding = _cpu.herding
+random_score = _cpu.random_score
 
 fit_chords = _cpu.fit_chords
 fit_segments = _cpu.fit_segments
@@ -163,6 +175,7 @@ attention_map_loss = _cpu.attention_map_loss
 
 __all__ = [
     "TorchBackend",
+    "acs_score",
     "activation_clip",
     "allocate_bits",
     "allocate_greedy",
@@ -185,12 +198,14 @@ __all__ = [
     "codebook_matmul",
     "compute_dtype",
     "configure",
+    "contextual_diversity",
     "decomposition_change",
     "dequantize",
     "dequantize_blocks",
     "dequantize_packed",
     "dequantize_scale",
     "device",
+    "disagreement_score",
     "dora_forward",
     "dora_gradient",
     "dora_magnitude",
@@ -202,10 +217,12 @@ __all__ = [
     "dvora_factors",
     "dvora_gradient",
     "dynamic_float",
+    "el2n_score",
     "eora",
     "eora_certified",
     "eora_published",
     "error_spectrum",
+    "error_vector_score",
     "evaluate_codes",
     "evaluate_ranges",
     "evaluate_table",
@@ -216,19 +233,24 @@ __all__ = [
     "fit_grid",
     "fit_scales",
     "fit_segments",
+    "forgetting_score",
     "fuse_norm",
     "gptq",
     "gradient_importance",
+    "grand_score",
     "hadamard_matrix",
     "hadamard_transform",
+    "herding",
     "integer_table",
     "inverse_cholesky",
+    "k_center",
     "kronecker_transform",
     "loftq",
     "logit_loss",
     "lookup_codes",
     "lookup_tables",
     "loss_importance",
+    "moderate_score",
     "moment_leaf",
     "moment_merge",
     "moment_total",
@@ -254,6 +276,7 @@ __all__ = [
     "quantize_scale",
     "random_hadamard",
     "random_orthogonal",
+    "random_score",
     "rank_cost",
     "reallocate_ranks",
     "recency_moment",
@@ -271,6 +294,7 @@ __all__ = [
     "scale_grad_tokens",
     "scaled_svd_patch",
     "score_loss",
+    "select_coreset",
     "sparsegpt",
     "stationarity",
     "subspace_overlap",

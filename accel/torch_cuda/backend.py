@@ -17,6 +17,7 @@ from . import (
     arrays,
     binary_coding,
     codebook,
+    coreset,
     distill,
     dora,
     eigenspace,
@@ -381,6 +382,24 @@ class TorchBackend:
     table_softmax = staticmethod(lut.table_softmax)
     table_layer_norm = staticmethod(lut.table_layer_norm)
     verify_table = staticmethod(lut.verify_table)
+    # --- X
+    error_vector_score = staticmethod(coreset.error_vector_score)
+    disagreement_score = staticmethod(coreset.disagreement_score)
+    acs_score = staticmethod(coreset.acs_score)
+    select_coreset = staticmethod(coreset.select_coreset)
+    el2n_score = staticmethod(coreset.el2n_score)
+    grand_score = staticmethod(coreset.grand_score)
+    forgetting_score = staticmethod(coreset.forgetting_score)
+    moderate_score = staticmethod(coreset.moderate_score)
+    contextual_diversity = staticmethod(coreset.contextual_diversity)
+    k_center = staticmethod(coreset.k_center)
+    herding = staticmethod(coreset.herding)
+
+    @operation
+    def random_score(self, *, size: int, seed: int, index: int = 0) -> Tensor:
+        """A score by chance, float64.  [X-12]"""
+        return coreset.random_score(size, seed, index, torch.device(self.device))
+
     # --- W
     logit_loss = staticmethod(distill.logit_loss)
     token_loss = staticmethod(distill.token_loss)

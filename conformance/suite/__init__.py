@@ -25,6 +25,7 @@ MODULES = (
     "test_dora",
     "test_rotation",
     "test_lut",
+    "test_coreset",
     "test_distill",
     "test_contract",
 )

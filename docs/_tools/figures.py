@@ -22,6 +22,7 @@ import numpy as np
 
 from lowbit import reference as ref
 from lowbit.reference import lut
+from lowbit.reference.coreset import acs_weight
 from lowbit.reference.types import TABLE_TIES, Purpose
 
 FOLDER = Path(__file__).resolve().parent.parent / "figures"
@@ -675,6 +676,34 @@ def tables() -> str:
     )
 
 
+def coreset() -> str:
+    """X: mislabelled samples in an ACS coreset over the training, by schedule."""
+    rng = np.random.default_rng(7)
+    n, classes, epochs = 4000, 10, 40
+    truth = rng.integers(0, classes, n)
+    logits = rng.gamma(4, 1, n)[:, None] * np.eye(classes)[truth] + 0.7 * rng.standard_normal((n, classes))
+    quantized = logits + 0.8 * rng.standard_normal((n, classes))
+    wrong = rng.permutation(n) < n // 10
+    labels = np.where(wrong, (truth + rng.integers(1, classes, n)) % classes, truth)
+    own, gap = ref.error_vector_score(quantized, labels), ref.disagreement_score(quantized, logits)
+    a = Axes((0, 1), (0, 1.02))
+    a.frame(
+        {v: f"{v:g}" for v in (0, 0.25, 0.5, 0.75, 1)},
+        {v: f"{v:.0%}".replace("%", " %") for v in (0, 0.25, 0.5, 0.75, 1)},
+        xlabel="training done, t / E", ylabel="mislabelled in the coreset",
+    )  # fmt: skip
+    times = np.linspace(0, 1, epochs + 1)
+    for i, schedule in enumerate(("paper", "cosine", "linear")):
+        shares = []
+        for t in range(epochs + 1):
+            weight = acs_weight(epoch=t, epochs=epochs, schedule=schedule)
+            chosen = ref.select_coreset(weight * own + (1 - weight) * gap, labels, fraction=0.1)
+            shares.append(float(wrong[chosen].mean()))
+        a.curve(times, shares, i, dots=False)
+    a.legend(["paper: cos(πt/2E)", "code: its square", "code: linear"], 90, 200, dots=False)
+    return svg("Share of mislabelled samples in the coreset over the training, for three schedules.", 660, 320, a)
+
+
 def distillation() -> str:
     """W: what an error of one half in one attention score costs, by the teacher's probability of that key."""
     n, share = 64, np.geomspace(1e-4, 0.6, 33).tolist()
@@ -714,6 +743,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "rotation": rotation,
     "tables": tables,
     "ranks": ranks,
+    "coreset": coreset,
     "distillation": distillation,
 }
 

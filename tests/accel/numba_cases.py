@@ -57,6 +57,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     on = backend.trainable_scales(alpha)
     features = w[:3, :4].reshape(2, 3, 2).copy(), x[:3, :4].reshape(2, 3, 2).copy()
     scores = w[:4].reshape(2, 2, 4, 4), x[:4].reshape(2, 2, 4, 4)
+    picked = np.array([1, 0, 3, 1, 2], np.int32)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
         "philox_uniform": ((addresses,), {"seed": 1}),
@@ -178,6 +179,18 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "table_softmax": ((codes, whole, whole), {}),
         "table_layer_norm": ((codes, whole), {}),
         "verify_table": ((whole, w[0]), {"low": -8}),
+        "error_vector_score": ((w, picked), {}),
+        "disagreement_score": ((w, w + 1), {}),
+        "acs_score": ((w, 2 * w, picked), {"epoch": 3, "epochs": 9}),
+        "select_coreset": ((w[:, 0], picked), {"fraction": 0.5}),
+        "el2n_score": ((np.stack([w, 2 * w]), picked), {}),
+        "grand_score": ((w, w[:, :7], picked), {"batch_size": 2}),
+        "forgetting_score": ((w > 0,), {}),
+        "moderate_score": ((w, picked // 2), {"center": "median", "against": "class-median"}),
+        "contextual_diversity": ((np.abs(w), np.abs(x)), {"epsilon": 0.125}),
+        "k_center": ((w, picked[:1]), {"count": 2}),
+        "herding": ((w,), {"count": 3}),
+        "random_score": ((), {"size": 7, "seed": 1}),
         "logit_loss": ((w, x[:5].copy()), {"temperature": 2.0}),
         "token_loss": ((*features, np.array([[0, -100, 1], [1, 0, 1]], np.int32)), {"ignored": "skip"}),
         "feature_loss": ((*features, np.array([3, 1], np.int32)), {}),

@@ -21,7 +21,7 @@ numba_cpu: Any = lowbit.load("numba")
 OPS = operations()
 ALWAYS_FLOAT64 = (
     "philox_uniform", "philox_normal", "random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip",
-    "fit_chords", "fit_segments", "round_table",
+    "fit_chords", "fit_segments", "round_table", "random_score",
 )  # fmt: skip
 DTYPES = ("float16", "float32", "float64")
 

@@ -20,7 +20,7 @@ torch_cuda: Any = lowbit.load("torch")
 OPS = operations()
 ALWAYS_FLOAT64 = (
     "philox_uniform", "philox_normal", "random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip",
-    "fit_chords", "fit_segments", "round_table",
+    "fit_chords", "fit_segments", "round_table", "random_score",
 )  # fmt: skip
 
 

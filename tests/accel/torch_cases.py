@@ -80,6 +80,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     features = weights(7, 2, 3, 2, dtype=dtype), weights(8, 2, 3, 2, dtype=dtype)
     scores = weights(9, 2, 2, 4, 4, dtype=dtype), weights(10, 2, 2, 4, 4, dtype=dtype)
     sizes = torch.arange(1, 4, dtype=torch.int32).repeat(6, 1)
+    picked = torch.tensor([1, 0, 3, 1, 2, 1], dtype=torch.int32)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
         "philox_uniform": ((addresses,), {"seed": 1}),
@@ -201,6 +202,18 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "table_softmax": ((codes, whole, whole), {}),
         "table_layer_norm": ((codes, whole), {}),
         "verify_table": ((whole, w[0]), {"low": -8}),
+        "error_vector_score": ((w, picked), {}),
+        "disagreement_score": ((w, w + 1), {}),
+        "acs_score": ((w, 2 * w, picked), {"epoch": 3, "epochs": 9}),
+        "select_coreset": ((w[:, 0], picked), {"fraction": 0.5}),
+        "el2n_score": ((torch.stack([w, 2 * w]), picked), {}),
+        "grand_score": ((w, w[:, :7], picked), {"batch_size": 2}),
+        "forgetting_score": ((w > 0,), {}),
+        "moderate_score": ((w, picked // 2), {"center": "median", "against": "class-median"}),
+        "contextual_diversity": ((w.abs(), w[:2].abs()), {"epsilon": 0.125}),
+        "k_center": ((w, picked[:1]), {"count": 2}),
+        "herding": ((w,), {"count": 3}),
+        "random_score": ((), {"size": 7, "seed": 1}),
         "logit_loss": ((w, w.flip(0)), {"temperature": 2.0}),
         "token_loss": ((*features, torch.tensor([[0, -100, 1], [1, 0, 1]])), {"ignored": "skip"}),
         "feature_loss": ((*features, torch.tensor([3, 1])), {}),

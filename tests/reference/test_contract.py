@@ -36,6 +36,7 @@ RANKS = np.array([1, 2, 0, 3])
 SEQUENCE, TOWARDS = g.standard_normal((2, 2, 3, 4))
 LABELS, LENGTHS = np.array([[3, -100, 0], [1, 1, 2]]), np.array([2, 3])
 SCORES = g.standard_normal((2, 2, 3, 3))
+PICKED = np.array([1, 0, 1, 3])
 
 
 class Call(NamedTuple):
@@ -203,6 +204,18 @@ CALLS = [
     Call("table_softmax", (CODES, INTEGERS, DIVIDE), {}),
     Call("table_layer_norm", (CODES, DIVIDE), {}),
     Call("verify_table", (INTEGERS, D[0].copy()), {}, ("", "values")),
+    Call("error_vector_score", (W, PICKED), {}, ("logits",)),
+    Call("disagreement_score", (W, D), {}, ("logits", "reference")),
+    Call("acs_score", (W, D, PICKED), {"epoch": 1, "epochs": 3}, ("logits", "reference")),
+    Call("select_coreset", (EACH, PICKED), {"fraction": 0.5}, ("scores",)),
+    Call("el2n_score", (np.stack([W, D]), PICKED), {}, ("logits",)),
+    Call("grand_score", (W, D, PICKED), {}, ("logits", "features")),
+    Call("forgetting_score", (W > 0,), {}),
+    Call("moderate_score", (W, PICKED), {}, ("features",)),
+    Call("contextual_diversity", (np.abs(W), np.abs(D)), {}, ("p", "q")),
+    Call("k_center", (W, PICKED[:1]), {"count": 2}, ("x",)),
+    Call("herding", (W,), {"count": 2}, ("x",)),
+    Call("random_score", (), {"size": 5, "seed": 1}),
     Call("logit_loss", (W, D), {"temperature": 2.0}, ("student", "teacher")),
     Call("token_loss", (SEQUENCE, TOWARDS, LABELS), {}, ("student", "teacher")),
     Call("feature_loss", (SEQUENCE, TOWARDS, LENGTHS), {}, ("student", "teacher")),
