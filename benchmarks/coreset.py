@@ -60,7 +60,8 @@ def plain_torch_mix(
 
 def repeated(operation: Callable[..., Any], *arrays: Any, times: int, **options: Any) -> Any:
     """A pass over 1.28 million samples: the block, several times."""
-    for _ in range(times):
+    result = operation(*arrays, **options)
+    for _ in range(times - 1):
         result = operation(*arrays, **options)
     return result
 
