@@ -396,6 +396,17 @@ _TABLE = (
     Clause("W-5", "divergence of maps over valid rows and keys", "core", "forward-error", ("attention_map_loss",)),
     Clause("W-5a", "scores beyond a length are not read", "core", "exact", ("attention_map_loss",)),
     Clause("W-5b", "the floor cuts an entry's own term", "core", "forward-error", ("attention_map_loss",)),
+    Clause("W-6", "pairs that the student orders otherwise", "full", "forward-error", ("ranking_loss",)),
+    Clause(
+        "W-7", "places of the teacher's top keys in the student's order", "full", "forward-error", ("cover_length",)
+    ),
+    Clause("W-7a", "equal probabilities are ordered by index", "full", "exact", ("cover_length",)),
+    Clause("W-8", "least and largest feature of a token", "full", "exact", ("attention_range",)),
+    Clause("W-9", "norms of transformed values, weighted by attention", "full", "forward-error", ("attention_norms",)),
+    Clause("W-10", "value and residual are those of the vector", "full", "forward-error", ("power_eigenvalues",)),
+    Clause("W-10a", "steps are those of the power iteration", "full", "forward-error", ("power_eigenvalues",)),
+    Clause("W-10b", "an eigenvalue lies within the residual", "full", "certificate", ("power_eigenvalues",)),
+    Clause("W-10c", "both rules to stop, and the count of steps", "full", "exact", ("power_eigenvalues",)),
     # -- A
     Clause("A-1", "inputs are never written", "core", "exact"),
     Clause("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact"),

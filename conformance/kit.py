@@ -76,6 +76,9 @@ _RESULTS: dict[str, type[Any]] = {
     "feature_loss": types.LossGradient,
     "score_loss": types.LossGradient,
     "attention_map_loss": types.LossGradient,
+    "attention_range": types.TokenRange,
+    "attention_norms": types.AttentionNorms,
+    "power_eigenvalues": types.Eigenvalues,
 }
 
 

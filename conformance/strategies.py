@@ -25,6 +25,7 @@ __all__ = [
     "PUBLISHED_FLOOR",
     "SCALINGS",
     "SCHEMES",
+    "SEPARATED",
     "TOLERANCES",
     "UNITS",
     "AffineInput",
@@ -84,6 +85,7 @@ Array = npt.NDArray[Any]
 SCHEMES = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 UNITS = (1.0, 0.125, 1 / 3, 0.1, 0.0078125, 2.7182818284590451)  # dyadic ones keep arithmetic exact, the others round
 DAMPINGS = (0.01, 0.1, 1.0)
+SEPARATED = 0.9  # ratio of magnitudes up to which some hundred power steps tell them apart
 PUBLISHED_FLOOR = 1e-8  # of a probability in the map loss
 TOLERANCES = (1e-6, 1e-3)  # asked of the certified solve; an option of the operation, not of a comparison
 

@@ -24,6 +24,7 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 20. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
 21. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
 22. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+23. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -78,6 +79,7 @@ from .coreset import (
     random_score,
     select_coreset,
 )
+from .diagnostics import attention_norms, attention_range, cover_length, power_eigenvalues, ranking_loss
 from .distill import attention_map_loss, feature_loss, logit_loss, score_loss, token_loss
 from .dora import (
     decomposition_change,
@@ -303,6 +305,11 @@ __all__ = [  # noqa: RUF022  in reading order
     "feature_loss",
     "score_loss",
     "attention_map_loss",
+    "ranking_loss",
+    "cover_length",
+    "attention_range",
+    "attention_norms",
+    "power_eigenvalues",
 ]
 
 SPEC_VERSION = 1

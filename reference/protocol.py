@@ -14,7 +14,7 @@ so are random numbers and look-up tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -24,6 +24,7 @@ from .types import (
     AcsSchedule,
     ActivationClip,
     AdapterMethod,
+    AttentionNorms,
     BinaryCode,
     BinaryMethod,
     BitAllocation,
@@ -41,6 +42,8 @@ from .types import (
     DoubleScale,
     DvoraGradient,
     EigenPolicy,
+    EigenStop,
+    Eigenvalues,
     Granularity,
     Grid,
     GroupScales,
@@ -69,12 +72,14 @@ from .types import (
     Outputs,
     PackedBinary,
     PackLayout,
+    PairRule,
     ProductMethod,
     Pruned,
     QuantizedActivations,
     QuantizedAdapter,
     QuantizedWeight,
     RankPool,
+    RowRule,
     ScaleDtype,
     ScaleNorm,
     Scheme,
@@ -89,6 +94,7 @@ from .types import (
     TableReport,
     TableTie,
     TernaryCode,
+    TokenRange,
     Trained,
     TunedScales,
 )
@@ -748,6 +754,32 @@ class DistillOps(Protocol[Arr]):
     ) -> LossGradient[Arr]: ...  # W-5, (B, H, n, n)
 
 
+class DiagnosticOps(Protocol[Arr]):
+    """Chapter W: what quantization did to attention and to the loss surface."""
+
+    def ranking_loss(
+        self, student: Arr, teacher: Arr, /, *, pairs: PairRule = "published"
+    ) -> Arr: ...  # W-6, maps (H, n, n) → (H,)
+    def cover_length(
+        self, student: Arr, teacher: Arr, /, *, top: int = 5, rows: RowRule = "published"
+    ) -> Arr: ...  # W-7, maps (H, n, n) → (H,)
+    def attention_range(self, x: Arr, /) -> TokenRange[Arr]: ...  # W-8, (n, d)
+    def attention_norms(
+        self, maps: Arr, x: Arr, w_v: Arr, b_v: Arr | None, w_o: Arr, /
+    ) -> AttentionNorms[Arr]: ...  # W-9
+    def power_eigenvalues(
+        self,
+        operator: Arr | Callable[[Arr], Arr],
+        start: Arr,
+        /,
+        *,
+        iterations: int = 100,
+        tolerance: float = 1e-3,
+        stop: EigenStop = "change",
+        shift: float = 0.0,
+    ) -> Eigenvalues[Arr]: ...  # W-10, start (count, p)
+
+
 PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
@@ -769,6 +801,7 @@ PROTOCOLS: tuple[type, ...] = (
     TableOps,
     CoresetOps,
     DistillOps,
+    DiagnosticOps,
 )
 
 
@@ -784,6 +817,7 @@ __all__ = [
     "BinaryOps",
     "CodebookOps",
     "CoresetOps",
+    "DiagnosticOps",
     "DistillOps",
     "DoraOps",
     "EigenspaceOps",

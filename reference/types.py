@@ -47,6 +47,9 @@ NeverLearnt: TypeAlias = Literal["most", "zero"]
 Center: TypeAlias = Literal["mean", "median"]
 ModerateReference: TypeAlias = Literal["median", "class-median", "nothing"]
 Metric: TypeAlias = Literal["euclidean", "symmetric-kl"]
+PairRule: TypeAlias = Literal["published", "once"]
+RowRule: TypeAlias = Literal["published", "all"]
+EigenStop: TypeAlias = Literal["change", "residual"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
@@ -73,6 +76,9 @@ NEVER_LEARNT: tuple[NeverLearnt, ...] = ("most", "zero")
 CENTERS: tuple[Center, ...] = ("mean", "median")
 MODERATE_REFERENCES: tuple[ModerateReference, ...] = ("median", "class-median", "nothing")
 METRICS: tuple[Metric, ...] = ("euclidean", "symmetric-kl")
+PAIRS: tuple[PairRule, ...] = ("published", "once")
+ROWS: tuple[RowRule, ...] = ("published", "all")
+STOPS: tuple[EigenStop, ...] = ("change", "residual")
 
 
 class Purpose(IntEnum):
@@ -408,3 +414,27 @@ class LossGradient(NamedTuple, Generic[Arr]):
 
     loss: float
     gradient: Arr  # float, as student
+
+
+class TokenRange(NamedTuple, Generic[Arr]):
+    """Least and largest feature of every token."""
+
+    low: Arr  # float, (n,)
+    high: Arr  # float, (n,)
+
+
+class AttentionNorms(NamedTuple, Generic[Arr]):
+    """What each head does with each token, means over queries."""
+
+    probability: Arr  # float, (H, n)
+    value: Arr  # float, (H, n): norm of the transformed value
+    weighted: Arr  # float, (H, n): norm of what attention takes from it
+
+
+class Eigenvalues(NamedTuple, Generic[Arr]):
+    """Eigenvalues by power iteration; one of the operator lies within residual / ‖vector‖ of each value."""
+
+    value: Arr  # float, (count,)
+    residual: Arr  # float, (count,)
+    vector: Arr  # float, (count, p), rows of norm 1
+    steps: Arr  # int32, (count,)

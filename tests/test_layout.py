@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 READING_ORDER = (
     "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
     "ternary", "learned_step", "binary_coding", "scale_tuning", "mixed_precision", "gptq", "sparsity", "moments",
-    "low_rank", "loftq", "eigenspace", "rank_budget", "dora", "rotation", "lut", "coreset", "distill",
+    "low_rank", "loftq", "eigenspace", "rank_budget", "dora", "rotation", "lut", "coreset", "distill", "diagnostics",
 )  # fmt: skip
 
 FOLDERS = {

@@ -58,6 +58,7 @@ from .coreset import (
     random_score,
     select_coreset,
 )
+from .diagnostics import attention_norms, attention_range, cover_length, power_eigenvalues, ranking_loss
 from .distill import attention_map_loss, feature_loss, logit_loss, score_loss, token_loss
 from .dora import (
     decomposition_change,
@@ -156,6 +157,8 @@ __all__ = [
     "allocation_objective",
     "asarray",
     "attention_map_loss",
+    "attention_norms",
+    "attention_range",
     "bcq",
     "bcq_assign",
     "bcq_from_grid",
@@ -171,6 +174,7 @@ __all__ = [
     "compute_dtype",
     "configure",
     "contextual_diversity",
+    "cover_length",
     "decomposition_change",
     "dequantize",
     "dequantize_blocks",
@@ -244,6 +248,7 @@ __all__ = [
     "philox_uniform",
     "philox_words",
     "pool_modules",
+    "power_eigenvalues",
     "product_path",
     "project_rows",
     "quantize",
@@ -255,6 +260,7 @@ __all__ = [
     "random_orthogonal",
     "random_score",
     "rank_cost",
+    "ranking_loss",
     "reallocate_ranks",
     "recency_moment",
     "requantize_codes",

@@ -172,6 +172,11 @@ token_loss = _cpu.token_loss
 feature_loss = _cpu.feature_loss
 score_loss = _cpu.score_loss
 attention_map_loss = _cpu.attention_map_loss
+ranking_loss = _cpu.ranking_loss
+cover_length = _cpu.cover_length
+attention_range = _cpu.attention_range
+attention_norms = _cpu.attention_norms
+power_eigenvalues = _cpu.power_eigenvalues
 
 __all__ = [
     "TorchBackend",
@@ -185,6 +190,8 @@ __all__ = [
     "allocation_objective",
     "asarray",
     "attention_map_loss",
+    "attention_norms",
+    "attention_range",
     "bcq",
     "bcq_assign",
     "bcq_from_grid",
@@ -199,6 +206,7 @@ __all__ = [
     "compute_dtype",
     "configure",
     "contextual_diversity",
+    "cover_length",
     "decomposition_change",
     "dequantize",
     "dequantize_blocks",
@@ -268,6 +276,7 @@ __all__ = [
     "philox_uniform",
     "philox_words",
     "pool_modules",
+    "power_eigenvalues",
     "project_rows",
     "quantize",
     "quantize_activations",
@@ -278,6 +287,7 @@ __all__ = [
     "random_orthogonal",
     "random_score",
     "rank_cost",
+    "ranking_loss",
     "reallocate_ranks",
     "recency_moment",
     "requantize_codes",

@@ -18,6 +18,7 @@ from . import (
     binary_coding,
     codebook,
     coreset,
+    diagnostics,
     distill,
     dora,
     eigenspace,
@@ -406,6 +407,11 @@ class TorchBackend:
     feature_loss = staticmethod(distill.feature_loss)
     score_loss = staticmethod(distill.score_loss)
     attention_map_loss = staticmethod(distill.attention_map_loss)
+    ranking_loss = staticmethod(diagnostics.ranking_loss)
+    cover_length = staticmethod(diagnostics.cover_length)
+    attention_range = staticmethod(diagnostics.attention_range)
+    attention_norms = staticmethod(diagnostics.attention_norms)
+    power_eigenvalues = staticmethod(diagnostics.power_eigenvalues)
 
 
 def configure(device: str = "cpu", kernels: Kernels = "auto") -> TorchBackend:

@@ -27,6 +27,7 @@ MODULES = (
     "test_lut",
     "test_coreset",
     "test_distill",
+    "test_diagnostics",
     "test_contract",
 )
 """Test modules in reading order."""

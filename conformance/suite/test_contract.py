@@ -291,6 +291,17 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("score_loss", ("student", "teacher"), scores, {}),
         Call("score_loss", ("student", "teacher"), scores, {"causal": True, "floor": 0.0}),
         Call("attention_map_loss", ("student", "teacher", "lengths"), (*scores, lengths), {}),
+        Call("ranking_loss", ("student", "teacher"), (scores[0][0], scores[1][0]), {}),
+        Call("cover_length", ("student", "teacher"), (scores[0][0], scores[1][0]), {"top": 2}),
+        Call("attention_range", ("x",), (w,), {}),
+        Call(
+            "attention_norms",
+            ("maps", "x", "w_v", "b_v", "w_o"),
+            (scores[0][0], w, d, per_row, np.ascontiguousarray(w[:, :4])),
+            {},
+        ),
+        Call("power_eigenvalues", ("operator", "start"), (h, w), {"iterations": 5}),
+        Call("power_eigenvalues", ("operator", "start"), (h, w[:1]), {"stop": "residual", "shift": 1.0}),
     ]
 
 
@@ -820,6 +831,25 @@ def test_zero_size_arrays(kit: Kit) -> None:
                 ("attention_map_loss", (*(np.zeros((0, 2, 3, 3), f32),) * 2, nobody[0])),
                 ("attention_map_loss", (*(np.zeros((2, 0, 3, 3), f32),) * 2, np.array([3, 1], i32))),
             )
+        ),
+        ("ranking_loss", (np.zeros((0, 3, 3), f32),) * 2, {}, np.shape, (0,)),
+        ("ranking_loss", (np.zeros((2, 0, 0), f32),) * 2, {}, np.ndarray.tolist, [0, 0]),
+        ("cover_length", (np.zeros((2, 0, 0), f32),) * 2, {}, np.ndarray.tolist, [0, 0]),
+        ("cover_length", (np.zeros((0, 5, 5), f32),) * 2, {}, np.shape, (0,)),
+        ("attention_range", (np.zeros((0, 3), f32),), {}, lambda r: (r.low.shape, r.high.shape), ((0,), (0,))),
+        (
+            "attention_norms",
+            (np.zeros((2, 0, 0), f32), np.zeros((0, 4), f32), eye, None, eye),
+            {},
+            lambda r: (r.probability.shape, r.value.shape, r.weighted.shape),
+            ((2, 0),) * 3,
+        ),
+        (
+            "power_eigenvalues",
+            (eye, np.zeros((0, 4), f32)),
+            {},
+            lambda r: (r.value.shape, r.vector.shape, r.steps.shape),
+            ((0,), (0, 4), (0,)),
         ),
     ]
     for op, arrays, options, look, expected in table:
@@ -1356,6 +1386,28 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("attention_map_loss", (scores, scores, np.array([2, 2], i32)), {}, ()),
         ("attention_map_loss", (scores, scores, np.array([2], i32)), {"floor": 0.0}, ()),
         ("attention_map_loss", (scores, scores, np.array([2], i32)), {"floor": 2.0}, ("2",)),
+        ("ranking_loss", (cube, cube), {}, ()),
+        ("ranking_loss", (scores[0], scores[0, :1]), {}, ()),
+        ("ranking_loss", (scores[0], scores[0]), {"pairs": "twice"}, ("twice",)),
+        ("cover_length", (cube, cube), {"top": 1}, ()),
+        ("cover_length", (scores[0], scores[0]), {"top": 5}, ("5", "4")),
+        ("cover_length", (scores[0], scores[0]), {"top": 0}, ("0",)),
+        ("cover_length", (scores[0], scores[0]), {"top": 1, "rows": "last"}, ("last",)),
+        ("attention_range", (vector,), {}, ()),
+        ("attention_range", (w[:, :0],), {}, ()),
+        ("attention_norms", (scores[0], w, w, None, w), {}, ()),
+        ("attention_norms", (scores[0], w, w[:3], None, w[:, :3]), {}, ("3", "2")),
+        ("attention_norms", (scores[0], w, w, vector, w[:, :4]), {}, ()),
+        ("attention_norms", (scores[0], w[:3], w, None, w[:, :4]), {}, ()),
+        ("power_eigenvalues", (eye, np.ones((9, 8), f32)), {}, ("9", "8")),
+        ("power_eigenvalues", (eye[:4, :4], w), {}, ()),
+        ("power_eigenvalues", (eye + np.triu(np.ones((8, 8), f32)), w), {}, ()),
+        ("power_eigenvalues", (eye, 0 * w), {}, ("0",)),
+        ("power_eigenvalues", (eye, w), {}, ("1",)),
+        ("power_eigenvalues", (eye, w[:1]), {"iterations": 0}, ("0",)),
+        ("power_eigenvalues", (eye, w[:1]), {"tolerance": -1.0}, ("-1",)),
+        ("power_eigenvalues", (eye, w[:1]), {"shift": nan}, ()),
+        ("power_eigenvalues", (eye, w[:1]), {"stop": "never"}, ("never",)),
     ]
 
 
@@ -1426,7 +1478,10 @@ CHAPTER_OPS = {
         "error_vector_score", "disagreement_score", "acs_score", "select_coreset", "el2n_score", "grand_score",
         "forgetting_score", "moderate_score", "contextual_diversity", "k_center", "herding", "random_score",
     ),
-    "W": ("logit_loss", "token_loss", "feature_loss", "score_loss", "attention_map_loss"),
+    "W": (
+        "logit_loss", "token_loss", "feature_loss", "score_loss", "attention_map_loss", "ranking_loss", "cover_length",
+        "attention_range", "attention_norms", "power_eigenvalues",
+    ),
 }  # fmt: skip
 
 

@@ -726,6 +726,29 @@ def distillation() -> str:
     return svg("Loss of an error of one half in one score, against the teacher's attention to its key.", 660, 320, a)
 
 
+def curvature() -> str:
+    """W: both rules to stop a power iteration, and what the residual knows, by the distance of two eigenvalues."""
+    n, gaps = 40, [0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01]
+    rng = np.random.default_rng(3)
+    q, start = np.linalg.qr(rng.standard_normal((n, n)))[0], rng.standard_normal((1, n))
+    bound: list[float] = []
+    error: list[float] = []
+    for gap in gaps:
+        spectrum = np.concatenate([[1.0, 1 - gap], np.linspace(-0.4, 0.4, n - 2)])
+        found = ref.power_eigenvalues(q @ np.diag(spectrum) @ q.T, start)
+        bound.append(float(found.residual[0]))
+        error.append(abs(float(found.value[0]) - 1))
+    a = Axes((0.01, 0.5), (1e-5, 1), log_x=True, log_y=True)
+    a.frame(
+        {v: f"{v:g}" for v in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)}, {10.0**e: f"{10.0**e:g}" for e in range(-5, 1)},
+        xlabel="distance of the second eigenvalue from the first, which is 1", ylabel="error of the value",
+    )  # fmt: skip
+    for i, values in enumerate((bound, error)):
+        a.curve(gaps, values, i)
+    a.legend(["certificate", "true error"], 430, 40)
+    return svg("Error of an eigenvalue under the published rule to stop, and the certificate.", 660, 320, a)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "philox": philox,
     "rounding": rounding,
@@ -745,6 +768,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "ranks": ranks,
     "coreset": coreset,
     "distillation": distillation,
+    "curvature": curvature,
 }
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -196,6 +196,11 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "feature_loss": ((*features, np.array([3, 1], np.int32)), {}),
         "score_loss": (scores, {"causal": True}),
         "attention_map_loss": ((*scores, np.array([1, 4], np.int32)), {}),
+        "ranking_loss": ((scores[0][0], scores[1][0]), {}),
+        "cover_length": ((scores[0][0], scores[1][0]), {"top": 2}),
+        "attention_range": ((w,), {}),
+        "attention_norms": ((scores[0][0], x[:4], w[:4], w[0, :4].copy(), x[:, :4].copy()), {}),
+        "power_eigenvalues": ((h, w), {"iterations": 5}),
     }
 
 

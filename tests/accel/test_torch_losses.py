@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from lowbit.accel.torch_cuda import distill, losses  # noqa: E402
+from lowbit.accel.torch_cuda import diagnostics, distill, losses  # noqa: E402
 
 LENGTHS = torch.tensor([4, 2])
 LABELS = torch.tensor([[0, -100, 2, 1], [1, 1, 0, -100]])
@@ -68,3 +68,28 @@ def test_a_second_backward_pass_is_refused() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="used up"):
         loss.backward()
+
+
+def test_the_hessian_operator_is_the_hessian() -> None:
+    """Of a network with two parameters tensors, against torch's explicit one; and its largest eigenvalue."""
+    made = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(9, k, generator=made, dtype=torch.float64) for k in (3, 2))
+    w, b = (torch.randn(s, generator=made, dtype=torch.float64).requires_grad_() for s in ((2, 3), (2,)))
+
+    def loss() -> Tensor:
+        return (torch.tanh(x @ w.T + b) - y).square().mean() + 0.01 * (w.norm() + b.norm())
+
+    def flat(p: Tensor) -> Tensor:
+        return (torch.tanh(x @ p[:6].reshape(2, 3).T + p[6:]) - y).square().mean() + 0.01 * (
+            p[:6].norm() + p[6:].norm()
+        )
+
+    explicit = torch.autograd.functional.hessian(flat, torch.cat([w.detach().reshape(-1), b.detach()]))
+    operator = diagnostics.hessian_operator(loss, [w, b])
+    columns = torch.stack([operator(e) for e in torch.eye(8, dtype=torch.float64)])
+    assert torch.allclose(columns, explicit, atol=1e-14)
+    start = torch.randn(2, 8, generator=made, dtype=torch.float64)
+    found = diagnostics.power_eigenvalues(operator, start, stop="residual", tolerance=1e-8, iterations=500)
+    spectrum = torch.linalg.eigvalsh(explicit)
+    assert abs(float(found.value[0]) - float(spectrum[spectrum.abs().argmax()])) < 1e-7
+    assert w.grad is None

@@ -219,6 +219,11 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "feature_loss": ((*features, torch.tensor([3, 1])), {}),
         "score_loss": (scores, {"causal": True}),
         "attention_map_loss": ((*scores, torch.tensor([1, 4])), {}),
+        "ranking_loss": ((scores[0][0], scores[1][0]), {}),
+        "cover_length": ((scores[0][0], scores[1][0]), {"top": 2}),
+        "attention_range": ((w,), {}),
+        "attention_norms": ((scores[0][0], w[:4], w[:4], w[0, :4].clone(), w[:, :4].clone()), {}),
+        "power_eigenvalues": ((c, w), {"iterations": 5}),
     }
 
 

@@ -221,6 +221,16 @@ CALLS = [
     Call("feature_loss", (SEQUENCE, TOWARDS, LENGTHS), {}, ("student", "teacher")),
     Call("score_loss", (SCORES, SCORES[::-1].copy()), {"causal": True}, ("student", "teacher")),
     Call("attention_map_loss", (SCORES, SCORES[::-1].copy(), LENGTHS), {}, ("student", "teacher")),
+    Call("ranking_loss", (SCORES[0], SCORES[1]), {}, ("student", "teacher")),
+    Call("cover_length", (SCORES[0], SCORES[1]), {"top": 2}, ("student", "teacher")),
+    Call("attention_range", (W,), {}, ("x",)),
+    Call(
+        "attention_norms",
+        (SCORES[0], W[:3], D, D[:, 0].copy(), D[:, :4].copy()),
+        {},
+        ("maps", "x", "w_v", "b_v", "w_o"),
+    ),
+    Call("power_eigenvalues", (C, W), {"iterations": 5}, ("operator", "start")),
 ]
 calls = pytest.mark.parametrize("call", CALLS, ids=lambda c: c.name)
 # Moment nodes are float64 arrays by definition: there is no other precision and no list to pass.

@@ -66,3 +66,13 @@ def test_w1_the_soft_loss_of_the_coreset_paper(shared: Path) -> None:
     found = ref.logit_loss(v["student"], v["teacher"])
     v.close(found.loss, v["loss"], "loss")
     v.close(found.gradient, v["grad"], "grad")
+
+
+def test_w6_w7_the_analysis_notebook(shared: Path) -> None:
+    """Layer by layer, head by head; float32 maps whose differences are the same numbers here."""
+    v = load(shared, ANALYSIS)
+    s, t = (v[name].reshape(-1, *v[name].shape[-2:]) for name in ("s_probs", "t_probs"))
+    v.close(ref.ranking_loss(s, t), v["ranking_loss"], "ranking_loss")
+    v.close(ref.cover_length(s, t, top=v.parameters["top_k"]), v["cover_length_ratio"], "cover_length_ratio")
+    assert np.abs(ref.ranking_loss(s, t, pairs="once") - v["ranking_loss"]).max() > 1e-3
+    assert np.abs(ref.cover_length(s, t, rows="all") - v["cover_length_ratio"]).max() > 1e-3
