@@ -69,8 +69,12 @@ def _integer_table(table: IntegerTable[Array], clause: str) -> tuple[Array, Arra
     return p, k, b
 
 
+def _fits(k: Array, b: Array, largest: int) -> bool:
+    return int(np.abs(k).max()) * largest + int(np.abs(b).max()) <= _INT32
+
+
 def _limit(clause: str, k: Array, b: Array, largest: int) -> None:
-    if int(np.abs(k).max()) * largest + int(np.abs(b).max()) > _INT32:
+    if not _fits(k, b, largest):
         raise SpecError(clause, f"values at codes up to {largest} would leave int32")
 
 
@@ -320,7 +324,7 @@ def evaluate_codes(q: Array, table: IntegerTable[Array], /, *, tie: TableTie = "
     p, k, b = _integer_table(table, "L-9")
     codes = _code_array("L-9", "q", q)
     check_tie(tie)
-    if codes.size:
+    if codes.size and not (codes.dtype == np.int8 and _fits(k, b, 128)):  # then no code needs a look
         _limit("L-9", k, b, max(-int(codes.min()), int(codes.max()), 0))
     if codes.dtype == np.int8:
         return _by_bytes(codes, _all_codes(p, k, b, tie))

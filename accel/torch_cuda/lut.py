@@ -90,8 +90,12 @@ def _largest(q: Tensor) -> int:
     return max(-int(q.min()), int(q.max()), 0) if q.numel() else 0
 
 
+def _fits(k: Tensor, b: Tensor, largest: int) -> bool:
+    return int(k.abs().max()) * largest + int(b.abs().max()) <= _INT32
+
+
 def _limit(clause: str, k: Tensor, b: Tensor, largest: int) -> None:
-    if int(k.abs().max()) * largest + int(b.abs().max()) > _INT32:
+    if not _fits(k, b, largest):
         raise SpecError(clause, f"values at codes up to {largest} would leave int32")
 
 
@@ -254,9 +258,13 @@ def evaluate_table(x: Tensor, table: Table[Tensor], /, *, tie: TableTie = "left"
 
 
 def _picked(q: Tensor, entries: Tensor, low: int) -> Tensor:
-    """entries[q − low] for checked codes, without 64-bit indices."""
-    index = (q.to(torch.int32) - low).reshape(-1)
-    return entries.index_select(0, index).reshape(q.shape)
+    """entries[q − low] for checked codes; indices of 32 bits, and no more of them at a time than a cache holds."""
+    flat = q.reshape(-1)
+    out = torch.empty(flat.shape, dtype=entries.dtype, device=entries.device)
+    for at in row_chunks(flat.numel(), 1, q.device):
+        index = flat[at].to(torch.int32, copy=True).sub_(low)
+        torch.index_select(entries, 0, index, out=out[at])
+    return out.reshape(q.shape)
 
 
 @operation
@@ -277,7 +285,7 @@ def evaluate_codes(q: Tensor, table: IntegerTable[Tensor], /, *, tie: TableTie =
     codes = as_integers("L-9", "q", q)
     p, k, b = _integer_table("L-9", table, codes)
     check_tie(tie)
-    if codes.numel():
+    if codes.numel() and not (codes.dtype == torch.int8 and _fits(k, b, 128)):
         _limit("L-9", k, b, _largest(codes))
     if codes.dtype == torch.int8:
         every = torch.arange(-128, 128, device=codes.device)
