@@ -18,7 +18,7 @@ from .arrays import as_weights, operation, refuse_nan, working_dtype
 
 __all__ = ["lsq", "lsq_code", "lsq_gradient", "lsq_init"]
 
-TILE = 1 << 16  # values of a tile on a CPU; elsewhere a launch takes what there is
+TILE = 1 << 17  # values of a tile on a CPU; elsewhere a launch takes what there is
 
 
 class Plan(NamedTuple):
