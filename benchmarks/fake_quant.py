@@ -44,13 +44,14 @@ class Ternary(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         """The gradient inside the clip."""
         (w,) = ctx.saved_tensors
-        return grads[0] * (w.abs() < CLIP)
+        slope: torch.Tensor = grads[0] * (w.abs() < CLIP)
+        return slope
 
 
 def ternary_by_hand(w: torch.Tensor, grad: torch.Tensor) -> Answers:
     """Values, gradient."""
     leaf = w.detach().requires_grad_()
-    y = Ternary.apply(leaf)
+    y: torch.Tensor = Ternary.apply(leaf)  # type: ignore[no-untyped-call]
     y.backward(grad)
     return y.detach(), leaf.grad
 
