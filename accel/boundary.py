@@ -27,6 +27,7 @@ __all__ = [
     "acs_blend",
     "binary_groups",
     "check_allocation",
+    "check_attention",
     "check_binary",
     "check_binary_scale",
     "check_bits",
@@ -41,6 +42,7 @@ __all__ = [
     "check_damping",
     "check_gptq",
     "check_group_scales",
+    "check_heads",
     "check_label_range",
     "check_learned_step",
     "check_loftq",
@@ -50,10 +52,12 @@ __all__ = [
     "check_number",
     "check_patch",
     "check_planes",
+    "check_range",
     "check_rows",
     "check_scales",
     "check_seed",
     "check_square",
+    "check_steps",
     "check_table",
     "check_tie",
     "check_train",
@@ -391,6 +395,31 @@ def check_clip(clause: str, clip: float | None) -> float:
     if bound == 0:
         raise SpecError(clause, f"clip must be above 0, got {clip!r}")
     return bound
+
+
+def check_steps(clause: str, shape: Sequence[int]) -> None:
+    """Refuse a weight without the axis that StatsQ has a scale for."""
+    if len(shape) < 2:
+        raise SpecError(clause, f"w must have 2 axes or more, got shape {tuple(shape)}")
+
+
+def check_range(clause: str, boundary_range: float) -> float:
+    """Refuse a boundary range outside 0..1/2, where the windows of two thresholds would overlap."""
+    return check_number(clause, "boundary_range", boundary_range, 0.0, 0.5)
+
+
+def check_heads(clause: str, name: str, rows: int, heads: int) -> None:
+    """Refuse a number of heads that does not divide the rows of ``name``."""
+    check_whole(clause, "heads", heads, 1)
+    if rows % heads:
+        raise SpecError(clause, f"{heads} heads do not divide {rows} rows of {name}")
+
+
+def check_attention(clause: str, x: Sequence[int], w_q: Sequence[int], w_v: Sequence[int], heads: int) -> None:
+    """Refuse weights of another width than x, and values that the heads do not divide. Arguments are shapes."""
+    if not x[2] == w_q[1] == w_v[1]:
+        raise SpecError(clause, f"x {tuple(x)}, w_q {tuple(w_q)} and w_v {tuple(w_v)} must end in one width")
+    check_heads(clause, "w_v", w_v[0], heads)
 
 
 def refuse_nonfinite(clause: str, name: str, count: int, position: tuple[int, ...]) -> None:

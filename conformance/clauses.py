@@ -28,6 +28,7 @@ CHAPTERS = {
     "N": "codebooks",
     "T": "ternary and min-max quantizers",
     "S": "learned steps",
+    "O": "oscillation",
     "B": "binary coding",
     "U": "scale tuning",
     "M": "mixed precision",
@@ -63,6 +64,8 @@ class Clause:
         """Letter of the chapter, a key of :data:`CHAPTERS`."""
         return self.id[0]
 
+
+_TRACKING = ("start_oscillation", "track_oscillation")
 
 _TABLE = (
     # -- P
@@ -152,6 +155,29 @@ _TABLE = (
     Clause("S-5a", "gradients are scaled by the count, as named", "core", "forward-error", ("lsq_gradient",)),
     Clause("S-5b", "gradients of steps pass through epsilon", "full", "exact", ("lsq_gradient",)),
     Clause("S-6", "gradients of offsets come from outside the range", "full", "forward-error", ("lsq_gradient",)),
+    # -- O
+    Clause("O-1", "StatsQ codes: the nearest of 2^bits levels", "core", "tie-band", ("statsq",)),
+    Clause("O-1a", "its scale is twice the mean magnitude", "core", "forward-error", ("statsq",)),
+    Clause("O-1b", "its values are half a step above the codes", "core", "forward-error", ("statsq",)),
+    Clause("O-1c", "thresholds that are hit go half to even", "core", "exact", ("statsq",)),
+    Clause("O-2", "no level beyond those of the width, in any precision", "core", "exact", ("statsq",)),
+    Clause("O-2a", "a row of zeros stays zero", "core", "exact", ("statsq",)),
+    Clause("O-3", "the straight-through gradient, clipped weights included", "core", "exact", ("statsq_grad",)),
+    Clause("O-3a", "the gradient through the scale alone", "full", "forward-error", ("statsq_grad",)),
+    Clause("O-4", "oscillations are changes against the last change", "core", "exact", _TRACKING),
+    Clause("O-4a", "weights that oscillate too often freeze, for good", "core", "exact", _TRACKING),
+    Clause("O-4b", "running means of oscillations and codes", "core", "forward-error", ("track_oscillation",)),
+    Clause("O-5", "weights near a threshold, and their gradients", "full", "forward-error", ("boundary_statistics",)),
+    Clause("O-6", "annealing trains what is near a threshold", "core", "tie-band", ("cga_mask",)),
+    Clause("O-6a", "both ends are inside; which thresholds count", "full", "exact", ("cga_mask",)),
+    Clause("O-7", "frozen weights stay to the last bit", "core", "exact", ("cga_step",)),
+    Clause("O-7a", "active weights take a step of AdamW", "core", "forward-error", ("cga_step",)),
+    Clause("O-8", "the query-key product, head by head", "core", "forward-error", ("qkr_weight",)),
+    Clause("O-8a", "its gradient reaches the latent weights", "core", "forward-error", ("qkr_grad",)),
+    Clause("O-8b", "freezing in product space, or not at all", "full", "forward-error", ("qkr_grad",)),
+    Clause("O-9", "attention by the product is attention", "core", "forward-error", ("qkr_attention",)),
+    Clause("O-9a", "the query bias, kept or dropped", "core", "forward-error", ("qkr_attention",)),
+    Clause("O-9b", "quantizers act on the tensors of their names", "full", "forward-error", ("qkr_attention",)),
     # -- B
     Clause("B-1", "greedy: sign of the residual, mean of its magnitude", "core", "forward-error", ("bcq",)),
     Clause("B-1a", "the sign of zero is plus one, and zeros are scaled by zero", "core", "exact", ("bcq",)),

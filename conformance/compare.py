@@ -61,6 +61,7 @@ __all__ = [
     "score_band",
     "smallest_normal",
     "softmax_error",
+    "softmax_gap",
     "stored_gap",
     "tie_band",
     "tiny",
@@ -312,6 +313,16 @@ def log_softmax_gap(x: npt.ArrayLike, u: float) -> F64:
     n = values.shape[-1]
     size = 1 + values + values.max(axis=-1, keepdims=True, initial=0.0) + math.log(max(n, 1))
     return np.asarray(gamma(n + 16, u) * size, np.float64)
+
+
+def softmax_gap(error: npt.ArrayLike, n: int, u: float) -> F64:
+    """Relative error of a softmax over n scores that are each off by at most ``error``: e^(2δ) − 1, and what it rounds.
+
+    A numerator moves by e^δ and the sum below it by no more the other way. Exponential, sum of n terms and quotient
+    round on their own: the error of a library's exponential twice, γ_{n+1}.
+    """
+    gap = np.expm1(2 * np.asarray(error, np.float64))
+    return np.asarray(gap + 2 * elementary(1, u) + gamma(n + 1, u))
 
 
 def hoeffding(n: int, failures: float) -> float:

@@ -9,22 +9,25 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 5.  ``codebook``       N  NormalFloat and other levels, block scales, double quantization
 6.  ``ternary``        T  ternary and min-max fake quantizers, straight-through gradients
 7.  ``learned_step``   S  LSQ with every published granularity, count, floor and first step; gradients, offset
-8.  ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
-9.  ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
-10. ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
-11. ``gptq``           G  GPTQ
-12. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
-13. ``moments``        C  second moments of activations, exactly associative
-14. ``low_rank``       C  SVD and activation-scaled SVD patches
-15. ``loftq``          N  LoftQ: quantization and a patch by turns
-16. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
-17. ``rank_budget``    K  ranks per module under a budget, and nested patches
-18. ``dora``           D  DoRA: magnitude and direction apart
-19. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
-20. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
-21. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
-22. ``distill``        W  distillation losses of quantization-aware training, with their gradients
-23. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
+8.  ``statsq``         O  weights quantized by their own mean magnitude
+9.  ``oscillation``    O  weights that go back and forth: frequency, freezing, annealing
+10. ``qk_reparam``     O  the product of query and key weights as what is quantized
+11. ``binary_coding``  B  binary codes: greedy, refined, alternating; packed planes, product by tables
+12. ``scale_tuning``     U  AlphaTuning: gradient, update and least-squares fit of the scales of binary codes, sizes
+13. ``mixed_precision``  M  bits per row by word frequency, bits per block by sensitivity, projection while retraining
+14. ``gptq``           G  GPTQ
+15. ``sparsity``       G  SparseGPT, alone or joint with quantization, and Wanda
+16. ``moments``        C  second moments of activations, exactly associative
+17. ``low_rank``       C  SVD and activation-scaled SVD patches
+18. ``loftq``          N  LoftQ: quantization and a patch by turns
+19. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
+20. ``rank_budget``    K  ranks per module under a budget, and nested patches
+21. ``dora``           D  DoRA: magnitude and direction apart
+22. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+23. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
+24. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
+25. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+26. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -126,8 +129,10 @@ from .lut import (
 )
 from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
+from .oscillation import boundary_statistics, cga_mask, cga_step, start_oscillation, track_oscillation
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
+from .qk_reparam import qkr_attention, qkr_grad, qkr_weight
 from .rank_budget import (
     allocate_greedy,
     allocate_proportional,
@@ -164,6 +169,7 @@ from .rotation import (
 from .rounding import nearest_level, round_clip, round_half_even
 from .scale_tuning import fit_scales, scale_grad, scale_grad_tokens, trainable_scales, tune_step
 from .sparsity import sparsegpt, wanda
+from .statsq import statsq, statsq_grad
 from .ternary import clamped_uniform, min_max, straight_through, twn, twn_code
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
@@ -198,6 +204,16 @@ __all__ = [  # noqa: RUF022  in reading order
     "lsq_code",
     "lsq",
     "lsq_gradient",
+    "statsq",
+    "statsq_grad",
+    "start_oscillation",
+    "track_oscillation",
+    "boundary_statistics",
+    "cga_mask",
+    "cga_step",
+    "qkr_weight",
+    "qkr_grad",
+    "qkr_attention",
     "bcq",
     "bcq_refit",
     "bcq_assign",

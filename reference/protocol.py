@@ -24,10 +24,13 @@ from .types import (
     AcsSchedule,
     ActivationClip,
     AdapterMethod,
+    AnnealedStep,
     AttentionNorms,
+    Biases,
     BinaryCode,
     BinaryMethod,
     BitAllocation,
+    BoundaryStatistics,
     Center,
     ClippedGrid,
     CodebookQuantizer,
@@ -44,6 +47,9 @@ from .types import (
     EigenPolicy,
     EigenStop,
     Eigenvalues,
+    FreezeValue,
+    FrozenSpace,
+    GradientPath,
     Granularity,
     Grid,
     GroupScales,
@@ -67,6 +73,7 @@ from .types import (
     MomentNode,
     NeverLearnt,
     Normalisation,
+    Oscillation,
     Outermost,
     OutlierMeasures,
     Outputs,
@@ -75,6 +82,8 @@ from .types import (
     PairRule,
     ProductMethod,
     Pruned,
+    QkrGradient,
+    QkrQuantizers,
     QuantizedActivations,
     QuantizedAdapter,
     QuantizedWeight,
@@ -88,12 +97,15 @@ from .types import (
     SparseWeight,
     Split,
     Stationarity,
+    StatsCode,
     Table,
     TableFunction,
     TableGradient,
     TableReport,
     TableTie,
+    Targets,
     TernaryCode,
+    Thresholds,
     TokenRange,
     Trained,
     TunedScales,
@@ -285,6 +297,95 @@ class LearnedStepOps(Protocol[Arr]):
         epsilon: float = 0.0,
         count: LsqCount = "elements",
     ) -> LsqGradient[Arr]: ...  # S-4, S-5, S-6
+
+
+class OscillationOps(Protocol[Arr]):
+    """Chapter O: StatsQ, weights that oscillate, and query-key reparameterisation."""
+
+    def statsq(self, w: Arr, /, *, bits: int) -> StatsCode[Arr]: ...  # O-1, O-2; w (..., m, k), one scale per m
+    def statsq_grad(
+        self, w: Arr, grad: Arr, /, *, bits: int, path: GradientPath = "straight-through"
+    ) -> Arr: ...  # O-3, as w
+
+    def start_oscillation(self, codes: Arr, /) -> Oscillation[Arr]: ...  # O-4, float32
+    def track_oscillation(
+        self,
+        codes: Arr,
+        previous: Arr,
+        direction: Arr,
+        frequency: Arr,
+        total: Arr,
+        average: Arr,
+        frozen: Arr,
+        target: Arr,
+        /,
+        *,
+        momentum: float = 0.01,
+        threshold: float | None = None,
+        freeze_to: FreezeValue = "average",
+        targets: Targets = "held",
+    ) -> Oscillation[Arr]: ...  # O-4; the codes of this step, then the state of the last one
+
+    def boundary_statistics(
+        self,
+        w: Arr,
+        grad: Arr,
+        previous: Arr,
+        /,
+        *,
+        bits: int,
+        boundary_range: float = 0.005,
+        thresholds: Thresholds = "all",
+    ) -> BoundaryStatistics: ...  # O-5
+
+    def cga_mask(
+        self, w: Arr, /, *, bits: int, boundary_range: float = 0.005, thresholds: Thresholds = "all"
+    ) -> Arr: ...  # O-6 → bool as w
+
+    def cga_step(
+        self,
+        w: Arr,
+        grad: Arr,
+        first: Arr,
+        second: Arr,
+        active: Arr,
+        /,
+        *,
+        step: int,
+        lr: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        decay: float = 0.0,
+    ) -> AnnealedStep[Arr]: ...  # O-7
+
+    def qkr_weight(self, w_q: Arr, w_k: Arr, /, *, heads: int) -> Arr: ...  # O-8, (H·d, C) twice → (H·C, C)
+    def qkr_grad(
+        self,
+        w_q: Arr,
+        w_k: Arr,
+        grad: Arr,
+        active: Arr | None = None,
+        /,
+        *,
+        heads: int,
+        freeze: FrozenSpace = "product",
+    ) -> QkrGradient[Arr]: ...  # O-8a, O-8b
+
+    def qkr_attention(
+        self,
+        x: Arr,
+        w_q: Arr,
+        w_k: Arr,
+        w_v: Arr,
+        b_q: Arr | None = None,
+        b_v: Arr | None = None,
+        /,
+        *,
+        heads: int,
+        biases: Biases = "kept",
+        quantizers: QkrQuantizers | None = None,
+    ) -> Arr: ...  # O-9: x (B, N, C) → (B, N, D)
 
 
 class BinaryOps(Protocol[Arr]):
@@ -787,6 +888,7 @@ PROTOCOLS: tuple[type, ...] = (
     CodebookOps,
     TernaryOps,
     LearnedStepOps,
+    OscillationOps,
     BinaryOps,
     ScaleTuningOps,
     MixedPrecisionOps,
@@ -827,6 +929,7 @@ __all__ = [
     "LowRankOps",
     "MixedPrecisionOps",
     "MomentOps",
+    "OscillationOps",
     "PhiloxOps",
     "RankBudgetOps",
     "RotationOps",

@@ -7,8 +7,9 @@ Symbols used in every shape: a weight is ``(m, k)`` = (out, in), inputs are rows
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 Arr = TypeVar("Arr")
 
@@ -50,6 +51,12 @@ Metric: TypeAlias = Literal["euclidean", "symmetric-kl"]
 PairRule: TypeAlias = Literal["published", "once"]
 RowRule: TypeAlias = Literal["published", "all"]
 EigenStop: TypeAlias = Literal["change", "residual"]
+GradientPath: TypeAlias = Literal["straight-through", "scale"]
+FreezeValue: TypeAlias = Literal["average", "current"]
+Targets: TypeAlias = Literal["held", "rewritten"]
+Thresholds: TypeAlias = Literal["all", "occupied"]
+FrozenSpace: TypeAlias = Literal["product", "none"]
+Biases: TypeAlias = Literal["kept", "dropped"]
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "row", "token", "group")
@@ -79,6 +86,12 @@ METRICS: tuple[Metric, ...] = ("euclidean", "symmetric-kl")
 PAIRS: tuple[PairRule, ...] = ("published", "once")
 ROWS: tuple[RowRule, ...] = ("published", "all")
 STOPS: tuple[EigenStop, ...] = ("change", "residual")
+GRADIENT_PATHS: tuple[GradientPath, ...] = ("straight-through", "scale")
+FREEZE_VALUES: tuple[FreezeValue, ...] = ("average", "current")
+TARGETS: tuple[Targets, ...] = ("held", "rewritten")
+THRESHOLDS: tuple[Thresholds, ...] = ("all", "occupied")
+FROZEN_SPACES: tuple[FrozenSpace, ...] = ("product", "none")
+BIASES: tuple[Biases, ...] = ("kept", "dropped")
 
 
 class Purpose(IntEnum):
@@ -136,6 +149,74 @@ class LsqGradient(NamedTuple, Generic[Arr]):
     x: Arr  # float, x's shape
     step: Arr  # float, (1,) or (n,)
     offset: Arr | None  # float, as step, or None without an offset
+
+
+class StatsCode(NamedTuple, Generic[Arr]):
+    """A weight on the levels of StatsQ."""
+
+    values: Arr  # float, (..., m, k): scale · (codes + ½) / 2^(bits − 1)
+    codes: Arr  # int32, (..., m, k): −2^(bits − 1) … 2^(bits − 1) − 1
+    scale: Arr  # float, (1, ..., m, 1): 2 · mean |w|, 0 where all are 0
+
+
+class Oscillation(NamedTuple, Generic[Arr]):
+    """What an oscillation tracker knows of every weight after a step; all of one shape."""
+
+    codes: Arr  # int32: the codes to use, frozen ones at their target
+    direction: Arr  # int32: sign of the last change, 1 downwards, −1 upwards, 0 before the first
+    frequency: Arr  # float, 0 … 1: running mean of oscillations
+    total: Arr  # int32: oscillations so far
+    average: Arr  # float: running mean of codes
+    frozen: Arr  # bool: codes are pinned from the next step on
+    target: Arr  # int32: where to, 0 for what is not frozen
+
+
+class BoundaryStatistics(NamedTuple):
+    """Weights near a quantization threshold, and sign changes of gradients."""
+
+    near: int  # weights within the boundary range
+    share: float  # of all, 0 … 1
+    flips: float  # 0 … 1: share of those near whose gradient changed sign
+    flips_elsewhere: float  # 0 … 1: share of the others
+
+
+class AnnealedStep(NamedTuple, Generic[Arr]):
+    """A weight after a masked step of training, with the state of the optimizer; all of one shape."""
+
+    weight: Arr  # float
+    first: Arr  # float: running mean of the gradient
+    second: Arr  # float: running mean of its square
+
+
+class QkrGradient(NamedTuple, Generic[Arr]):
+    """Gradients of the latent weights behind a query-key product."""
+
+    q: Arr  # float, (H·d, C)
+    k: Arr  # float, (H·d, C)
+
+
+class QkrQuantizers(NamedTuple):
+    """What quantizes each tensor of a reparameterised attention: array → array of its shape, None for the identity.
+
+    They take and give the arrays of whoever computes.
+    """
+
+    input: Callable[[Any], Any] | None = None  # x, (B, N, C)
+    product: Callable[[Any], Any] | None = None  # stacked query-key product, (H·C, C)
+    keys: Callable[[Any], Any] | None = None  # (B, N·H, C), row m·H + h
+    attention: Callable[[Any], Any] | None = None  # softmax output, (B, H, N, N)
+    value_weight: Callable[[Any], Any] | None = None  # (D, C)
+    value: Callable[[Any], Any] | None = None  # (B, N, D)
+
+
+class QkrCost(NamedTuple):
+    """Multiply-accumulates of one sequence."""
+
+    projection: int  # plain: queries and keys
+    scores: int  # plain
+    qkr_projection: int  # keys by the product
+    qkr_scores: int
+    qkr_product: int  # once a step, not per sequence
 
 
 class BinaryCode(NamedTuple, Generic[Arr]):

@@ -262,7 +262,7 @@ def test_every_clause_has_its_text_on_the_page_of_its_chapter() -> None:
     "heading, clauses",
     [
         ("bitsandbytes", "N"), ("PEFT 0.21.2, LoftQ", "N-7"), ("PEFT 0.21.2, DoRA", "D"), ("SciPy", "H"),
-        ("hadamard-transform", "H"),
+        ("hadamard-transform", "H"), ("OFQ", "O-1"), ("OFQ", "O-2"), ("OFQ", "O-3"),
     ],
 )  # fmt: skip
 def test_other_implementations_are_judged_by_every_clause_of_the_chapter(heading: str, clauses: str) -> None:

@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Reading order of the specification: a file may import what stands before it.
 READING_ORDER = (
     "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
-    "ternary", "learned_step", "binary_coding", "scale_tuning", "mixed_precision", "gptq", "sparsity", "moments",
-    "low_rank", "loftq", "eigenspace", "rank_budget", "dora", "rotation", "lut", "coreset", "distill", "diagnostics",
+    "ternary", "learned_step", "statsq", "oscillation", "qk_reparam", "binary_coding", "scale_tuning",
+    "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq", "eigenspace", "rank_budget", "dora",
+    "rotation", "lut", "coreset", "distill", "diagnostics",
 )  # fmt: skip
 
 FOLDERS = {

@@ -104,8 +104,10 @@ from .lut import (
 )
 from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
+from .oscillation import boundary_statistics, cga_mask, cga_step, start_oscillation, track_oscillation
 from .packing import pack, unpack
 from .philox import philox_integers, philox_normal, philox_uniform, philox_words
+from .qk_reparam import qkr_attention, qkr_grad, qkr_weight
 from .rank_budget import (
     allocate_greedy,
     allocate_proportional,
@@ -142,6 +144,7 @@ from .rotation import (
 from .rounding import nearest_level, round_clip, round_half_even
 from .scale_tuning import fit_scales, scale_grad, scale_grad_tokens, trainable_scales, tune_step
 from .sparsity import sparsegpt, wanda
+from .statsq import statsq, statsq_grad
 from .ternary import clamped_uniform, min_max, straight_through, twn, twn_code
 from .uniform import clip_search, dequantize, fit_grid, quantize
 
@@ -168,6 +171,9 @@ __all__ = [
     "bcq_unpack",
     "bcq_weight",
     "block_scale",
+    "boundary_statistics",
+    "cga_mask",
+    "cga_step",
     "clamped_uniform",
     "clip_search",
     "codebook_matmul",
@@ -251,6 +257,9 @@ __all__ = [
     "power_eigenvalues",
     "product_path",
     "project_rows",
+    "qkr_attention",
+    "qkr_grad",
+    "qkr_weight",
     "quantize",
     "quantize_activations",
     "quantize_adapter",
@@ -279,7 +288,10 @@ __all__ = [
     "score_loss",
     "select_coreset",
     "sparsegpt",
+    "start_oscillation",
     "stationarity",
+    "statsq",
+    "statsq_grad",
     "straight_through",
     "subspace_overlap",
     "svd_patch",
@@ -289,6 +301,7 @@ __all__ = [
     "threshold_ranks",
     "to_numpy",
     "token_loss",
+    "track_oscillation",
     "trainable_scales",
     "tune_step",
     "twn",

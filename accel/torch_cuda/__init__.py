@@ -53,6 +53,16 @@ twn = _cpu.twn
 clamped_uniform = _cpu.clamped_uniform
 min_max = _cpu.min_max
 straight_through = _cpu.straight_through
+statsq = _cpu.statsq
+statsq_grad = _cpu.statsq_grad
+start_oscillation = _cpu.start_oscillation
+track_oscillation = _cpu.track_oscillation
+boundary_statistics = _cpu.boundary_statistics
+cga_mask = _cpu.cga_mask
+cga_step = _cpu.cga_step
+qkr_weight = _cpu.qkr_weight
+qkr_grad = _cpu.qkr_grad
+qkr_attention = _cpu.qkr_attention
 
 lsq_init = _cpu.lsq_init
 lsq_code = _cpu.lsq_code

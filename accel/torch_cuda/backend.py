@@ -27,8 +27,10 @@ from . import (
     lut,
     mixed_precision,
     moments,
+    oscillation,
     packing,
     philox,
+    qk_reparam,
     rank_budget,
     rotation,
     rounding,
@@ -41,6 +43,7 @@ from . import (
 from .arrays import operation, working_dtype
 from .gptq import gptq, inverse_cholesky
 from .loftq import loftq
+from .statsq import statsq, statsq_grad
 
 __all__ = ["Kernels", "TorchBackend", "configure"]
 
@@ -221,6 +224,18 @@ class TorchBackend:
     lsq_code = staticmethod(learned_step.lsq_code)
     lsq = staticmethod(learned_step.lsq)
     lsq_gradient = staticmethod(learned_step.lsq_gradient)
+
+    # --- O
+    statsq = staticmethod(statsq)
+    statsq_grad = staticmethod(statsq_grad)
+    start_oscillation = staticmethod(oscillation.start_oscillation)
+    track_oscillation = staticmethod(oscillation.track_oscillation)
+    boundary_statistics = staticmethod(oscillation.boundary_statistics)
+    cga_mask = staticmethod(oscillation.cga_mask)
+    cga_step = staticmethod(oscillation.cga_step)
+    qkr_weight = staticmethod(qk_reparam.qkr_weight)
+    qkr_grad = staticmethod(qk_reparam.qkr_grad)
+    qkr_attention = staticmethod(qk_reparam.qkr_attention)
 
     # --- B
     bcq = staticmethod(binary_coding.bcq)

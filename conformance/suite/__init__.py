@@ -14,6 +14,7 @@ MODULES = (
     "test_codebook",
     "test_ternary",
     "test_learned_step",
+    "test_oscillation",
     "test_binary_coding",
     "test_scale_tuning",
     "test_mixed_precision",

@@ -134,6 +134,38 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
             (d, w, moment, vector),
             {"bits": 2, "axis": 1, "count": "features"},
         ),
+        Call("statsq", ("w",), (w,), {"bits": 2}),
+        Call("statsq", ("w",), (d.reshape(2, 2, 8),), {"bits": 3}),
+        Call("statsq_grad", ("w", "grad"), (w, d), {"bits": 2}),
+        Call("statsq_grad", ("w", "grad"), (w, d), {"bits": 2, "path": "scale"}),
+        Call("start_oscillation", ("codes",), (codes,), {}),
+        Call(
+            "track_oscillation",
+            ("codes", "previous", "direction", "frequency", "total", "average", "frozen", "target"),
+            (codes, codes[::-1].copy(), codes % 3 - 1, np.abs(w), codes, d, w > 0, codes // 2),
+            {"momentum": 0.25, "threshold": 0.5},
+        ),
+        Call("boundary_statistics", ("w", "grad", "previous"), (w, d, d + 1), {"bits": 2, "boundary_range": 0.25}),
+        Call("cga_mask", ("w",), (w,), {"bits": 2, "boundary_range": 0.25, "thresholds": "occupied"}),
+        Call(
+            "cga_step",
+            ("w", "grad", "first", "second", "active"),
+            (w, d, d / 2, d * d, w > 0),
+            {"step": 3, "lr": 0.125, "decay": 0.25},
+        ),
+        Call("qkr_weight", ("w_q", "w_k"), (w, d), {"heads": 2}),
+        Call(
+            "qkr_grad",
+            ("w_q", "w_k", "grad", "active"),
+            (w, d, np.tile(h, (2, 1)), np.tile(h, (2, 1)) > 0),
+            {"heads": 2},
+        ),
+        Call(
+            "qkr_attention",
+            ("x", "w_q", "w_k", "w_v", "b_q", "b_v"),
+            (w.reshape(2, 2, 8), w, d, d + 1, w[:, 0].copy(), d[:, 1].copy()),
+            {"heads": 2},
+        ),
         Call("bcq", ("w",), (w,), {"bits": 2}),
         Call("bcq", ("w",), (w,), {"bits": 3, "group_size": 4, "method": "refined", "offset": True}),
         Call("bcq", ("w",), (w,), {"bits": 2, "method": "greedy"}),
@@ -536,6 +568,50 @@ def test_zero_size_arrays(kit: Kit) -> None:
             lambda r: r.tolist(),
             [[0.0] * 3] * 2,
         ),
+        ("statsq", (np.zeros((0, 4), f32),), {"bits": 2}, lambda r: (r.codes.shape, r.scale.shape), ((0, 4), (0, 1))),
+        ("statsq", (np.zeros((3, 0), f32),), {"bits": 2}, lambda r: r.scale.tolist(), [[0.0]] * 3),
+        ("statsq", (np.zeros((0, 2, 4), f32),), {"bits": 2}, lambda r: r.scale.tolist(), [[[0.0]] * 2]),
+        ("statsq_grad", (np.zeros((0, 4), f32), np.zeros((0, 4), f32)), {"bits": 2, "path": "scale"}, np.shape, (0, 4)),
+        ("start_oscillation", (np.zeros((0, 3), i32),), {}, lambda r: r.average.shape, (0, 3)),
+        ("start_oscillation", (np.array(7, i32),), {}, lambda r: (r.average.shape, float(r.average)), ((), 7.0)),
+        (
+            "track_oscillation",
+            (
+                *[np.zeros(0, i32)] * 3,
+                np.zeros(0, f32),
+                np.zeros(0, i32),
+                np.zeros(0, f32),
+                np.zeros(0, np.bool_),
+                np.zeros(0, i32),
+            ),
+            {},
+            lambda r: r.codes.shape,
+            (0,),
+        ),
+        ("cga_mask", (np.zeros((2, 0), f32),), {"bits": 2, "thresholds": "occupied"}, np.shape, (2, 0)),
+        ("boundary_statistics", (np.zeros((0, 4), f32),) * 3, {"bits": 2}, tuple, (0, 0.0, 0.0, 0.0)),
+        (
+            "cga_step",
+            (*[np.zeros((0, 4), f32)] * 4, np.zeros((0, 4), np.bool_)),
+            {"step": 1, "lr": 0.5},
+            lambda r: r.weight.shape,
+            (0, 4),
+        ),
+        ("qkr_weight", (np.zeros((0, 4), f32), np.zeros((0, 4), f32)), {"heads": 2}, np.ndarray.tolist, [[0] * 4] * 8),
+        (
+            "qkr_grad",
+            (np.zeros((2, 0), f32), np.zeros((2, 0), f32), np.zeros((0, 0), f32)),
+            {"heads": 2},
+            lambda r: (r.q.shape, r.k.shape),
+            ((2, 0), (2, 0)),
+        ),
+        (
+            "qkr_attention",
+            (np.zeros((2, 0, 4), f32), eye[:4], eye[:4], eye[:2]),
+            {"heads": 2},
+            np.shape,
+            (2, 0, 2),
+        ),
         (
             "twn_code",
             (np.zeros((2, 0), f32),),
@@ -858,6 +934,8 @@ def test_zero_size_arrays(kit: Kit) -> None:
             kit.require(found == expected, f"{op}({options}) on zero-size arrays: {found}, expected {expected}")
 
 
+WITHOUT_FLOATS = ("start_oscillation",)  # integers alone come in: float32, or the wider compute dtype
+
 ALWAYS_FLOAT64 = (
     "moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal", "random_hadamard",
     "orthogonal_factor", "random_orthogonal", "activation_clip", "normal_float",
@@ -877,6 +955,8 @@ def test_dtypes_of_results(kit: Kit) -> None:
                 continue
             wanted = np.result_type(dtype, np.float32)
             allowed = {wanted, np.result_type(wanted, kit.backend.compute_dtype)}
+            if call.op in WITHOUT_FLOATS:
+                allowed = {np.dtype(np.float32), np.result_type(np.float32, kit.backend.compute_dtype)}
             if call.op in ALWAYS_FLOAT64:
                 allowed = {np.dtype(np.float64)}
             for name, value in named_leaves(kit.convert(call.op, result)):
@@ -912,6 +992,7 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     address = np.zeros((2, 4), np.int64)
     block: DecoderBlock[Array] = DecoderBlock(vector, w, w, w, w.T, vector, w, w, w.T)
     six, names = np.ones((6, 8), f32), np.array([3, 0, 2, 3], i32)
+    tracked = (codes, codes, w, codes, w, w > 0, codes)
     alpha, on = np.ones((4, 2, 1), f32), np.ones((4, 2, 1), np.bool_)
     state, sizes = (alpha, alpha, alpha, alpha, alpha, on), np.arange(1, 9, dtype=i32) * words
     s, g, rising = np.array([[3, 1], [2, 2]], f32), np.ones(2, f32), np.array([[1, 1], [1, 2]], f32)
@@ -1014,6 +1095,45 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("lsq_gradient", (w[:3], w, vector), {"bits": 4, "axis": 1}, ()),
         ("lsq_gradient", (w, w, vector[:4]), {"bits": 4, "axis": 0, "count": "features"}, ()),
         ("lsq_gradient", (w, w, vector), {"bits": 4, "axis": 1, "count": "weights"}, ("weights",)),
+        ("statsq", (w,), {"bits": 0}, ("0",)),
+        ("statsq", (w,), {"bits": 17}, ("17",)),
+        ("statsq", (w,), {"bits": 2.0}, ("2.0",)),
+        ("statsq", (vector,), {"bits": 2}, ()),
+        ("statsq", (w,), {"bits": -1}, ("-1",)),
+        ("statsq_grad", (w, w[:, :4]), {"bits": 2}, ()),
+        ("statsq_grad", (w, w), {"bits": 2, "path": "lsq"}, ("lsq",)),
+        ("start_oscillation", (w,), {}, ()),
+        ("track_oscillation", (codes[:2], *tracked), {}, ()),
+        ("track_oscillation", (codes, codes, codes + 1, *tracked[2:]), {}, ("2",)),
+        ("track_oscillation", (codes, *tracked[:5], codes, codes), {}, ()),
+        ("track_oscillation", (codes, *tracked), {"momentum": 0.0}, ()),
+        ("track_oscillation", (codes, *tracked), {"momentum": 1.5}, ("1.5",)),
+        ("track_oscillation", (codes, *tracked), {"threshold": -0.5}, ("-0.5",)),
+        ("track_oscillation", (codes, *tracked), {"freeze_to": "last"}, ("last",)),
+        ("track_oscillation", (codes, *tracked), {"targets": "free"}, ("free",)),
+        ("boundary_statistics", (w, w[:1], w), {"bits": 2}, ()),
+        ("boundary_statistics", (w, w, w), {"bits": 2, "boundary_range": nan}, ()),
+        ("cga_mask", (w,), {"bits": 2, "boundary_range": 0.75}, ("0.75",)),
+        ("cga_mask", (w,), {"bits": 2, "boundary_range": -0.1}, ()),
+        ("cga_mask", (w,), {"bits": 2, "thresholds": "some"}, ("some",)),
+        ("cga_mask", (vector,), {"bits": 2}, ()),
+        ("cga_step", (w, w, w, w, codes), {"step": 1, "lr": 0.1}, ()),
+        ("cga_step", (w, w[:1], w, w, w > 0), {"step": 1, "lr": 0.1}, ()),
+        ("cga_step", (w, w, w, -w, w > 0), {"step": 1, "lr": 0.1}, ()),
+        ("cga_step", (w, w, w, w, w > 0), {"step": 0, "lr": 0.1}, ("0",)),
+        ("cga_step", (w, w, w, w, w > 0), {"step": 1, "lr": nan}, ()),
+        ("cga_step", (w, w, w, w, w > 0), {"step": 1, "lr": 0.1, "beta2": 1.0}, ()),
+        ("qkr_weight", (w, w[:2]), {"heads": 2}, ()),
+        ("qkr_weight", (w, w), {"heads": 3}, ("3", "4")),
+        ("qkr_weight", (w, w), {"heads": 0}, ("0",)),
+        ("qkr_grad", (w, w, w), {"heads": 2}, ()),
+        ("qkr_grad", (w, w, np.ones((16, 8), f32), np.ones((16, 8), f32)), {"heads": 2}, ()),
+        ("qkr_grad", (w, w, np.ones((16, 8), f32)), {"heads": 2, "freeze": "all"}, ("all",)),
+        ("qkr_attention", (cube[..., :4], w, w, w), {"heads": 2}, ("4", "8")),
+        ("qkr_attention", (w, w, w, w), {"heads": 2}, ()),
+        ("qkr_attention", (cube, w, w, w[:3]), {"heads": 2}, ("2", "3")),
+        ("qkr_attention", (cube, w, w, w, vector), {"heads": 2}, ()),
+        ("qkr_attention", (cube, w, w, w), {"heads": 2, "biases": "some"}, ("some",)),
         ("bcq", (w,), {"bits": 0}, ()),
         ("bcq", (w,), {"bits": 9}, ("9",)),
         ("bcq", (vector,), {"bits": 2}, ()),
@@ -1443,6 +1563,10 @@ CHAPTER_OPS = {
     ),
     "T": ("twn_code", "twn", "clamped_uniform", "min_max", "straight_through"),
     "S": ("lsq_init", "lsq_code", "lsq", "lsq_gradient"),
+    "O": (
+        "statsq", "statsq_grad", "start_oscillation", "track_oscillation", "boundary_statistics", "cga_mask",
+        "cga_step", "qkr_weight", "qkr_grad", "qkr_attention",
+    ),
     "B": (
         "bcq", "bcq_refit", "bcq_assign", "bcq_weight", "bcq_from_grid", "bcq_pack", "bcq_unpack", "lookup_tables",
         "bcq_product",

@@ -352,6 +352,33 @@ def learned_step() -> str:
     return svg("Value, derivative by the step and by the input of a learned-step quantizer of 3 bits.", 660, 320, a)
 
 
+def oscillation() -> str:
+    """O: error of StatsQ by width, and the share of weights that annealing leaves trainable."""
+    p = (np.arange(4096) + 0.5) / 4096
+    weights = {
+        "uniform": p - 0.5,
+        "normal": np.array([NormalDist().inv_cdf(v) for v in p]),
+        "Laplace": np.sign(p - 0.5) * -np.log(1 - 2 * np.abs(p - 0.5)),
+    }
+    widths, ranges = list(range(1, 9)), [i / 20 for i in range(11)]
+    a = Axes((1, 8), (1e-4, 1), box=(64, 20, 240, 240), log_y=True)
+    a.frame(
+        {v: str(v) for v in widths}, {v: f"{v:g}" for v in (1e-4, 1e-3, 1e-2, 1e-1, 1)},
+        xlabel="bits", ylabel="squared error, relative",
+    )  # fmt: skip
+    b = Axes((0, 0.5), (0, 1), box=(400, 20, 240, 240))
+    b.frame(
+        {v: f"{v:g}" for v in (0, 0.1, 0.2, 0.3, 0.4, 0.5)}, {v: f"{v:g}" for v in (0, 0.25, 0.5, 0.75, 1)},
+        xlabel="boundary range", ylabel="share that trains, 2 bits",
+    )  # fmt: skip
+    for i, w in enumerate(weights.values()):
+        errors = [float(np.sum((w - ref.statsq(w[None], bits=n).values[0]) ** 2) / np.sum(w**2)) for n in widths]
+        a.curve(widths, errors, i)
+        b.curve(ranges, [float(ref.cga_mask(w[None], bits=2, boundary_range=r).mean()) for r in ranges], i)
+    b.legend([*weights], 420, 36)
+    return svg("Error of StatsQ by bits, and the share of weights that annealing trains, by range.", 660, 310, a, b)
+
+
 def scale_tuning() -> str:
     """U: output error after a task moved the weights, for scales left alone and fitted."""
     rng = np.random.default_rng(5)
@@ -756,6 +783,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "codebooks": codebooks,
     "ternary": ternary,
     "learned_step": learned_step,
+    "oscillation": oscillation,
     "binary_coding": binary_coding,
     "scale_tuning": scale_tuning,
     "mixed_precision": mixed_precision,

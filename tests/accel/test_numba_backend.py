@@ -45,6 +45,8 @@ def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(op: str, dtype:
     floats = {a.dtype.name for a in first if a.dtype.kind == "f"}
     if op.startswith(("moment_", "normal_", "dynamic_")) or op in ALWAYS_FLOAT64:
         assert floats == {"float64"}
+    elif op == "start_oscillation":  # integers alone come in
+        assert floats == {"float32"}
     elif op.startswith("philox_"):  # draws, from integers
         assert floats <= {"float64"}
     elif floats:

@@ -49,6 +49,8 @@ def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(op: str, dtype:
     floats = {t.dtype for t in first if t.is_floating_point()}
     if op.startswith(("moment_", "normal_", "dynamic_")) or op in ALWAYS_FLOAT64:
         assert floats == {torch.float64}
+    elif op == "start_oscillation":  # integers alone come in
+        assert floats == {torch.float32}
     elif op.startswith("philox_"):  # draws, from integers
         assert floats <= {torch.float64}
     elif floats:

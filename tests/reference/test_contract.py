@@ -19,6 +19,7 @@ g = np.random.default_rng(0)
 W, D, C = g.standard_normal((4, 8)), g.standard_normal((4, 8)), psd(g, 8)
 S, Z = ref.fit_grid(W, bits=4)
 CODES = ref.quantize(W, S, Z, bits=4)
+TRACKED = ref.track_oscillation(CODES, *ref.start_oscillation(CODES[::-1].copy()))
 LEAF, OTHER = ref.moment_leaf(W, index=0), ref.moment_leaf(D, index=1)
 B, A = ref.eora(D, C, rank=2)
 BINARY: Any = ref.bcq(W, bits=2, group_size=4, offset=True)
@@ -99,6 +100,31 @@ CALLS = [
     Call("lsq_code", (W, ROWS, D[:, 0].copy()), {"bits": 3, "axis": 0}, ("x", "step", "offset")),
     Call("lsq", (W, ROWS), {"bits": 3, "axis": 0}, ("x", "step")),
     Call("lsq_gradient", (D, W, ROWS, D[:, 0].copy()), {"bits": 3, "axis": 0}, ("grad", "x", "step", "offset")),
+    Call("statsq", (W,), {"bits": 2}, ("w",)),
+    Call("statsq_grad", (W, D), {"bits": 3, "path": "scale"}, ("w", "grad")),
+    Call("start_oscillation", (CODES,), {}),
+    Call(
+        "track_oscillation",
+        (CODES[::-1].copy(), *TRACKED),
+        {"threshold": 0.005},
+        ("", "", "", "frequency", "", "average"),
+    ),
+    Call("boundary_statistics", (W, D, D + 1), {"bits": 2, "boundary_range": 0.1}, ("w", "grad", "previous")),
+    Call("cga_mask", (W,), {"bits": 2, "boundary_range": 0.1}, ("w",)),
+    Call(
+        "cga_step",
+        (W, D, D + 1, W**2, W > 0),
+        {"step": 2, "lr": 0.1, "decay": 0.1},
+        ("w", "grad", "first", "second"),
+    ),
+    Call("qkr_weight", (W, D), {"heads": 2}, ("w_q", "w_k")),
+    Call("qkr_grad", (W, D, np.tile(C, (2, 1)), np.tile(C, (2, 1)) > 0), {"heads": 2}, ("w_q", "w_k", "grad")),
+    Call(
+        "qkr_attention",
+        (W.reshape(2, 2, 8), W, D, D[:2].copy(), W[:, 0].copy(), W[0, :2].copy()),
+        {"heads": 2},
+        ("x", "w_q", "w_k", "w_v", "b_q", "b_v"),
+    ),
     Call("bcq", (W,), {"bits": 2}, ("w",)),
     Call("bcq_refit", (W, BINARY.codes), {"bits": 2}, ("w",)),
     Call("bcq_assign", (W, BINARY.scale, BINARY.offset), {}, ("w", "scale", "offset")),

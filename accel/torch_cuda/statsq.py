@@ -1,0 +1,124 @@
+"""Chapter O: StatsQ, its codes, values and gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowbit.accel.boundary import check_choice, check_steps, check_whole
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
+
+from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
+
+__all__ = ["statsq", "statsq_grad"]
+
+
+def check_weight(clause: str, w: Tensor, bits: int) -> Tensor:
+    """Refuse a width and a shape that StatsQ has no meaning for."""
+    check_whole(clause, "bits", bits, 1, 16)
+    w = as_weights(clause, "w", w)
+    check_steps(clause, w.shape)
+    return w
+
+
+def by_scale(x: Tensor) -> Tensor:
+    """(..., m, k) as (m, everything that shares the scale)."""
+    return x if x.ndim == 2 else x.movedim(-2, 0).reshape(x.shape[-2], x.numel() // max(x.shape[-2], 1))
+
+
+def back(x: Tensor, shape: torch.Size) -> Tensor:
+    """:func:`by_scale`, undone."""
+    if len(shape) == 2:
+        return x
+    return x.reshape(shape[-2], *shape[:-2], shape[-1]).movedim(0, -2).contiguous()
+
+
+def row_scales(clause: str, w: Tensor) -> Tensor:
+    """Scales (m,) of a checked weight, in working precision."""
+    rows, dtype = by_scale(w), working_dtype(w)
+    out = torch.zeros(rows.shape[0], dtype=dtype, device=w.device)
+    if rows.numel():
+        for part in row_chunks(rows.shape[0], rows.shape[1], w.device):
+            out[part] = rows[part].to(dtype).abs().sum(-1)
+    if not bool(torch.isfinite(out).all()):
+        refuse_nan(clause, "w", w)
+    return out.div_(max(rows.shape[1], 1)).mul_(2)
+
+
+def in_steps(rows: Tensor, alpha: Tensor, n: int) -> Tensor:
+    """n w / α as a fresh tensor, 0 where α is."""
+    return (rows.to(alpha.dtype) / torch.where(alpha > 0, alpha, 1)[:, None]).mul_(n)
+
+
+def quantized(w: Tensor, n: int, clause: str, *, with_codes: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Values, codes where they are wanted, and scales (m,) of a checked weight; chunk by chunk, in the cache."""
+    rows, dtype = by_scale(w), working_dtype(w)
+    values = torch.empty(rows.shape, dtype=dtype, device=w.device)
+    codes = torch.empty(rows.shape, dtype=torch.int32, device=w.device) if with_codes else None
+    alpha = torch.zeros(rows.shape[0], dtype=dtype, device=w.device)
+    if rows.numel():
+        for part in row_chunks(rows.shape[0], rows.shape[1], w.device):
+            x = rows[part].to(dtype)
+            a = x.abs().sum(-1).div_(rows.shape[1]).mul_(2)
+            alpha[part] = a
+            k = in_steps(x, a, n).sub_(0.5).round_().clamp_(-n, n - 1)
+            if codes is not None:
+                codes[part] = k
+            torch.mul(k.add_(0.5), (a / n)[:, None], out=values[part])
+    if not bool(torch.isfinite(alpha).all()):
+        refuse_nan(clause, "w", w)
+    return back(values, w.shape), None if codes is None else back(codes, w.shape), alpha
+
+
+@operation
+def statsq(w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
+    """Quantize a weight to 2^bits levels around zero, the step from its mean magnitude.  [O-1, O-2]
+
+    Args:
+        w: floating, (..., m, k).
+        bits: 1 to 16.
+
+    Returns:
+        values of the dtype of ``w`` but at least float32, codes int32, scale (1, ..., m, 1).
+
+    Raises:
+        SpecError: O-1 for a width or shape, A-4 for NaN or infinities.
+    """
+    w = check_weight("O-1", w, bits)
+    values, codes, alpha = quantized(w, 1 << (bits - 1), "O-1", with_codes=True)
+    assert codes is not None
+    return StatsCode(values, codes, alpha.reshape(*(1,) * (w.ndim - 2), -1, 1))
+
+
+@operation
+def statsq_grad(w: Tensor, grad: Tensor, /, *, bits: int, path: GradientPath = "straight-through") -> Tensor:
+    """Gradient for ``w`` from that for its quantized values.  [O-3, O-3a]
+
+    Args:
+        w: floating, (..., m, k).
+        grad: floating, as ``w``.
+        bits: 1 to 16.
+        path: "straight-through", the gradient as it came; "scale", through the scale alone.
+
+    Returns:
+        as ``w``, the wider dtype of both but at least float32.
+
+    Raises:
+        SpecError: O-3 for shapes and options, A-4 for NaN or infinities.
+    """
+    check_choice("O-3", "path", path, GRADIENT_PATHS)
+    w = check_weight("O-3", w, bits)
+    grad = as_weights("O-3", "grad", grad, like=w)
+    if grad.shape != w.shape:
+        raise SpecError("O-3", f"grad {tuple(grad.shape)} must have the shape of w, {tuple(w.shape)}")
+    refuse_nan("O-3", "w", w)
+    refuse_nan("O-3", "grad", grad)
+    dtype = working_dtype(w, grad)
+    if path == "straight-through":
+        return grad.to(dtype, copy=True)
+    n, rows, g = 1 << (bits - 1), by_scale(w), by_scale(grad)
+    alpha = row_scales("O-3", w)
+    k = in_steps(rows, alpha, n).sub_(0.5).round_().clamp_(-n, n - 1).to(dtype)
+    pull = k.add_(0.5).div_(n).mul_(g).sum(-1, keepdim=True).mul_(2).div_(max(rows.shape[1], 1))
+    return back(rows.to(dtype).sign() * pull, w.shape)
