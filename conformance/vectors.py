@@ -56,10 +56,23 @@ def load(clauses: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
             yield json.loads(file.read_text(encoding="utf-8"))
 
 
+class LookupTable(NamedTuple):
+    """A look-up table, float or integer; a float one has no use for the last two."""
+
+    breakpoints: Any
+    slopes: Any
+    intercepts: Any
+    scale_bits: int = 0
+    fraction_bits: int = 0
+
+
 def _argument(value: Any) -> Any:
-    """Encoded argument → NumPy, a list of them, or a moment node."""
+    """Encoded argument → NumPy, a list of them, a moment node or a look-up table."""
     if isinstance(value, list):
         return [_argument(v) for v in value]
+    if "table" in value:
+        found: dict[str, Any] = {k: v if isinstance(v, int) else decode(v) for k, v in value["table"].items()}
+        return LookupTable(**found)
     if "node" in value:
         parts: list[Any] = [v if isinstance(v, int) else decode(v) for v in (value["node"][f] for f in Node._fields)]
         return Node(*parts)
@@ -71,6 +84,8 @@ def _own(backend: Any, value: Any) -> Any:
         return backend.asarray(value)
     if isinstance(value, Node):
         return Node(*(_own(backend, v) for v in value))
+    if isinstance(value, LookupTable):
+        return LookupTable(*(_own(backend, v) for v in value))
     return [_own(backend, v) for v in value] if isinstance(value, list) else value
 
 
@@ -160,6 +175,10 @@ Case = dict[str, Any]
 def _case(about: str, arrays: Iterable[Any], options: dict[str, Any], expect: list[dict[str, Any]]) -> Case:
     def encoded(value: Any) -> Any:
         fields = getattr(value, "_fields", None)
+        if isinstance(value, LookupTable):
+            whole = value.slopes.dtype.kind == "i"
+            parts = {k: v for k, v in value._asdict().items() if whole or not isinstance(v, int)}
+            return {"table": {k: v if isinstance(v, int) else encode(v) for k, v in parts.items()}}
         if fields:
             return {"node": {k: v if isinstance(v, int) else encode(v) for k, v in zip(fields, value, strict=True)}}
         return [encoded(v) for v in value] if isinstance(value, list | tuple) else encode(value)
@@ -489,6 +508,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     table.update(_binary_codes(spec))
     table.update(_directions(spec))
     table.update(_ternary(spec))
+    table.update(_lookup_tables(spec))
     return table
 
 
@@ -826,6 +846,70 @@ def _learned_steps(spec: Any) -> dict[str, tuple[str, list[Case]]]:
             _exact("", spec.lsq_code(x, step, offset, **plain))])]),
         "S-4a": ("lsq_gradient", [_case("ends and beyond", [grad, x, step, offset], {**plain, "count": "unscaled"}, [
             _exact("x", found.x), _exact("step", found.step), _exact("offset", found.offset)])]),
+    }  # fmt: skip
+
+
+def _integer_table(
+    breakpoints: Iterable[int], slopes: Iterable[int], intercepts: Iterable[int], scale_bits: int
+) -> LookupTable:
+    """An integer table of six fraction bits."""
+    p, k, b = (np.array([*x], np.int32) for x in (breakpoints, slopes, intercepts))
+    return LookupTable(p, k, b, scale_bits, 6)
+
+
+def _lookup_tables(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter L in numbers that are exact everywhere: ties, dead pieces, every INT8 code."""
+    knots = np.array([-4, -2, -1, -1, 0, 0.5, 2.5, 4.5])
+    values = np.array([0, -0.5, -0.25, 0.75, 0, 0.328125, 2.453125, 4.515625])
+    chords = spec.fit_chords(knots, values)
+    rounded = spec.round_table(chords)
+    narrow = {"fraction_bits": 3, "bits": 4}
+    clipped = spec.round_table(chords, **narrow)
+    lines, exact_lines = (LookupTable(*t[:3]) for t in (rounded, chords))
+    whole = LookupTable(*spec.integer_table(rounded, scale_bits=4))
+    codes = np.arange(-128, 128, dtype=np.int32)
+    ties: list[dict[str, Any]] = [{"tie": "left"}, {"tie": "right"}]
+    parts = ("breakpoints", "slopes", "intercepts")
+    exp = _integer_table(
+        (-42, -28, -19, -16, -10, -5, -2), (0, 1, 4, 7, 12, 24, 43, 57), (2, 26, 112, 170, 244, 376, 482, 512), 3
+    )
+    div = _integer_table(
+        (20, 25, 31, 38, 44, 58, 76),
+        (-205, -131, -84, -56, -39, -25, -15, -7),
+        (7373, 5888, 4710, 3830, 3200, 2560, 1984, 1280),
+        5,
+    )
+    root = _integer_table(
+        (11, 16, 21, 28, 38, 53, 92),
+        (-198, -115, -72, -47, -31, -19, -11, -5),
+        (5680, 4760, 4090, 3560, 3110, 2640, 2190, 1640),
+        5,
+    )
+    logits = np.array([[0, 8, 16, 24], [-128, 127, 126, -128], [5, 5, 5, 5], [-9999, 0, -200, -1]], np.int32)
+    sums = np.array([6, -6, 2, -2, 10, -10, 1, -1, 2**31 - 1, 1 - 2**31], np.int32)
+    report = spec.verify_table(whole, codes / 16)
+    return {
+        "L-1": ("fit_chords", [_case("two knots at -1 with different values", [knots, values], {}, [
+            _exact(f, getattr(chords, f)) for f in parts])]),
+        "L-4": ("round_table", [_case("ties at six fraction bits", [exact_lines], {}, [
+            _exact(f, getattr(rounded, f)) for f in parts])]),
+        "L-5": ("round_table", [_case("three fraction bits of four", [exact_lines], narrow, [
+            *(_exact(f, getattr(clipped, f)) for f in parts), _exact("saturated", np.array(clipped.saturated))])]),
+        "L-6": ("integer_table", [_case("a table for sixteenths", [lines], {"scale_bits": 4}, [
+            _exact(f, getattr(whole, f)) for f in parts])]),
+        "L-9": ("evaluate_codes", [_case(f"all codes, tie {tie['tie']}", [codes, whole], tie, [
+            _exact("", spec.evaluate_codes(codes, whole, **tie))]) for tie in ties]),
+        "L-10": ("evaluate_table", [_case(f"all codes as floats, tie {tie['tie']}", [
+            (codes / 16).astype(np.float32), lines], tie, [
+            _exact("", spec.evaluate_table(codes / 16, lines, **tie).astype(np.float32))]) for tie in ties]),
+        "L-12": ("requantize_codes", [_case(f"shift {n}", [sums], {"shift": n}, [
+            _exact("", spec.requantize_codes(sums, shift=n))]) for n in (0, 1, 2, 25)]),
+        "L-16": ("table_softmax", [_case("near, far and equal logits", [logits, exp, div], {"out_bits": o}, [
+            _exact("", spec.table_softmax(logits, exp, div, out_bits=o))]) for o in (7, 8)]),
+        "L-17": ("table_layer_norm", [_case("a constant row, a large one", [logits, root], {}, [
+            _exact("", spec.table_layer_norm(logits, root))])]),
+        "L-19": ("verify_table", [_case("all codes against the identity", [whole, codes / 16], {}, [
+            _exact(f, np.array(getattr(report, f))) for f in ("turns", "signs", "worst")])]),
     }  # fmt: skip
 
 
