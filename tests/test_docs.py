@@ -174,10 +174,8 @@ def operations_of(page: Path) -> list[str]:
 
 
 def test_every_operation_is_documented_on_one_chapter_page() -> None:
-    """Of every file of the specification that has a page at all: it is written last."""
     documented = [name for page in CHAPTER_PAGES for name in operations_of(page)]
-    files = {getattr(reference, name).__module__ for name in documented}
-    assert sorted(documented) == sorted(n for n in reference.__all__ if getattr(reference, n).__module__ in files)
+    assert sorted(documented) == sorted(reference.__all__)
 
 
 def test_every_layer_is_documented() -> None:
@@ -246,14 +244,14 @@ def test_every_clause_has_its_text_on_the_page_of_its_chapter() -> None:
     pages = {name: page for page in CHAPTER_PAGES for name in operations_of(page)}
     of_chapter: dict[str, set[Path]] = {}
     for clause in CLAUSES.values():
-        of_chapter.setdefault(clause.chapter, set()).update(pages[op] for op in clause.ops if op in pages)
+        of_chapter.setdefault(clause.chapter, set()).update(pages[op] for op in clause.ops)
     cited = {page: set[str]() for page in CHAPTER_PAGES}
     for name, page in pages.items():
         ids = _ID.findall(inspect.getdoc(getattr(reference, name)) or "")
         assert set(ids) <= set(CLAUSES), name
         cited[page].update(ids)
     for clause in CLAUSES.values():
-        if clause.ops and of_chapter[clause.chapter]:
+        if clause.ops:
             there = set().union(*(cited[page] for page in of_chapter[clause.chapter]))
             assert {clause.id, base_id(clause.id)} & there, clause.id
 
