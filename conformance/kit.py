@@ -45,6 +45,9 @@ _RESULTS: dict[str, type[Any]] = {
     "bcq_unpack": types.BinaryCode,
     "tune_step": types.TunedScales,
     "allocate_bits": types.BitAllocation,
+    "genetic_search": types.GeneticSearch,
+    "search_problem": types.SearchProblem,
+    "optimal_search": types.OptimalTable,
     "inverse_cholesky": types.InverseFactor,
     "gptq": types.QuantizedWeight,
     "sparsegpt": types.SparseWeight,
@@ -179,7 +182,15 @@ class Kit:
             return self._named(_RESULTS[op], result, op)
         if op in ("moment_leaf", "moment_merge"):
             return tuple(self._named(types.MomentNode, node, op) for node in result)
-        if op in ("objective", "optimum", "gradient_importance", "allocation_objective", "allocation_bound"):
+        if op in (
+            "objective",
+            "optimum",
+            "gradient_importance",
+            "allocation_objective",
+            "allocation_bound",
+            "optimality_bound",
+            "table_objective",
+        ):
             return float(result)
         return self.numpy(result)
 

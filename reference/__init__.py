@@ -25,9 +25,10 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 21. ``dora``           D  DoRA: magnitude and direction apart
 22. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
 23. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
-24. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
-25. ``distill``        W  distillation losses of quantization-aware training, with their gradients
-26. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
+24. ``lut_search``     L  searches of look-up tables: the published genetic one, and the optimum with a certificate
+25. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
+26. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+27. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -126,6 +127,15 @@ from .lut import (
     table_layer_norm,
     table_softmax,
     verify_table,
+)
+from .lut_search import (
+    genetic_search,
+    genome_fitness,
+    knot_grid,
+    optimal_search,
+    optimality_bound,
+    search_problem,
+    table_objective,
 )
 from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
@@ -304,6 +314,13 @@ __all__ = [  # noqa: RUF022  in reading order
     "table_softmax",
     "table_layer_norm",
     "verify_table",
+    "genome_fitness",
+    "genetic_search",
+    "knot_grid",
+    "search_problem",
+    "optimal_search",
+    "optimality_bound",
+    "table_objective",
     "error_vector_score",
     "disagreement_score",
     "acs_score",

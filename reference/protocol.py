@@ -49,6 +49,7 @@ from .types import (
     Eigenvalues,
     FreezeValue,
     FrozenSpace,
+    GeneticSearch,
     GradientPath,
     Granularity,
     Grid,
@@ -73,6 +74,7 @@ from .types import (
     MomentNode,
     NeverLearnt,
     Normalisation,
+    OptimalTable,
     Oscillation,
     Outermost,
     OutlierMeasures,
@@ -92,6 +94,10 @@ from .types import (
     ScaleDtype,
     ScaleNorm,
     Scheme,
+    SearchDraws,
+    SearchFit,
+    SearchObjective,
+    SearchProblem,
     SecondMoment,
     Sharing,
     SparseWeight,
@@ -793,6 +799,58 @@ class TableOps(Protocol[Arr]):
     ) -> TableReport: ...  # L-18
 
 
+class LutSearchOps(Protocol[Arr]):
+    """Chapter L: searches of look-up tables. Float results are float64 whatever the arguments."""
+
+    def genome_fitness(self, genomes: Arr, /, *, function: TableFunction, fraction_bits: int = 6) -> Arr: ...  # L-20
+    def genetic_search(
+        self,
+        *,
+        function: TableFunction,
+        entries: int,
+        seed: int = 42,
+        draws: SearchDraws = "addressed",
+        rounding: bool | None = None,
+        generations: int = 500,
+        population: int = 50,
+    ) -> GeneticSearch[Arr]: ...  # L-21, L-22
+    def knot_grid(self, *, function: TableFunction, fraction_bits: int = 6) -> Arr: ...  # L-23 → (M,)
+    def search_problem(
+        self, knots: Arr, /, *, function: TableFunction, scale_bits: Sequence[int] | None = None
+    ) -> SearchProblem[Arr]: ...  # L-24
+    def optimal_search(
+        self,
+        knots: Arr,
+        values: Arr,
+        x: Arr,
+        y: Arr,
+        cuts: Arr,
+        /,
+        *,
+        entries: int,
+        objective: SearchObjective = "mse",
+        fit: SearchFit = "chord",
+        fraction_bits: int | None = 6,
+    ) -> OptimalTable[Arr]: ...  # L-25
+    def optimality_bound(
+        self,
+        knots: Arr,
+        values: Arr,
+        x: Arr,
+        y: Arr,
+        cuts: Arr,
+        potentials: Arr,
+        /,
+        *,
+        objective: SearchObjective = "mse",
+        fit: SearchFit = "chord",
+        fraction_bits: int | None = 6,
+    ) -> float: ...  # L-26
+    def table_objective(
+        self, x: Arr, y: Arr, cuts: Arr, slopes: Arr, intercepts: Arr, /, *, objective: SearchObjective = "mse"
+    ) -> float: ...  # L-27
+
+
 class CoresetOps(Protocol[Arr]):
     """Chapter X: scores of samples, and selection by scores or distances; indices are int32."""
 
@@ -901,6 +959,7 @@ PROTOCOLS: tuple[type, ...] = (
     DoraOps,
     RotationOps,
     TableOps,
+    LutSearchOps,
     CoresetOps,
     DistillOps,
     DiagnosticOps,
@@ -927,6 +986,7 @@ __all__ = [
     "LearnedStepOps",
     "LoftqOps",
     "LowRankOps",
+    "LutSearchOps",
     "MixedPrecisionOps",
     "MomentOps",
     "OscillationOps",

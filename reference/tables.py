@@ -5,7 +5,7 @@ Data only. A backend may use these tables without computing with the specificati
 
 from __future__ import annotations
 
-__all__ = ["CIRCULANTS"]
+__all__ = ["CIRCULANTS", "TABLE_SEARCH"]
 
 CIRCULANTS: dict[int, tuple[str, str, str, str]] = {
     23: (
@@ -57,3 +57,18 @@ The array of Goethals and Seidel makes a Hadamard matrix of order 4m of them. Th
 Williamson's original kind. Each was found by trying all rows that are constant on the orbits of a group of
 multipliers of ℤ/m; orders 92, 116, 156, 172, 260, 292 and 372 have neither of Paley's constructions.
 """
+
+TABLE_SEARCH: dict[
+    str, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[int, int], bool, dict[int, int]]
+] = {
+    "gelu": ((-4.0, 4.0), (-4.0, 4.0), (-10000.0, 10000.0), (0, 6), True, {8: 2}),
+    "hswish": ((-4.0, 4.0), (-4.0, 4.0), (-10000.0, 10000.0), (0, 6), True, {16: 2}),
+    "silu": ((-4.0, 4.0), (-4.0, 4.0), (-10000.0, 10000.0), (0, 6), True, {}),
+    "exp": ((-8.0, 0.0), (-8.0, 0.0), (-16.0, 0.0), (0, 6), True, {}),
+    "reciprocal": ((0.5, 4.0), (0.625, 3.875), (0.5, 4.0), (5, 5), False, {}),
+    "rsqrt": ((0.25, 4.0), (0.25, 3.875), (0.25, 4.0), (0, 5), False, {}),
+    "sigmoid": ((-8.0, 8.0), (-8.0, 8.0), (-10000.0, 10000.0), (0, 6), True, {}),
+    "tanh": ((-4.0, 4.0), (-4.0, 4.0), (-10000.0, 10000.0), (0, 6), True, {}),
+}
+"""Search of a look-up table, by function: inputs that count, where breakpoints may lie, sentinels, first and last scale
+bit, whether mutations round, and the rounding grids left out, by number of entries. Published, but for the last two."""

@@ -36,6 +36,9 @@ Outermost: TypeAlias = Literal["published", "bounded"]
 LsqCount: TypeAlias = Literal["elements", "features", "unscaled"]
 LsqInit: TypeAlias = Literal["mean", "mean-doubled", "deviation", "min-max"]
 TableTie: TypeAlias = Literal["left", "right"]
+SearchDraws: TypeAlias = Literal["addressed", "published"]
+SearchFit: TypeAlias = Literal["chord", "least_squares"]
+SearchObjective: TypeAlias = Literal["mse", "max"]
 TableFunction: TypeAlias = Literal["gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"]
 Divergence: TypeAlias = Literal["cross-entropy", "kl"]
 IgnoredTokens: TypeAlias = Literal["weigh", "skip"]
@@ -69,6 +72,9 @@ OUTERMOST: tuple[Outermost, ...] = ("published", "bounded")
 LSQ_COUNTS: tuple[LsqCount, ...] = ("elements", "features", "unscaled")
 LSQ_INITS: tuple[LsqInit, ...] = ("mean", "mean-doubled", "deviation", "min-max")
 TABLE_TIES: tuple[TableTie, ...] = ("left", "right")
+SEARCH_DRAWS: tuple[SearchDraws, ...] = ("addressed", "published")
+SEARCH_FITS: tuple[SearchFit, ...] = ("chord", "least_squares")
+SEARCH_OBJECTIVES: tuple[SearchObjective, ...] = ("mse", "max")
 TABLE_FUNCTIONS: tuple[TableFunction, ...] = (
     "gelu", "hswish", "silu", "exp", "reciprocal", "rsqrt", "sigmoid", "tanh"
 )  # fmt: skip
@@ -488,6 +494,40 @@ class TableReport(NamedTuple):
     worst: int  # first code of the largest error
     turns: int  # neighbouring codes between which the table goes down and the function up, or the reverse
     signs: int  # codes at which the table is negative and the function positive, or the reverse
+
+
+class SearchProblem(NamedTuple, Generic[Arr]):
+    """What a search of a table over a grid of knots sees: the function at the knots, and samples between them.
+
+    Samples come in V views, one for every scale, one after the other and ascending in each.
+    """
+
+    knots: Arr  # float64, (M,): a sentinel, breakpoints to choose from, ascending, a sentinel
+    values: Arr  # float64, (M,): the function there
+    x: Arr  # float64, (n,)
+    y: Arr  # float64, (n,): the function at x
+    cuts: Arr  # int32, (V, M): samples cuts[v, i] … cuts[v, j] − 1 of view v lie between the knots i and j
+
+
+class OptimalTable(NamedTuple, Generic[Arr]):
+    """The best table with breakpoints among the knots, and the proof."""
+
+    breakpoints: Arr  # float64, (n − 1,), ascending, equal ones allowed
+    slopes: Arr  # float64, (n,)
+    intercepts: Arr  # float64, (n,)
+    objective: float
+    potentials: Arr  # float64, (n + 1, M): least objective up to each knot, 0 where no breakpoint may be
+
+
+class GeneticSearch(NamedTuple, Generic[Arr]):
+    """Result of a genetic search: the best table of the last generation, and that generation."""
+
+    breakpoints: Arr  # float64, (n − 1,), ascending
+    slopes: Arr  # float64, (n,)
+    intercepts: Arr  # float64, (n,)
+    population: Arr  # float64, (P, n − 1): genomes of the last generation, each ascending
+    fitness: Arr  # float64, (P,)
+    best: Arr  # float64, (G + 1,): least fitness of every generation; it may rise, as nothing keeps the best genome
 
 
 class LossGradient(NamedTuple, Generic[Arr]):

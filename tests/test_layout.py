@@ -28,7 +28,7 @@ READING_ORDER = (
     "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
     "ternary", "learned_step", "statsq", "oscillation", "qk_reparam", "binary_coding", "scale_tuning",
     "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq", "eigenspace", "rank_budget", "dora",
-    "rotation", "lut", "coreset", "distill", "diagnostics",
+    "rotation", "lut", "lut_search", "coreset", "distill", "diagnostics",
 )  # fmt: skip
 
 FOLDERS = {
@@ -115,7 +115,8 @@ def test_backends_share_types_and_checks_but_no_algorithm(module: str, path: Pat
     own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.boundary"
     for name in names:
         if inside(name, "lowbit"):
-            allowed = inside(name, *CONTRACT, "lowbit.accel.boundary", "lowbit.accel.hadamard", own_backend)
+            shared = ("lowbit.accel.boundary", "lowbit.accel.hadamard", "lowbit.accel.lut_search")
+            allowed = inside(name, *CONTRACT, *shared, own_backend)
             assert allowed, f"{module} imports {name}: a conformance test would compare it with itself"
 
 

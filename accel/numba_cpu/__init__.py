@@ -102,6 +102,15 @@ from .lut import (
     table_softmax,
     verify_table,
 )
+from .lut_search import (
+    genetic_search,
+    genome_fitness,
+    knot_grid,
+    optimal_search,
+    optimality_bound,
+    search_problem,
+    table_objective,
+)
 from .mixed_precision import allocate_bits, project_rows, row_bits
 from .moments import moment_leaf, moment_merge, moment_total, recency_moment
 from .oscillation import boundary_statistics, cga_mask, cga_step, start_oscillation, track_oscillation
@@ -216,6 +225,8 @@ __all__ = [
     "fit_segments",
     "forgetting_score",
     "fuse_norm",
+    "genetic_search",
+    "genome_fitness",
     "gptq",
     "gradient_importance",
     "grand_score",
@@ -225,6 +236,7 @@ __all__ = [
     "integer_table",
     "inverse_cholesky",
     "k_center",
+    "knot_grid",
     "kronecker_transform",
     "loftq",
     "logit_loss",
@@ -245,6 +257,8 @@ __all__ = [
     "nest_patch",
     "normal_float",
     "objective",
+    "optimal_search",
+    "optimality_bound",
     "optimum",
     "orthogonal_factor",
     "outlier_measures",
@@ -286,6 +300,7 @@ __all__ = [
     "scale_grad_tokens",
     "scaled_svd_patch",
     "score_loss",
+    "search_problem",
     "select_coreset",
     "sparsegpt",
     "start_oscillation",
@@ -297,6 +312,7 @@ __all__ = [
     "svd_patch",
     "table_gradient",
     "table_layer_norm",
+    "table_objective",
     "table_softmax",
     "threshold_ranks",
     "to_numpy",

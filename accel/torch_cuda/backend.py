@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from lowbit.accel.boundary import code_range
-from lowbit.reference.types import DoraLayout, PackLayout, ProductMethod, Scheme
+from lowbit.reference.types import (
+    DoraLayout,
+    GeneticSearch,
+    PackLayout,
+    ProductMethod,
+    Scheme,
+    SearchDraws,
+    TableFunction,
+)
 
 from . import (
     adapter,
@@ -25,6 +33,7 @@ from . import (
     learned_step,
     low_rank,
     lut,
+    lut_search,
     mixed_precision,
     moments,
     oscillation,
@@ -398,6 +407,38 @@ class TorchBackend:
     table_softmax = staticmethod(lut.table_softmax)
     table_layer_norm = staticmethod(lut.table_layer_norm)
     verify_table = staticmethod(lut.verify_table)
+    genome_fitness = staticmethod(lut_search.genome_fitness)
+
+    @operation
+    def genetic_search(
+        self,
+        *,
+        function: TableFunction,
+        entries: int,
+        seed: int = 42,
+        draws: SearchDraws = "addressed",
+        rounding: bool | None = None,
+        generations: int = 500,
+        population: int = 50,
+    ) -> GeneticSearch[Tensor]:
+        """The published genetic search of a table, with addressed or with the published random numbers.  [L-21, L-22]
+
+        Raises:
+            SpecError: L-21.
+        """
+        return lut_search.genetic_search(
+            torch.device(self.device), function, entries, seed, draws, rounding, generations, population
+        )
+
+    @operation
+    def knot_grid(self, *, function: TableFunction, fraction_bits: int = 6) -> Tensor:
+        """Multiples of 2^−f in the published range of breakpoints, between the two sentinels, float64.  [L-23]"""
+        return lut_search.knot_grid(torch.device(self.device), function, fraction_bits)
+
+    search_problem = staticmethod(lut_search.search_problem)
+    optimal_search = staticmethod(lut_search.optimal_search)
+    optimality_bound = staticmethod(lut_search.optimality_bound)
+    table_objective = staticmethod(lut_search.table_objective)
     # --- X
     error_vector_score = staticmethod(coreset.error_vector_score)
     disagreement_score = staticmethod(coreset.disagreement_score)

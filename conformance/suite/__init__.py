@@ -26,6 +26,7 @@ MODULES = (
     "test_dora",
     "test_rotation",
     "test_lut",
+    "test_lut_search",
     "test_coreset",
     "test_distill",
     "test_diagnostics",

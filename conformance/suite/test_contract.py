@@ -73,6 +73,10 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
     lines: Table[Array] = Table(np.array([-1.0, 0.5]), np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.25, -0.125]))
     ends = np.array([-2.0, -0.5, 1.0, 4.0], dtype)
     exp, div, root = (small_table(*lists) for lists in SMALL_TABLES)
+    genomes = np.array([[0.5, -1.0, 2.0], [3.0, 0.25, -0.5]], dtype)
+    knots, heights = np.array([-4.0, -1.0, 0.0, 1.0, 4.0], dtype), np.array([0.0, -0.25, 0.0, 0.75, 4.0], dtype)
+    points, cuts = np.arange(-3, 4).astype(dtype), np.array([[0, 2, 3, 4, 7]], np.int32)
+    targets, samples = np.maximum(points, 0), ("knots", "values", "x", "y", "cuts")
     pair = tuple(draw.standard_normal((3, 4, 5)).astype(dtype) for _ in range(2))
     scores = tuple(draw.standard_normal((3, 2, 4, 4)).astype(dtype) for _ in range(2))
     lengths, labels = (
@@ -298,6 +302,23 @@ def ordinary_calls(dtype: str = "float32") -> list[Call]:
         Call("table_softmax", ("q", "exp", "reciprocal"), (codes, exp, div), {}),
         Call("table_layer_norm", ("q", "rsqrt"), (codes, root), {}),
         Call("verify_table", ("table", "values"), (exp, np.exp(vector)), {"low": -8}),
+        Call("genome_fitness", ("genomes",), (genomes,), {"function": "gelu"}),
+        Call("genetic_search", (), (), {"function": "exp", "entries": 4, "seed": 3, "generations": 2, "population": 5}),
+        Call("knot_grid", (), (), {"function": "rsqrt", "fraction_bits": 2}),
+        Call("search_problem", ("knots",), (knots,), {"function": "gelu", "scale_bits": (1, 3)}),
+        Call("optimal_search", samples, (knots, heights, points, targets, cuts), {"entries": 3}),
+        Call(
+            "optimality_bound",
+            (*samples, "potentials"),
+            (knots, heights, points, targets, cuts, np.ones((4, 5), dtype)),
+            {"fit": "least_squares"},
+        ),
+        Call(
+            "table_objective",
+            ("x", "y", "cuts", "slopes", "intercepts"),
+            (points, targets, cuts, knots[:4].copy(), heights[:4].copy()),
+            {"objective": "max"},
+        ),
         Call("error_vector_score", ("logits", "labels"), (w, names), {}),
         Call("disagreement_score", ("logits", "reference"), (w, d), {}),
         Call("acs_score", ("logits", "reference", "labels"), (w, d, names), {"epoch": 2, "epochs": 5}),
@@ -862,6 +883,8 @@ def test_zero_size_arrays(kit: Kit) -> None:
         ("table_softmax", (np.zeros((0, 3), i32), level, level), {}, np.shape, (0, 3)),
         ("table_layer_norm", (np.zeros((0, 3), i32), level), {}, np.shape, (0, 3)),
         ("verify_table", (level, np.zeros(0, f32)), {"low": 5}, tuple, (0.0, 0.0, 5, 0, 0)),
+        ("genome_fitness", (np.zeros((0, 4), f32),), {"function": "exp"}, np.shape, (0,)),
+        ("genome_fitness", (np.zeros((1, 0), f32),), {"function": "exp"}, np.shape, (1,)),
         ("error_vector_score", (np.zeros((0, 4), f32), np.zeros(0, i32)), {}, np.shape, (0,)),
         ("disagreement_score", (np.zeros((0, 4), f32),) * 2, {}, np.shape, (0,)),
         (
@@ -940,6 +963,7 @@ ALWAYS_FLOAT64 = (
     "moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal", "random_hadamard",
     "orthogonal_factor", "random_orthogonal", "activation_clip", "normal_float",
     "dynamic_float", "fit_chords", "fit_segments", "round_table", "integer_table",
+    "genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search",
     "random_score",
 )  # fmt: skip
 FLOATS = ("float16", "float32", "float64")
@@ -989,7 +1013,7 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
     vector, one, none = np.ones(8, f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
     codes, words = np.ones((4, 8), i32), np.ones((4, 1), i32)
     b, a, ramp = np.ones((4, 2), f32), np.ones((2, 8), f32), np.arange(4, dtype=f32)
-    address = np.zeros((2, 4), np.int64)
+    address, four = np.zeros((2, 4), np.int64), np.array([[0, 1, 2, 4]], i32)
     block: DecoderBlock[Array] = DecoderBlock(vector, w, w, w, w.T, vector, w, w, w.T)
     six, names = np.ones((6, 8), f32), np.array([3, 0, 2, 3], i32)
     tracked = (codes, codes, w, codes, w, w > 0, codes)
@@ -1428,6 +1452,50 @@ def wrong_calls() -> list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[str,
         ("verify_table", (level, w), {}, ()),
         ("verify_table", (level, vector), {"tie": "both"}, ("both",)),
         ("verify_table", (level, vector), {"low": 2**31}, ()),
+        ("genome_fitness", (w,), {"function": "relu"}, ("relu",)),
+        ("genome_fitness", (vector,), {"function": "gelu"}, ("8",)),
+        ("genome_fitness", (w,), {"function": "gelu", "fraction_bits": -1}, ("-1",)),
+        ("genetic_search", (), {"function": "relu", "entries": 8}, ("relu",)),
+        ("genetic_search", (), {"function": "gelu", "entries": 2}, ("2",)),
+        ("genetic_search", (), {"function": "gelu", "entries": 8, "seed": -1}, ("-1",)),
+        ("genetic_search", (), {"function": "gelu", "entries": 8, "seed": 2**32, "draws": "published"}, ()),
+        ("genetic_search", (), {"function": "gelu", "entries": 8, "draws": "random"}, ("random",)),
+        ("genetic_search", (), {"function": "gelu", "entries": 8, "rounding": 2}, ("2",)),
+        ("genetic_search", (), {"function": "gelu", "entries": 8, "generations": -1}, ("-1",)),
+        ("genetic_search", (), {"function": "gelu", "entries": 8, "population": 1}, ("1",)),
+        ("knot_grid", (), {"function": "relu"}, ("relu",)),
+        ("knot_grid", (), {"function": "gelu", "fraction_bits": 13}, ("13",)),
+        ("search_problem", (w,), {"function": "gelu"}, ("4",)),
+        ("search_problem", (ramp[:1],), {"function": "gelu"}, ("1",)),
+        ("search_problem", (-ramp,), {"function": "gelu"}, ("-2",)),
+        ("search_problem", (ramp,), {"function": "gelu", "scale_bits": ()}, ()),
+        ("search_problem", (ramp,), {"function": "gelu", "scale_bits": (13,)}, ("13",)),
+        ("search_problem", (ramp,), {"function": "reciprocal", "scale_bits": (0, 9)}, ("9",)),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 0}, ("0",)),
+        ("optimal_search", (ramp[:2], ramp[:2], ramp, ramp, four[:, ::3].copy()), {"entries": 2}, ("2",)),
+        ("optimal_search", (ramp, ramp[:3], ramp, ramp, four), {"entries": 2}, ("3", "4")),
+        ("optimal_search", (-ramp, ramp, ramp, ramp, four), {"entries": 2}, ("-2",)),
+        ("optimal_search", (ramp, ramp, -ramp, ramp, four), {"entries": 2}, ("-1",)),
+        ("optimal_search", (ramp, ramp, ramp, ramp[:3], four), {"entries": 2}, ("3", "4")),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four[:, :3]), {"entries": 2}, ("3",)),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four + 1), {"entries": 2}, ()),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four[:, ::-1].copy()), {"entries": 2}, ()),
+        (
+            "optimal_search",
+            (ramp, ramp, ramp, ramp, np.array([[0, 1, 2, 4], [4, 4, 4, 4]], i32)),
+            {"entries": 2},
+            ("1",),
+        ),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four.astype(f32)), {"entries": 2}, ()),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 2, "objective": "mae"}, ("mae",)),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 2, "fit": "spline"}, ("spline",)),
+        ("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 2, "fraction_bits": 25}, ("25",)),
+        ("optimality_bound", (ramp, ramp, ramp, ramp, four, np.ones((3, 3), f32)), {}, ("3",)),
+        ("optimality_bound", (ramp, ramp, ramp, ramp, four, np.ones((1, 4), f32)), {}, ("1",)),
+        ("table_objective", (ramp, ramp, four, ramp[:3], ramp[:2]), {}, ("3", "2")),
+        ("table_objective", (ramp, ramp, four[:, :3], ramp[:3], ramp[:3]), {}, ("4", "3")),
+        ("table_objective", (ramp, ramp, four, ramp[:0], ramp[:0]), {}, ()),
+        ("table_objective", (ramp, ramp, four, ramp[:3], ramp[:3]), {"objective": "mae"}, ("mae",)),
         ("error_vector_score", (w, names[:3]), {}, ("3",)),
         ("error_vector_score", (w, names + 5), {}, ("8",)),
         ("error_vector_score", (w, -names), {}, ("-3",)),
@@ -1597,6 +1665,8 @@ CHAPTER_OPS = {
         "fit_chords", "fit_segments", "round_table", "integer_table", "evaluate_table", "evaluate_codes",
         "lookup_codes", "requantize_codes", "table_gradient", "evaluate_ranges", "table_softmax", "table_layer_norm",
         "verify_table",
+        "genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search", "optimality_bound",
+        "table_objective",
     ),
     "X": (
         "error_vector_score", "disagreement_score", "acs_score", "select_coreset", "el2n_score", "grand_score",

@@ -753,6 +753,36 @@ def distillation() -> str:
     return svg("Loss of an error of one half in one score, against the teacher's attention to its key.", 660, 320, a)
 
 
+def table_search() -> str:
+    """L: the published search of a GELU table of 8 entries, three seeds, and the optimum on a grid."""
+    generations = 120
+    grid = ref.knot_grid(function="gelu", fraction_bits=3)
+    problem = ref.search_problem(grid, function="gelu")
+    optimal = ref.optimal_search(*problem, entries=8)
+    a = Axes((0, generations), (5e-5, 5e-3), box=(64, 16, 250, 230), log_y=True)
+    a.frame(
+        {v: str(v) for v in (0, 40, 80, 120)}, {v: f"{v:g}" for v in (1e-4, 3e-4, 1e-3, 3e-3)},
+        xlabel="generation", ylabel="mean squared error",
+    )  # fmt: skip
+    b = Axes((-4, 4), (-0.03, 0.03), box=(400, 16, 240, 230))
+    b.frame(
+        {v: str(v) for v in (-4, -2, 0, 2, 4)}, {v: f"{v:g}" for v in (-0.03, 0, 0.03)},
+        xlabel="x", ylabel="error of the table",
+    )  # fmt: skip
+    for series, seed in enumerate((42, 1)):
+        found = ref.genetic_search(function="gelu", entries=8, seed=seed, draws="published", generations=generations)
+        a.curve(range(0, generations + 1, 4), found.best[::4].tolist(), series, dots=False)
+        if seed == 42:
+            genetic = found
+    a.curve([0, generations], [optimal.objective] * 2, 2, dots=False)
+    a.legend(["seed 42", "seed 1", "optimum"], 190, 30, dots=False)
+    x, y = problem.x[::4], problem.y[::4]
+    for series, table in ((0, genetic), (2, optimal)):
+        piece = np.searchsorted(table.breakpoints, x, side="right")
+        b.curve(x.tolist(), (table.slopes[piece] * x + table.intercepts[piece] - y).tolist(), series, dots=False)
+    return svg("Best error of two genetic searches by generation, and the optimum; errors along x.", 660, 300, a, b)
+
+
 def curvature() -> str:
     """W: both rules to stop a power iteration, and what the residual knows, by the distance of two eigenvalues."""
     n, gaps = 40, [0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01]
@@ -794,6 +824,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "rotation": rotation,
     "tables": tables,
     "ranks": ranks,
+    "table_search": table_search,
     "coreset": coreset,
     "distillation": distillation,
     "curvature": curvature,

@@ -55,6 +55,13 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     block = DecoderBlock(w[0], w, w, w, w.T.copy(), w[0], w[:4], w[1:], w[:4].T.copy(), None, w[1], None)
     alpha = np.abs(w[:, :4].reshape(5, 2, 2))
     on = backend.trainable_scales(alpha)
+    search = (
+        np.array([-4.0, -1.0, 1.0, 4.0], dtype),
+        np.array([0.0, -0.25, 0.75, 4.0], dtype),
+        np.array([-2.0, 0.0, 1.0, 2.0], dtype),
+        np.array([0.0, 0.0, 1.0, 2.0], dtype),
+        np.array([[0, 1, 2, 4]], np.int32),
+    )
     features = w[:3, :4].reshape(2, 3, 2).copy(), x[:3, :4].reshape(2, 3, 2).copy()
     scores = w[:4].reshape(2, 2, 4, 4), x[:4].reshape(2, 2, 4, 4)
     picked = np.array([1, 0, 3, 1, 2], np.int32)
@@ -195,6 +202,13 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "table_softmax": ((codes, whole, whole), {}),
         "table_layer_norm": ((codes, whole), {}),
         "verify_table": ((whole, w[0]), {"low": -8}),
+        "genome_fitness": ((w,), {"function": "gelu"}),
+        "genetic_search": ((), {"function": "gelu", "entries": 4, "generations": 2, "population": 5}),
+        "knot_grid": ((), {"function": "exp", "fraction_bits": 1}),
+        "search_problem": ((search[0],), {"function": "gelu", "scale_bits": (0, 2)}),
+        "optimal_search": (search, {"entries": 3}),
+        "optimality_bound": ((*search, search[0].reshape(1, 4) * search[0].reshape(4, 1)), {}),
+        "table_objective": ((*search[2:], search[0][:3], search[1][:3]), {}),
         "error_vector_score": ((w, picked), {}),
         "disagreement_score": ((w, w + 1), {}),
         "acs_score": ((w, 2 * w, picked), {"epoch": 3, "epochs": 9}),

@@ -21,6 +21,7 @@ OPS = operations()
 ALWAYS_FLOAT64 = (
     "philox_uniform", "philox_normal", "random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip",
     "fit_chords", "fit_segments", "round_table", "random_score",
+    "genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search",
 )  # fmt: skip
 
 

@@ -80,6 +80,13 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
     features = weights(7, 2, 3, 2, dtype=dtype), weights(8, 2, 3, 2, dtype=dtype)
     scores = weights(9, 2, 2, 4, 4, dtype=dtype), weights(10, 2, 2, 4, 4, dtype=dtype)
     sizes = torch.arange(1, 4, dtype=torch.int32).repeat(6, 1)
+    search = (
+        torch.tensor([-4.0, -1.0, 1.0, 4.0], dtype=w.dtype),
+        torch.tensor([0.0, -0.25, 0.75, 4.0], dtype=w.dtype),
+        torch.tensor([-2.0, 0.0, 1.0, 2.0], dtype=w.dtype),
+        torch.tensor([0.0, 0.0, 1.0, 2.0], dtype=w.dtype),
+        torch.tensor([[0, 1, 2, 4]], dtype=torch.int32),
+    )
     picked = torch.tensor([1, 0, 3, 1, 2, 1], dtype=torch.int32)
     return {
         "philox_words": ((addresses,), {"seed": 1}),
@@ -215,6 +222,13 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "table_softmax": ((codes, whole, whole), {}),
         "table_layer_norm": ((codes, whole), {}),
         "verify_table": ((whole, w[0]), {"low": -8}),
+        "genome_fitness": ((w,), {"function": "gelu"}),
+        "genetic_search": ((), {"function": "gelu", "entries": 4, "generations": 2, "population": 5}),
+        "knot_grid": ((), {"function": "exp", "fraction_bits": 1}),
+        "search_problem": ((search[0],), {"function": "gelu", "scale_bits": (0, 2)}),
+        "optimal_search": (search, {"entries": 3}),
+        "optimality_bound": ((*search, search[0].reshape(1, 4) * search[0].reshape(4, 1)), {}),
+        "table_objective": ((*search[2:], search[0][:3], search[1][:3]), {}),
         "error_vector_score": ((w, picked), {}),
         "disagreement_score": ((w, w + 1), {}),
         "acs_score": ((w, 2 * w, picked), {"epoch": 3, "epochs": 9}),

@@ -59,6 +59,8 @@ BLOCK = DecoderBlock(W[0], D, W, W, D.T.copy(), W[1], W, D, W.T.copy(), None, W[
 LINES = Table(np.array([-1.0, 0.5]), np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.25, -0.125]))
 INTEGERS = ref.integer_table(LINES, scale_bits=2)
 DIVIDE = IntegerTable(np.array([5], np.int32), np.array([-7, -2], np.int32), np.array([75, 45], np.int32), 2, 3)
+KNOTS = np.array([-4.0, -1.0, 1.0, 4.0])
+PROBLEM = (KNOTS, np.abs(KNOTS), KNOTS / 2, np.abs(KNOTS / 2), np.array([[0, 1, 3, 4]]))
 CALLS = [
     Call("philox_words", (ADDRESSES,), {"seed": 1}),
     Call("philox_uniform", (ADDRESSES,), {"seed": 1}),
@@ -230,6 +232,13 @@ CALLS = [
     Call("table_softmax", (CODES, INTEGERS, DIVIDE), {}),
     Call("table_layer_norm", (CODES, DIVIDE), {}),
     Call("verify_table", (INTEGERS, D[0].copy()), {}, ("", "values")),
+    Call("genome_fitness", (D,), {"function": "gelu"}, ("genomes",)),
+    Call("genetic_search", (), {"function": "gelu", "entries": 4, "generations": 1, "population": 4}),
+    Call("knot_grid", (), {"function": "exp", "fraction_bits": 1}),
+    Call("search_problem", (KNOTS,), {"function": "gelu"}, ("knots",)),
+    Call("optimal_search", PROBLEM, {"entries": 3}, ("knots", "values", "x", "y")),
+    Call("optimality_bound", (*PROBLEM, np.ones((3, 4))), {}, ("knots", "values", "x", "y", "", "potentials")),
+    Call("table_objective", (*PROBLEM[2:], KNOTS[1:], KNOTS[1:]), {}, ("x", "y", "", "slopes", "intercepts")),
     Call("error_vector_score", (W, PICKED), {}, ("logits",)),
     Call("disagreement_score", (W, D), {}, ("logits", "reference")),
     Call("acs_score", (W, D, PICKED), {"epoch": 1, "epochs": 3}, ("logits", "reference")),
