@@ -15,10 +15,21 @@ from lowbit.reference.types import BinaryCode, LowRank, QuantizedWeight, Scheme
 from . import backend
 from .binary_coding import dense_weight
 from .dora_layer import DoRALinear
+from .fake_quant_layers import FakeMinMax, FakeTernary, LearnedStep
 from .packing import word_count
 from .scale_layer import ScaleTunedLinear
 
-__all__ = ["BCQLinear", "DoRALinear", "LowRankLinear", "QuantLinear", "RotatedLinear", "ScaleTunedLinear"]
+__all__ = [
+    "BCQLinear",
+    "DoRALinear",
+    "FakeMinMax",
+    "FakeTernary",
+    "LearnedStep",
+    "LowRankLinear",
+    "QuantLinear",
+    "RotatedLinear",
+    "ScaleTunedLinear",
+]
 
 _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 
