@@ -258,13 +258,9 @@ def evaluate_table(x: Tensor, table: Table[Tensor], /, *, tie: TableTie = "left"
 
 
 def _picked(q: Tensor, entries: Tensor, low: int) -> Tensor:
-    """entries[q − low] for checked codes; indices of 32 bits, and no more of them at a time than a cache holds."""
-    flat = q.reshape(-1)
-    out = torch.empty(flat.shape, dtype=entries.dtype, device=entries.device)
-    for at in row_chunks(flat.numel(), 1, q.device):
-        index = flat[at].to(torch.int32, copy=True).sub_(low)
-        torch.index_select(entries, 0, index, out=out[at])
-    return out.reshape(q.shape)
+    """entries[q − low] for checked codes, without 64-bit indices."""
+    index = q.to(torch.int32, copy=True).sub_(low).reshape(-1)
+    return entries.index_select(0, index).reshape(q.shape)
 
 
 @operation

@@ -142,6 +142,35 @@ def test_l3_least_squares_beats_chords_and_no_line_beats_it() -> None:
         assert np.allclose([best.slopes[i], best.intercepts[i]], want, rtol=1e-9, atol=1e-12)
 
 
+@NAMES
+def test_l1_the_order_of_breakpoints_does_not_matter(name: str) -> None:
+    mixed = lut.chord_table(name, np.random.default_rng(1).permutation(KNOTS[name]))
+    for a, b in zip(mixed, table(name), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["gelu", "hswish", "silu"])
+def test_l1_far_sentinels_make_asymptotes(name: str) -> None:
+    """Beyond the domain the function goes on as 0 and as x, to the resolution of the table."""
+    x = np.array([-1000.0, -100.0, 100.0, 1000.0])
+    assert np.abs(ref.evaluate_table(x, table(name)) - np.maximum(x, 0)).max() < 0.2
+    assert table(name).slopes[[0, -1]].tolist() == [0, 1]
+
+
+def test_l1_exp_is_not_covered_below_its_sentinel() -> None:
+    """The first chord keeps its slope: a steep one leaves exp far behind, so softmax clips codes first."""
+    coarse = lut.chord_table("exp", [-1.0])
+    assert ref.evaluate_table([-64.0], coarse)[0] < -0.5
+    assert coarse.slopes[0] > 0
+
+
+def test_l2_a_breakpoint_on_a_sentinel_is_a_dead_piece() -> None:
+    """RSQRT's breakpoints may lie at 0.25, where its first chord begins."""
+    found = lut.chord_table("rsqrt", [0.25, 0.5, 1.0])
+    assert (found.slopes[0], found.intercepts[0]) == (0, 0)
+    assert np.array_equal(found.slopes[1:], lut.chord_table("rsqrt", [0.5, 1.0]).slopes)
+
+
 # -- evaluation --------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +338,10 @@ def test_l18_exhaustive_report(name: Any) -> None:
     assert tuple(report) == lut.FUNCTIONS[name].scale_bits
     assert all(0 <= r.mse <= r.max_error**2 for r in report.values())
     assert min(r.max_error for r in report.values()) < 0.1
+
+
+def test_l18_no_codes_are_no_errors() -> None:
+    assert ref.verify_table(integers("gelu", 3), [], low=7) == (0.0, 0.0, 7, 0, 0)
 
 
 def test_l19_turns_and_signs_of_a_bad_table() -> None:
