@@ -18,6 +18,7 @@ from .dora_layer import DoRALinear
 from .fake_quant_layers import FakeMinMax, FakeTernary, LearnedStep
 from .packing import word_count
 from .scale_layer import ScaleTunedLinear
+from .table_layer import TableActivation
 
 __all__ = [
     "BCQLinear",
@@ -29,6 +30,7 @@ __all__ = [
     "QuantLinear",
     "RotatedLinear",
     "ScaleTunedLinear",
+    "TableActivation",
 ]
 
 _OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
