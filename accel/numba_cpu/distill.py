@@ -1,7 +1,7 @@
 """W: distillation losses and their gradients. The rules are those of :mod:`lowbit.reference.distill`.
 
 Every loss is one pass over its rows: both networks are read once, the gradient is written once, and there is no other
-array of their size. A softmax row lives in three short buffers; its logarithm is never taken entry by entry, because
+array of their size. A softmax row lives in five short buffers; its logarithm is never taken entry by entry, because
 log softmax is x − max − log Σ. Rows and keys of padding are not touched.
 """
 
@@ -24,6 +24,7 @@ from ._vector import LANES, lane_sum
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
 
 IGNORED = -100
+STRIDE = 32  # rows are padded to this many entries, so that no loop over them has a remainder
 TINY = 2.0**-1074
 CHUNK = 1024  # squares that are summed in the precision of the data
 
@@ -50,6 +51,7 @@ def _map_rows(
     lengths: Any,
     width: int,
     floor: Any,
+    nothing: Any,
     norm: float,
     start: int,
     stop: int,
@@ -58,25 +60,23 @@ def _map_rows(
 ) -> Any:
     """Rows start … stop of scores (B · H · n, n); returns (Σ of loss terms / s_b, not finite found).
 
-    ``width`` is H · n, ``norm`` 1 / (B H), a factor of the gradient alone.
+    ``width`` is H · n, ``norm`` 1 / (B H), a factor of the gradient alone, and ``nothing`` the least number there is: a
+    row is padded with it, and has probability 0 and loss terms 0 there.
     """
     n = student.shape[1]
-    total, before, bad = 0.0, 0, False
+    total, bad = 0.0, False
     one, zero = floor / floor, floor - floor
     log_floor = type(one)(math.log(floor))
     for row in range(start, stop):
         s = lengths[row // width]
         if row % n >= s:
             continue
-        padded = (s + LANES - 1) // LANES * LANES
-        q, p, terms = work[0, :padded], work[1, :padded], work[2, :padded]
-        if padded != before:
-            work[:] = 0.0
-            before = padded
-        else:
-            for j in range(s, padded):
-                q[j], p[j], terms[j] = 0.0, 0.0, 0.0
-        x, t, grad = student[row, :s], teacher[row, :s], out[row]
+        size = (s + STRIDE - 1) // STRIDE * STRIDE
+        x, t, q, p, terms = work[0, :size], work[1, :size], work[2, :size], work[3, :size], work[4, :size]
+        for j in range(s):
+            x[j], t[j] = student[row, j], teacher[row, j]
+        for j in range(s, size):
+            x[j], t[j] = nothing, nothing
         top_q, sum_q, bad_q = _exponentials(x, q)
         top_p, sum_p, bad_p = _exponentials(t, p)
         if bad_q or bad_p:
@@ -84,7 +84,7 @@ def _map_rows(
             continue
         log_q, log_p = type(one)(math.log(sum_q)), type(one)(math.log(sum_p))
         scale_q, scale_p = type(one)(1.0 / sum_q), type(one)(1.0 / sum_p)
-        for j in range(s):
+        for j in range(size):
             own = (x[j] - top_q) - log_q
             aim = (t[j] - top_p) - log_p
             weight = p[j] * scale_p
@@ -95,8 +95,9 @@ def _map_rows(
         total += np.float64(lane_sum(terms)) / s
         mass = lane_sum(p) * scale_q
         share = type(one)(norm / s)
-        for j in range(s):
-            grad[j] = (q[j] * mass - p[j]) * share
+        for j in range(size):
+            terms[j] = (q[j] * mass - p[j]) * share
+        out[row, :s] = terms[:s]
     return total, bad
 
 
@@ -242,12 +243,14 @@ def attention_map_loss(
     out = np.zeros(S.shape, dtype)
     if not out.size:
         return LossGradient(0.0, out.reshape(shape))
-    parts = pieces(len(S), n)
+    parts, nothing = pieces(len(S), n), np.finfo(dtype).min
     sums, bad = [0.0] * len(parts), [False] * len(parts)
 
     def work(i: int) -> None:
-        buffers = np.zeros((3, _padded(n)), dtype)
-        total, bad[i] = _map_rows(S, T, s, heads * n, dtype(least), 1 / (batch * heads), *parts[i], out, buffers)
+        buffers = np.empty((5, -(-n // STRIDE) * STRIDE), dtype)
+        total, bad[i] = _map_rows(
+            S, T, s, heads * n, dtype(least), dtype(nothing), 1 / (batch * heads), *parts[i], out, buffers
+        )
         sums[i] = float(total)
 
     share(len(parts), work)
