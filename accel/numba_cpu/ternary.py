@@ -382,7 +382,9 @@ def straight_through(grad: Array, x: Array, /, *, clip: float | None) -> Array:
     out = np.empty(d.shape, dtype)
     slope, values, answers = fixed(d, dtype).reshape(-1), fixed(given, dtype).reshape(-1), out.reshape(-1)
     near = dtype(bound)
-    limit = np.nextafter(near, dtype(np.inf)) if near < bound else near  # |x| < bound and |x| < limit are then the same
+    limit = (
+        np.nextafter(near, dtype(np.inf)) if float(near) < bound else near
+    )  # |x| < bound and |x| < limit are then the same
     parts = [slice(*p) for p in pieces(values.size, 1)]
     bad = [(False, False)] * len(parts)
 
