@@ -18,6 +18,7 @@ from .dora_layer import DoRALinear
 from .fake_quant_layers import FakeMinMax, FakeTernary, LearnedStep
 from .packing import word_count
 from .scale_layer import ScaleTunedLinear
+from .statsq_layer import StatsQLinear
 from .table_layer import TableActivation
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "QuantLinear",
     "RotatedLinear",
     "ScaleTunedLinear",
+    "StatsQLinear",
     "TableActivation",
 ]
 

@@ -18,6 +18,7 @@ from lowbit.accel.torch_cuda.layers import (  # noqa: E402
     QuantLinear,
     RotatedLinear,
     ScaleTunedLinear,
+    StatsQLinear,
 )
 from lowbit.reference.errors import SpecError  # noqa: E402
 
@@ -246,3 +247,21 @@ def test_a_rotated_layer_refuses_weights_of_another_width() -> None:
         RotatedLinear(nn.Linear(32, 5)).load_state_dict(stored)
     with pytest.raises(SpecError):
         RotatedLinear(linear, activation_bits=9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_statsq_linear_trains_its_latent_weight(dtype: torch.dtype, bits: int) -> None:
+    """Values of the operation forward, the gradient of the quantized weight backward, clipped weights included."""
+    torch.manual_seed(0)
+    layer = StatsQLinear(12, 5, bits=bits).to(dtype)
+    x = torch.randn(7, 12, dtype=dtype)
+    values = lowbit.load("torch").statsq(layer.weight.detach(), bits=bits).values.to(dtype)
+    y = layer(x)
+    torch.testing.assert_close(y, torch.nn.functional.linear(x, values, layer.bias), rtol=0, atol=0)
+    y.backward(torch.ones_like(y))
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+    torch.testing.assert_close(layer.weight.grad, torch.ones_like(y).T @ x)
+    with pytest.raises(SpecError, match="O-1"):
+        StatsQLinear(4, 4, bits=17)
