@@ -26,11 +26,12 @@ __all__ = [
     "NR64",
     "SOFT_LANES",
     "THRESHOLDS",
-    "exp_sums",
+    "exp_lanes",
+    "extremes",
     "gap_squares",
     "lane_sum",
-    "largest",
     "multiply_tile",
+    "power_sums",
     "upper_sums",
     "vector_bytes",
 ]
@@ -285,16 +286,16 @@ _EXP2 = (
     0.693147202855276,
 )
 _MAGIC = 12582912.0  # 1.5 · 2^23: adding it leaves the nearest integer in the low bits
-_FLUSH = -86.0  # e^x below 5e-38 becomes 0, so that the exponent of the result is always that of a normal number
+_FLUSH = -86.0  # e^x is never below 4.5e-38: the exponent of the result is always that of a normal number
 
 
 SOFT_LANES = 32
-"""Interleaved lanes of :func:`largest`, :func:`exp_sums` and :func:`gap_squares`, on every machine: enough chains of
-additions to hide their latency, few enough for 16 registers."""
+"""Interleaved lanes of the four passes over a row of logits, on every machine: enough chains of additions to hide some
+of their latency, few enough for 16 registers."""
 
 
 class _Lanes:
-    """What the three passes over a row share: constants, places, loops and sums of :data:`SOFT_LANES` lanes."""
+    """What the passes over a row share: constants, places, loops and sums of :data:`SOFT_LANES` lanes."""
 
     def __init__(self, context: Any, builder: Any, dtype: Any) -> None:
         self.builder = builder
@@ -321,6 +322,15 @@ class _Lanes:
     def store(self, value: Any, data: Any, place: Any) -> None:
         at = self.builder.bitcast(self.builder.gep(data, [place]), self.vector.as_pointer())
         self.builder.store(value, at).align = self.item
+
+    def prefetch(self, data: Any, place: Any) -> None:
+        """Ask for the cache lines of one block; the address need not be valid."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = self.builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+        for line in range(0, SOFT_LANES * self.item, 64):
+            at = self.builder.gep(data, [self.builder.add(place, ir.Constant(self.index, line // self.item))])
+            self.builder.call(ask, [self.builder.bitcast(at, byte), number(0), number(3), number(1)])
 
     def loop(self, size: Any, start: list[Any], body: Any) -> list[Any]:
         """Carry vectors through ``body(place, carried) -> carried`` over all full blocks of an array."""
@@ -361,6 +371,9 @@ class _Lanes:
     def larger(self, a: Any, b: Any) -> Any:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
+    def smaller(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         if not _FUSED:
             return self.builder.fadd(self.builder.fmul(a, b), c)
@@ -369,8 +382,8 @@ class _Lanes:
 
 
 @primitive
-def largest(typingctx: Any, x: Any) -> Any:
-    """(max x[i], Σ 0 · x[i]) over the first ⌊size / 32⌋ · 32 values; the second is 0 unless one is not finite."""
+def extremes(typingctx: Any, x: Any) -> Any:
+    """(max x[i], min x[i]) over the first ⌊size / 32⌋ · 32 values, NaN left out."""
     pair = types.UniTuple(x.dtype, 2)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -379,38 +392,37 @@ def largest(typingctx: Any, x: Any) -> Any:
 
         def body(place: Any, carried: list[Any]) -> list[Any]:
             value = v.load(array.data, place)
-            return [v.larger(value, carried[0]), builder.fadd(carried[1], builder.fmul(value, v.constant(0.0)))]
+            return [v.larger(value, carried[0]), v.smaller(value, carried[1])]
 
-        top, probe = v.loop(array.nitems, [v.constant(float("-inf")), v.constant(0.0)], body)
-        return context.make_tuple(builder, sig.return_type, [v.folded(top, v.larger), v.folded(probe, builder.fadd)])
+        top, least = v.loop(array.nitems, [v.constant(float("-inf")), v.constant(float("inf"))], body)
+        return context.make_tuple(builder, sig.return_type, [v.folded(top, v.larger), v.folded(least, v.smaller)])
 
     return pair(x), codegen
 
 
 @primitive
-def exp_sums(typingctx: Any, x: Any, top: Any, own: Any, out: Any) -> Any:
-    """out[i] = e^(x[i] − top) for the first ⌊size / 32⌋ · 32 values, all at most top; (Σ out[i], Σ out[i]²) over
-    i ≠ own, and Σ out[i] over all.
+def exp_lanes(typingctx: Any, x: Any, top: Any, out: Any) -> Any:
+    """out[i] = e^(x[i] − top) for the first ⌊size / 32⌋ · 32 values, all at most top; NaN stays NaN.
 
     float32: 2^n (1 + f q(f)) with n + f = (x − top) log₂ e, three units in the last place for small arguments and a
-    relative error of 2u abs(x − top) beside it; below e^−86 it is 0. float64: the C library's.
+    relative error of 2u abs(x − top) beside it; never below e^−86, so that every exponent is that of a normal number.
+    float64: the C library's. While a row computes, as many values behind it, the next row, are fetched.
     """
-    triple = types.UniTuple(x.dtype, 3)
+    signature = types.void(x, x.dtype, out)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         given = context.make_array(sig.args[0])(context, builder, args[0])
-        target = context.make_array(sig.args[3])(context, builder, args[3])
+        target = context.make_array(sig.args[2])(context, builder, args[2])
         v = _Lanes(context, builder, sig.args[0].dtype)
         highest = v.spread(args[1])
-        mine = v.spread(builder.trunc(args[2], v.lane), v.whole)
-        numbers = ir.Constant(v.whole, list(range(SOFT_LANES)))
 
         def exponential(below: Any) -> Any:
             if v.item == 8:
                 kind = ir.FunctionType(v.vector, [v.vector])
                 return builder.call(builder.module.declare_intrinsic(f"llvm.exp.{v.suffix}", fnty=kind), [below])
-            kept = builder.fcmp_ordered(">=", below, v.constant(_FLUSH))
-            power = builder.fmul(builder.select(kept, below, v.constant(0.0)), v.constant(1.4426950408889634))
+            floor = v.constant(_FLUSH)
+            kept = builder.select(builder.fcmp_ordered("<", below, floor), floor, below)
+            power = builder.fmul(kept, v.constant(1.4426950408889634))
             shifted = builder.fadd(power, v.constant(_MAGIC))
             part = builder.fsub(power, builder.fsub(shifted, v.constant(_MAGIC)))
             q = v.constant(_EXP2[0])
@@ -418,21 +430,36 @@ def exp_sums(typingctx: Any, x: Any, top: Any, own: Any, out: Any) -> Any:
                 q = v.multiply_add(q, part, v.constant(c))
             mantissa = v.multiply_add(q, part, v.constant(1.0))
             exponent = builder.shl(builder.bitcast(shifted, v.whole), ir.Constant(v.whole, [23] * SOFT_LANES))
-            value = builder.bitcast(builder.add(builder.bitcast(mantissa, v.whole), exponent), v.vector)
-            return builder.select(kept, value, v.constant(0.0))
+            return builder.bitcast(builder.add(builder.bitcast(mantissa, v.whole), exponent), v.vector)
 
         def body(place: Any, carried: list[Any]) -> list[Any]:
-            value = exponential(builder.fsub(v.load(given.data, place), highest))
-            v.store(value, target.data, place)
-            here = builder.add(numbers, v.spread(builder.trunc(place, v.lane), v.whole))
-            other = builder.select(builder.icmp_signed("==", here, mine), v.constant(0.0), value)
-            square = builder.fmul(other, other)
-            return [builder.fadd(a, b) for a, b in zip(carried, (other, square, value), strict=True)]
+            v.prefetch(given.data, builder.add(place, given.nitems))
+            v.store(exponential(builder.fsub(v.load(given.data, place), highest)), target.data, place)
+            return []
 
-        sums = v.loop(given.nitems, [v.constant(0.0)] * 3, body)
+        v.loop(given.nitems, [], body)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@primitive
+def power_sums(typingctx: Any, x: Any) -> Any:
+    """(Σ x[i], Σ x[i]²) over the first ⌊size / 32⌋ · 32 values."""
+    pair = types.UniTuple(x.dtype, 2)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        v = _Lanes(context, builder, sig.args[0].dtype)
+
+        def body(place: Any, carried: list[Any]) -> list[Any]:
+            value = v.load(array.data, place)
+            return [builder.fadd(carried[0], value), v.multiply_add(value, value, carried[1])]
+
+        sums = v.loop(array.nitems, [v.constant(0.0)] * 2, body)
         return context.make_tuple(builder, sig.return_type, [v.folded(total, builder.fadd) for total in sums])
 
-    return triple(x, x.dtype, types.intp, out), codegen
+    return pair(x), codegen
 
 
 @primitive

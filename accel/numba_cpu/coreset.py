@@ -1,7 +1,7 @@
 """X: coresets. The rules are those of :mod:`lowbit.reference.coreset`.
 
-Logits are read once: a row is brought into the first cache by the search for its maximum (which notices NaN and
-infinities on the way), its exponentials go to a scratch row, and everything else is sums over that. All sums have 32
+Logits are read once: a row is brought into the first cache by the search for its maximum (or before, while the row in
+front of it computes), its exponentials go to a scratch row, and everything else is sums over that. All sums have 32
 interleaved lanes whatever the machine, so a score does not depend on threads, blocks or vector width.
 """
 
@@ -43,7 +43,7 @@ from lowbit.reference.types import (
 from ._arrays import Array, finite_weights, fixed, integers, refuse_found, weights, working_dtype
 from ._jit import kernel, pieces, share
 from ._philox import draw, key
-from ._vector import SOFT_LANES, exp_sums, gap_squares, largest
+from ._vector import SOFT_LANES, exp_lanes, extremes, gap_squares, power_sums
 
 __all__ = [
     "acs_score",
@@ -64,27 +64,23 @@ _SAMPLE = int(Purpose.SAMPLE)
 
 
 @kernel
-def _exponentials(row: Any, own: int, out: Any, tail: Any) -> Any:
-    """e^(x − max x) into ``out``, whose end is padded with zeros to whole lanes, and the sums over all but ``own``.
+def _exponentials(row: Any, out: Any, tail: Any) -> Any:
+    """e^(x − max x) into ``out``, whose end is padded with zeros to whole lanes; False for a row with −∞.
 
-    (Σ e, Σ e²) of those, and Σ e of all; NaN for a row with a NaN or an infinity.
+    A NaN makes itself a NaN, and +∞ as well: ∞ − ∞.
     """
     whole = row.size // SOFT_LANES * SOFT_LANES
-    top, probe = largest(row)
+    top, least = extremes(row)
     for c in range(whole, row.size):
-        probe += row[c] - row[c]
         top = max(top, row[c])
-    if probe != 0:
-        return probe, probe, probe
-    others, squares, total = exp_sums(row, top, own, out)
+        least = min(least, row[c])
+    exp_lanes(row, top, out)
     if whole < row.size:
-        tail[:] = -np.inf
+        tail[:] = top
         tail[: row.size - whole] = row[whole:]
-        more, rest, last = exp_sums(tail, top, own - whole, out[whole:])
-        others += more
-        squares += rest
-        total += last
-    return others, squares, total
+        exp_lanes(tail, top, out[whole:])
+        out[row.size :] = 0
+    return least != -np.inf
 
 
 @kernel
@@ -95,20 +91,26 @@ def _scores(x: Any, t: Any, y: Any, blend: float, out: Any) -> int:
     width = -(-x.shape[1] // SOFT_LANES) * SOFT_LANES
     e, f, tail = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(SOFT_LANES, x.dtype)
     for i in range(len(x)):
-        label = y[i] if y.size else -1
-        others, squares, total = _exponentials(x[i], label, e, tail)
-        if np.isnan(total):
-            return 1
+        fine = _exponentials(x[i], e, tail)
         score = zero
         if t.size:
-            _, _, other_total = _exponentials(t[i], -1, f, tail)
-            if np.isnan(other_total):
+            total, _ = power_sums(e)
+            if not fine or np.isnan(total):
+                return 1
+            fine = _exponentials(t[i], f, tail)
+            theirs, _ = power_sums(f)
+            if not fine or np.isnan(theirs):
                 return 2
-            score = rest * np.sqrt(gap_squares(e, f, one / total, one / other_total))
+            score = rest * np.sqrt(gap_squares(e, f, one / total, one / theirs))
         if y.size:
+            own = e[y[i]]
+            e[y[i]] = zero
+            others, squares = power_sums(e)
+            total = others + own
+            if not fine or np.isnan(total):
+                return 1
             norm = np.sqrt(others * others + squares)
             if others < 1e-12:  # squares may have left the range: those of the others' shares have not
-                e[label] = zero
                 norm = others  # below 1e-35 the reciprocal would leave it too; the score is 0 to within the range
                 if others > 1e-35:
                     norm *= np.sqrt(one + gap_squares(e, e, one / others, zero))
@@ -138,7 +140,7 @@ def _score(clause: str, x: Array, t: Array | None, y: Array | None, blend: float
     dtype = working_dtype(x, x if t is None else t)
     out = np.empty(len(x), dtype)
     no_rows, no_labels = np.zeros((0, x.shape[1]), dtype), np.zeros(0, np.int32)
-    parts = pieces(len(x), x.shape[1])
+    parts = pieces(len(x), x.shape[1], elements=1 << 21)
     outcome = [0] * len(parts)
 
     def work(i: int) -> None:
@@ -440,8 +442,8 @@ def moderate_score(
     return d.astype(dtype)
 
 
-def _positive(clause: str, name: str, p: Any, epsilon: float) -> Array:
-    """Rows plus ε in float64, all above 0."""
+def _positive(clause: str, name: str, p: Any, epsilon: float) -> tuple[Array, Array]:
+    """The rows, and the rows plus ε in float64, all above 0."""
     given = finite_weights(clause, name, p, (None, None))
     check_number(clause, "epsilon", epsilon, 0)
     moved = given.astype(np.float64) + epsilon
@@ -449,7 +451,7 @@ def _positive(clause: str, name: str, p: Any, epsilon: float) -> Array:
     if len(bad):
         at = tuple(int(i) for i in bad[0])
         raise SpecError(clause, f"{name} holds {given[at]} at {at}; its logarithm needs numbers above 0")
-    return moved
+    return given, moved
 
 
 @kernel
@@ -480,7 +482,8 @@ def contextual_diversity(p: Array, q: Array, /, *, epsilon: float = 0.0) -> Arra
     Raises:
         SpecError: X-9 for shapes, zeros and ε, A-4 for NaN or infinities.
     """
-    a, b = _positive("X-9", "p", p, epsilon), _positive("X-9", "q", q, epsilon)
+    p, a = _positive("X-9", "p", p, epsilon)
+    q, b = _positive("X-9", "q", q, epsilon)
     check_matrix("X-9", "q", b.shape, (None, a.shape[1]))
     out = np.empty((len(a), len(b)), working_dtype(p, q))
     log_a, log_b = np.log(a), np.log(b)
@@ -545,7 +548,7 @@ def k_center(x: Array, first: Array, /, *, count: int, metric: Metric = "euclide
         given = finite_weights("X-10", "x", x, (None, None))
         a, log_a = given.astype(working_dtype(given)), np.zeros((0, 0))
     else:
-        a = _positive("X-10", "x", x, epsilon)
+        a = _positive("X-10", "x", x, epsilon)[1]
         log_a = np.log(a)
     start = integers("X-10", "first", first)
     check_matrix("X-10", "first", start.shape, (None,))
