@@ -182,6 +182,21 @@ def test_nan_scores_are_refused_and_not_picked_first() -> None:
         ref.select_coreset([1.0, np.nan, 0.0], fraction=0.5)
 
 
+@LAW
+@given(SEEDS)
+def test_el2n_is_the_mean_of_error_vectors_and_raw_logits_are_another_score(seed: int) -> None:
+    x, t, y = problem(seed)
+    near(
+        ref.el2n_score(np.stack([x, t]), y),
+        (ref.error_vector_score(x, y) + ref.error_vector_score(t, y)) / 2,
+        roundings=3,
+    )
+    raw = ref.el2n_score(x[None], y, outputs="logits")
+    near(raw, np.linalg.norm(x - np.eye(5)[y], axis=1), roundings=12)
+    moved = ref.el2n_score(x[None] + 100, y, outputs="logits")
+    assert (moved > 100).all()  # a shift of the logits, which changes no prediction
+
+
 # -- baselines ---------------------------------------------------------------------------------------------------------
 
 
