@@ -503,6 +503,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
     ]
     table["H-9"] = ("quantize_activations", [_case("symmetric, the last token all zero", [x], {"bits": 4}, expect)])
     table |= _scales(spec, np.random.default_rng(20240230)) | _allocations(spec)
+    table |= _oscillations(spec)
     table |= _coresets(spec, np.random.default_rng(20230612))
     table.update(_rank_budgets(spec))
     table.update(_binary_codes(spec))
@@ -847,6 +848,69 @@ def _learned_steps(spec: Any) -> dict[str, tuple[str, list[Case]]]:
         "S-4a": ("lsq_gradient", [_case("ends and beyond", [grad, x, step, offset], {**plain, "count": "unscaled"}, [
             _exact("x", found.x), _exact("step", found.step), _exact("offset", found.offset)])]),
     }  # fmt: skip
+
+
+def _oscillations(spec: Any) -> dict[str, tuple[str, list[Case]]]:
+    """Clauses of chapter O on eighths and rows whose scales are powers of two: nothing rounds."""
+    rows = np.array([[1, -1, 2.25, 3.75], [0, 4, 2, -2], [8, -8, 0, 0], [0.5, -0.5, 7.5, -7.5]], np.float32)
+    ties = [
+        _case(f"{b} bits", [rows], {"bits": b}, [_exact("codes", found.codes), _exact("scale", found.scale)])
+        for b in (1, 2, 3, 4)
+        for found in [spec.statsq(rows, bits=b)]
+    ]
+    spread = np.array([[8, -8, 0.5, -0.5, 1, -1, 0, 2]], np.float32)
+    ends = [
+        _case(f"{b} bits", [spread], {"bits": b}, [_exact("codes", spec.statsq(spread, bits=b).codes)])
+        for b in (1, 2, 8)
+    ]
+    zeros = np.array([[0, 0], [1, -1]], np.float32)
+    found = spec.statsq(zeros, bits=2)
+    none = [_case("the first row", [zeros], {"bits": 2}, [_exact(f, getattr(found, f)) for f in found._fields])]
+    slope = [_case("2 bits", [rows, rows / 2 + 1], {"bits": 2}, [_exact("", rows / 2 + 1)])]
+    state, history = (
+        spec.start_oscillation([0, 1, 2, -1]),
+        np.array([[1, 1, 0, 0], [0, 2, 2, 0], [1, 1, 1, -1]], np.int32),
+    )
+    steps: dict[str, list[Case]] = {"O-4": [], "O-4a": []}
+    for clause, options in (
+        ("O-4", {"momentum": 0.5}),
+        ("O-4a", {"momentum": 0.5, "threshold": 0.5}),
+        ("O-4a", {"momentum": 0.5, "threshold": 0.5, "freeze_to": "current", "targets": "rewritten"}),
+    ):
+        now = state
+        for t, codes in enumerate(history):
+            given = [np.asarray(a, np.float32) if a.dtype == np.float64 else a for a in now]
+            now = spec.track_oscillation(codes, *now, **options)
+            expect = [_exact(f, getattr(now, f)) for f in now._fields]
+            steps[clause].append(_case(f"{options}, step {t + 1}", [codes, *given], options, expect))
+    masks = [
+        _case(f"{o}", [rows], o, [_exact("", spec.cga_mask(rows, **o))])
+        for t in ("all", "occupied")
+        for r in (0.0, 0.125, 0.5)
+        for o in [{"bits": 2, "boundary_range": r, "thresholds": t}]
+    ]
+    nothing, options = np.zeros(rows.shape, np.bool_), {"step": 3, "lr": 0.5, "decay": 0.25}
+    frozen = [_case("nothing is active", [rows, rows, rows, rows**2, nothing], options, [_exact("weight", rows)])]
+    q, k = rows[:2] / 2, rows[2:] / 4
+    product = [_case("two heads", [q, k], {"heads": 2}, [_exact("", spec.qkr_weight(q, k, heads=2))])]
+    g = np.tile(rows, (2, 1))
+    gradients = [
+        _case(f"freeze={f}", [q, k, g, g > 0], {"heads": 2, "freeze": f}, [_exact("q", r.q), _exact("k", r.k)])
+        for f in ("product", "none")
+        for r in [spec.qkr_grad(q, k, g, g > 0, heads=2, freeze=f)]
+    ]
+    return {
+        "O-1c": ("statsq", ties),
+        "O-2": ("statsq", ends),
+        "O-2a": ("statsq", none),
+        "O-3": ("statsq_grad", slope),
+        "O-4": ("track_oscillation", steps["O-4"]),
+        "O-4a": ("track_oscillation", steps["O-4a"]),
+        "O-6a": ("cga_mask", masks),
+        "O-7": ("cga_step", frozen),
+        "O-8": ("qkr_weight", product),
+        "O-8b": ("qkr_grad", gradients),
+    }
 
 
 def _integer_table(
