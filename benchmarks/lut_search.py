@@ -44,10 +44,11 @@ def by_hand(knots: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray,
 
 def gate_replay(results: dict[str, Any]) -> dict[str, float]:
     """The same genomes, to the last bit."""
-    want = np.asarray(results["specification"].population)
+    first = next(iter(results.values()))
+    want = np.asarray(first.population)
     for name, found in results.items():
         assert np.array_equal(np.asarray(found.population), want), f"{name}: another last population"
-    return {"best fitness": float(np.asarray(results["specification"].fitness).min())}
+    return {"best fitness": float(np.asarray(first.fitness).min())}
 
 
 def gate_seeds(results: dict[str, Any]) -> dict[str, float]:
@@ -84,14 +85,14 @@ def cases(*, quick: bool) -> Iterator[Case]:
     generations = 20 if quick else 500
     options: dict[str, Any] = {"function": "gelu", "entries": 8, "generations": generations}
     for draws in ("published", "addressed"):
-        contenders = {
-            "specification": partial(spec.genetic_search, draws=draws, **options),
-            "numba": partial(numba.genetic_search, draws=draws, **options),
+        contenders = {  # an addressed draw at a time is what the specification is slow at: no baseline for anybody
+            **({"specification": partial(spec.genetic_search, draws=draws, **options)} if draws == "published" else {}),
             "torch": partial(torch_.genetic_search, draws=draws, **options),
+            "numba": partial(numba.genetic_search, draws=draws, **options),
         }
         yield Case(
             name=f"genetic search, GELU, 8 entries, {generations} generations, {draws} draws",
-            baseline="specification",
+            baseline=next(iter(contenders)),
             contenders=contenders,
             gate=gate_replay,
             repeats=3,
