@@ -19,13 +19,16 @@ from lowbit.reference.types import IntegerTable, Table
 from .compare import gamma, unit_roundoff
 
 __all__ = [
+    "BOUNDARY_RANGES",
     "DAMPINGS",
+    "EPSILONS",
     "HADAMARD_ORDERS",
     "LARGE_SPECTRA",
     "PUBLISHED_FLOOR",
     "SCALINGS",
     "SCHEMES",
     "SEPARATED",
+    "SMOOTHINGS",
     "TOLERANCES",
     "UNITS",
     "AffineInput",
@@ -86,6 +89,9 @@ SCHEMES = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 UNITS = (1.0, 0.125, 1 / 3, 0.1, 0.0078125, 2.7182818284590451)  # dyadic ones keep arithmetic exact, the others round
 DAMPINGS = (0.01, 0.1, 1.0)
 SEPARATED = 0.9  # ratio of magnitudes up to which some hundred power steps tell them apart
+BOUNDARY_RANGES = (0.005, 0.1, 0.3)  # options of operations, as are the next two; the first is the published one
+EPSILONS = (0.0, 0.0, 1e-8, 0.125)  # of a min-max scale
+SMOOTHINGS = (0.0, 1e-3, 0.25)  # added to probabilities
 PUBLISHED_FLOOR = 1e-8  # of a probability in the map loss
 TOLERANCES = (1e-6, 1e-3)  # asked of the certified solve; an option of the operation, not of a comparison
 

@@ -428,7 +428,7 @@ def divergence_allowed(a: Array, b: Array, u: float) -> Array:
     return np.asarray(terms.sum(axis=-1))
 
 
-@clause("X-9", tier="forward-error", p=distributions(), data=st.data(), epsilon=st.sampled_from([0.0, 1e-3, 0.25]))
+@clause("X-9", tier="forward-error", p=distributions(), data=st.data(), epsilon=st.sampled_from(strategies.SMOOTHINGS))
 def test_contextual_diversity(kit: Kit, p: Array, data: st.DataObject, epsilon: float) -> None:
     """All pairs against the two-sided sum of the definition."""
     q = p[:, ::-1][data.draw(st.integers(0, len(p) - 1)) :].copy()
@@ -495,7 +495,9 @@ def test_farthest_first(kit: Kit, x: Array, data: st.DataObject) -> None:
     farthest(kit, x, first, data.draw(st.integers(0, len(x) - len(first))), "euclidean", 0.0)
 
 
-@clause("X-10", tier="certificate", p=distributions(), data=st.data(), epsilon=st.sampled_from([0.0, 1e-3]))
+@clause(
+    "X-10", tier="certificate", p=distributions(), data=st.data(), epsilon=st.sampled_from(strategies.SMOOTHINGS[:2])
+)
 def test_farthest_first_by_divergence(kit: Kit, p: Array, data: st.DataObject, epsilon: float) -> None:
     """Contextual Diversity; its order differs from the Euclidean one wherever a class is nearly ruled out."""
     first = [data.draw(st.integers(0, len(p) - 1))]

@@ -336,7 +336,12 @@ def test_boundary_statistics(kit: Kit, case: tuple[Array, Array], bits: int, wid
 
 
 @clause(
-    "O-6", tier="tie-band", w=any_weights(), bits=BITS, width=st.sampled_from([0.005, 0.1, 0.3]), thresholds=THRESHOLDS
+    "O-6",
+    tier="tie-band",
+    w=any_weights(),
+    bits=BITS,
+    width=st.sampled_from(strategies.BOUNDARY_RANGES),
+    thresholds=THRESHOLDS,
 )
 def test_mask(kit: Kit, w: Array, bits: int, width: float, thresholds: str) -> None:
     """Within the range of a threshold; where rounding decides, either. Bool."""

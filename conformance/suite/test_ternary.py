@@ -202,7 +202,7 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
     case=strategies.fake_quant_inputs(),
     bits=st.integers(2, 8),
     scheme=st.sampled_from(["symmetric", "asymmetric"]),
-    epsilon=st.sampled_from([0.0, 0.0, 1e-8, 0.125]),
+    epsilon=st.sampled_from(strategies.EPSILONS),
 )
 def test_min_max_values(kit: Kit, case: FakeQuantInput, bits: int, scheme: str, epsilon: float) -> None:
     """Between the values of the smallest and the largest code that rounding may have given.
