@@ -165,18 +165,9 @@ def test_bounds_and_triangle(kit: Kit, case: tuple[Array, Array, Array]) -> None
         kit.check(compare.certificate(abs(float(own[i]) - float(other[i])), float(gap[i]), allowed, "difference"))
 
 
-@clause(
-    "X-3",
-    tier="forward-error",
-    case=logits(),
-    schedule=st.sampled_from(SCHEDULES),
-    epochs=st.integers(1, 200),
-    part=st.floats(0, 1, width=16),
-)
-def test_mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epochs: int, part: float) -> None:
-    """The paper's schedule and the published code's, by name, at whole epochs and between them."""
+def mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epoch: float, epochs: int) -> None:
+    """One call against the definition."""
     x, t, y = case
-    epoch = part * epochs
     found = kit.call("acs_score", x, t, y, epoch=epoch, epochs=epochs, schedule=schedule)
     done = epoch / epochs
     β = {
@@ -194,6 +185,29 @@ def test_mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epochs: 
     allowed = β * error_allowed(kit, x, own, u) + (1 - β) * gap_allowed(kit, x, t, gap, u)
     allowed = allowed + compare.gamma(24, u) * (own + gap)  # the weight, both products and the sum
     kit.check(compare.forward(found, β * own + (1 - β) * gap, allowed, f"mix at {epoch} of {epochs}"))
+
+
+@clause(
+    "X-3",
+    tier="forward-error",
+    case=logits(),
+    schedule=st.sampled_from(SCHEDULES),
+    epochs=st.integers(1, 200),
+    part=st.floats(0, 1, width=16),
+)
+def test_mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epochs: int, part: float) -> None:
+    """The paper's schedule and the published code's, by name, at whole epochs and between them."""
+    mix(kit, case, schedule, part * epochs, epochs)
+
+
+@clause("X-3", tier="forward-error", dtype=strategies.float_dtypes(half=True))
+def test_every_schedule_within_the_training(kit: Kit, dtype: str) -> None:
+    """Quarters of the training, where all schedules differ, of two models that disagree."""
+    x = np.array([[2, 0, -1], [0, 0, 0], [1, 3, 2]], dtype)
+    t = np.array([[0, 2, -1], [4, 0, 0], [1, 3, 1]], dtype)
+    for schedule in SCHEDULES:
+        for epoch in (0, 10, 20, 30, 40):
+            mix(kit, (x, t, np.array([1, 0, 2], np.int32)), schedule, epoch, 40)
 
 
 @clause("X-3a", tier="exact", case=logits(), epochs=st.integers(1, 200))
