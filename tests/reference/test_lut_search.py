@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import lowbit
 import lowbit.reference as ref
+from lowbit.conformance.suite.test_contract import wrong_calls
 from lowbit.reference import lut_search
+from lowbit.reference.errors import SpecError
 from lowbit.reference.lut import FUNCTIONS, chord_table, evaluate_table
 from lowbit.reference.tables import TABLE_SEARCH
 from lowbit.reference.types import TABLE_FUNCTIONS, SearchProblem, Table, TableFunction
@@ -244,3 +246,13 @@ def test_table_of_a_search_is_a_table() -> None:
     table: Table[Any] = Table(found.breakpoints, found.slopes, found.intercepts)
     x, y = lut_search.fitness_samples("tanh")
     assert np.mean((y - evaluate_table(x, table, tie="right")) ** 2) == found.fitness.min()
+
+
+def test_refusals() -> None:
+    """Every wrong call of the kit, with a clause of this chapter."""
+    calls = [call for call in wrong_calls() if call[0] in lut_search.__all__]
+    assert {call[0] for call in calls} == set(lut_search.__all__)
+    for op, arrays, options, _ in calls:
+        with pytest.raises(SpecError) as refusal:
+            getattr(ref, op)(*arrays, **options)
+        assert refusal.value.clause.startswith("L-")
