@@ -256,3 +256,11 @@ def test_refusals() -> None:
         with pytest.raises(SpecError) as refusal:
             getattr(ref, op)(*arrays, **options)
         assert refusal.value.clause.startswith("L-")
+
+
+@functions
+def test_l23_grid_lies_between_the_sentinels(function: TableFunction) -> None:
+    """Multiples of the unit in the range of breakpoints, ends included: the published ranges are multiples of 1/8."""
+    grid, (low, high) = ref.knot_grid(function=function, fraction_bits=3), FUNCTIONS[function].knots
+    assert (grid[0], grid[-1]) == FUNCTIONS[function].ends
+    assert np.array_equal(grid[1:-1], np.arange(low, high + 0.0625, 0.125))
