@@ -516,6 +516,18 @@ def test_zero_size_arrays(kit: Kit) -> None:
     f32, i32 = np.float32, np.int32
     eye = np.eye(4, dtype=f32)
     nobody = tuple(np.zeros(0, i32) for _ in range(3))  # cost, low and high of no module
+    losses: list[tuple[str, tuple[Any, ...]]] = [
+        ("logit_loss", (np.zeros((0, 4), f32),) * 2),
+        ("logit_loss", (np.zeros((2, 0), f32),) * 2),
+        ("token_loss", (*(np.zeros((0, 3, 4), f32),) * 2, np.zeros((0, 3), i32))),
+        ("token_loss", (*(np.zeros((2, 0, 4), f32),) * 2, np.zeros((2, 0), i32))),
+        ("feature_loss", (*(np.zeros((0, 3, 4), f32),) * 2, nobody[0])),
+        ("feature_loss", (*(np.zeros((2, 3, 0), f32),) * 2, None)),
+        ("score_loss", (np.zeros((2, 0, 3, 3), f32),) * 2),
+        ("score_loss", (np.zeros((2, 1, 0, 0), f32),) * 2),
+        ("attention_map_loss", (*(np.zeros((0, 2, 3, 3), f32),) * 2, nobody[0])),
+        ("attention_map_loss", (*(np.zeros((2, 0, 3, 3), f32),) * 2, np.array([3, 1], i32))),
+    ]
     two = np.ones(2, i32), np.zeros(2, i32), np.zeros(2, i32)
     flat: Table[Array] = Table(np.zeros(0), np.array([0.25]), np.array([1.0]))
     level: IntegerTable[Array] = IntegerTable(np.zeros(0, i32), np.array([1], i32), np.array([1], i32), 0, 0)
@@ -918,18 +930,7 @@ def test_zero_size_arrays(kit: Kit) -> None:
         ("random_score", (), {"size": 0, "seed": 1}, np.shape, (0,)),
         *(
             (op, arrays, {}, lambda r: (float(r.loss), r.gradient.shape), (0.0, arrays[0].shape))
-            for op, arrays in (
-                ("logit_loss", (np.zeros((0, 4), f32),) * 2),
-                ("logit_loss", (np.zeros((2, 0), f32),) * 2),
-                ("token_loss", (*(np.zeros((0, 3, 4), f32),) * 2, np.zeros((0, 3), i32))),
-                ("token_loss", (*(np.zeros((2, 0, 4), f32),) * 2, np.zeros((2, 0), i32))),
-                ("feature_loss", (*(np.zeros((0, 3, 4), f32),) * 2, nobody[0])),
-                ("feature_loss", (*(np.zeros((2, 3, 0), f32),) * 2, None)),
-                ("score_loss", (np.zeros((2, 0, 3, 3), f32),) * 2),
-                ("score_loss", (np.zeros((2, 1, 0, 0), f32),) * 2),
-                ("attention_map_loss", (*(np.zeros((0, 2, 3, 3), f32),) * 2, nobody[0])),
-                ("attention_map_loss", (*(np.zeros((2, 0, 3, 3), f32),) * 2, np.array([3, 1], i32))),
-            )
+            for op, arrays in losses
         ),
         ("ranking_loss", (np.zeros((0, 3, 3), f32),) * 2, {}, np.shape, (0,)),
         ("ranking_loss", (np.zeros((2, 0, 0), f32),) * 2, {}, np.ndarray.tolist, [0, 0]),

@@ -251,7 +251,7 @@ def test_a_rotated_layer_refuses_weights_of_another_width() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_statsq_linear_trains_its_latent_weight(dtype: torch.dtype, bits: int) -> None:
+def test_statsq_linear_trains_its_latent_weight(dtype: Any, bits: int) -> None:
     """Values of the operation forward, the gradient of the quantized weight backward, clipped weights included."""
     torch.manual_seed(0)
     layer = StatsQLinear(12, 5, bits=bits).to(dtype)
