@@ -53,6 +53,7 @@ def test_with_zeros_for_nan_only_constants_are_left() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = combined(run(backend, ["T"]))
-    assert {clause: found[clause] for clause in ("T-2", "T-3", "T-3a", "T-4", "T-4a")} == {
-        "T-2": "pass", "T-3": "fail", "T-3a": "fail", "T-4": "pass", "T-4a": "pass",
+    # T-4a stays open: whether (m · 127/m) / (127/m) is m again depends on the m that is drawn.
+    assert {clause: found[clause] for clause in ("T-2", "T-3", "T-3a", "T-4")} == {
+        "T-2": "pass", "T-3": "fail", "T-3a": "fail", "T-4": "pass",
     }  # fmt: skip
