@@ -87,7 +87,7 @@ def _add(left: MomentNode[Tensor], right: MomentNode[Tensor], level: int, index:
 def _check_nodes(nodes: Sequence[MomentNode[Tensor]]) -> list[MomentNode[Tensor]]:
     """Nodes by first leaf; refuses strangers, different widths and overlaps."""
     for node in nodes:
-        if not isinstance(node, MomentNode):
+        if getattr(node, "_fields", None) != MomentNode._fields:  # frozen vectors bring a type of their own
             raise SpecError("C-2", f"moment sets hold MomentNode tuples, got {type(node).__name__}")
     ordered = sorted(nodes, key=_first)
     for before, after in itertools.pairwise(ordered):

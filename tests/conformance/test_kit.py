@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lowbit
 from lowbit import reference
 from lowbit.conformance import hexfloat, vectors
 from lowbit.conformance.clauses import CHAPTERS, CLAUSES, ClauseError, clause
@@ -148,6 +149,14 @@ def test_frozen_vectors_agree_with_the_specification() -> None:
     results = vectors.check(reference)
     assert {r.status for r in results} == {"pass"}, [r for r in results if r.status != "pass"]
     assert len(results) == len(list(vectors.load())) > 30
+
+
+@pytest.mark.parametrize("name", ["numba", "torch"])
+def test_frozen_vectors_agree_with_the_fast_backends(name: str) -> None:
+    """Vectors bring types of their own for tuples: a backend may ask for fields, not for a class."""
+    pytest.importorskip(name)
+    results = vectors.check(lowbit.load(name))
+    assert {r.status for r in results} == {"pass"}, [r for r in results if r.status != "pass"]
 
 
 def test_frozen_vectors_are_the_ones_that_would_be_written(tmp_path: Path) -> None:
