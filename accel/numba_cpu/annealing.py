@@ -47,7 +47,7 @@ def _moved(a: Any, g: Any, first: Any, second: Any, rates: Any) -> Any:
     mean = beta1 * np.float64(first) + (1.0 - beta1) * slope
     square = beta2 * np.float64(second) + (1.0 - beta2) * slope * slope
     below = np.sqrt(square / bias2) + epsilon
-    move = mean / bias1 / below if below > 0.0 else 0.0
+    move = mean / bias1 / below if below != 0.0 else 0.0  # NaN goes on to the weight, where it is found
     return old - lr * (move + decay * old)
 
 
