@@ -64,22 +64,10 @@ _SAMPLE = int(Purpose.SAMPLE)
 
 
 @kernel
-def _exponentials(row: Any, out: Any, tail: Any) -> Any:
-    """e^(x − max x) into ``out``, whose end is padded with zeros to whole lanes; False for a row with −∞.
-
-    A NaN makes itself a NaN, and +∞ as well: ∞ − ∞.
-    """
-    whole = row.size // SOFT_LANES * SOFT_LANES
+def _exponentials(row: Any, out: Any) -> Any:
+    """e^(x − max x) into ``out``; False for a row with −∞. A NaN makes itself a NaN, and +∞ as well: ∞ − ∞."""
     top, least = extremes(row)
-    for c in range(whole, row.size):
-        top = max(top, row[c])
-        least = min(least, row[c])
     exp_lanes(row, top, out)
-    if whole < row.size:
-        tail[:] = top
-        tail[: row.size - whole] = row[whole:]
-        exp_lanes(tail, top, out[whole:])
-        out[row.size :] = 0
     return least != -np.inf
 
 
@@ -89,19 +77,19 @@ def _scores(x: Any, t: Any, y: Any, blend: float, out: Any) -> int:
     zero, one = x.dtype.type(0), x.dtype.type(1)
     β, rest = x.dtype.type(blend), x.dtype.type(1.0 - blend)
     width = -(-x.shape[1] // SOFT_LANES) * SOFT_LANES
-    e, f, tail = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(SOFT_LANES, x.dtype)
+    e, f = np.zeros(width, x.dtype), np.zeros(width, x.dtype)
     for i in range(len(x)):
-        fine = _exponentials(x[i], e, tail)
+        fine = _exponentials(x[i], e)
         score = zero
         if t.size:
             total, _ = power_sums(e)
             if not fine or np.isnan(total):
                 return 1
-            fine = _exponentials(t[i], f, tail)
+            fine = _exponentials(t[i], f)
             theirs, _ = power_sums(f)
             if not fine or np.isnan(theirs):
                 return 2
-            score = rest * np.sqrt(gap_squares(e, f, one / total, one / theirs))
+            score = rest * (np.sqrt(gap_squares(e, f, total / theirs)) / total)
         if y.size:
             own = e[y[i]]
             e[y[i]] = zero
@@ -113,7 +101,9 @@ def _scores(x: Any, t: Any, y: Any, blend: float, out: Any) -> int:
             if others < 1e-12:  # squares may have left the range: those of the others' shares have not
                 norm = others  # below 1e-35 the reciprocal would leave it too; the score is 0 to within the range
                 if others > 1e-35:
-                    norm *= np.sqrt(one + gap_squares(e, e, one / others, zero))
+                    e *= one / others
+                    _, squares = power_sums(e)
+                    norm *= np.sqrt(one + squares)
             score += β * (norm / total)
         out[i] = score
     return 0

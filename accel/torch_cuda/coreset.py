@@ -102,9 +102,33 @@ def _error_vector(e: Tensor, y: Tensor) -> Tensor:
     return others / (others + own) * torch.sqrt(1 + _sum(shares * shares))
 
 
+_FAINT = 1e-12  # share of the other classes below which the square of one may leave the range
+
+
+def _score_in_place(x: Tensor, t: Tensor | None, y: Tensor | None, blend: float, dtype: torch.dtype) -> Tensor:
+    """:func:`_score` on a CPU: torch's softmax, whose rows are independent there, and sums over what it returns."""
+    out = torch.zeros(x.shape[0], dtype=dtype)
+    for rows in row_chunks(x.shape[0], x.shape[1], x.device, elements=1 << 18):
+        p, score = torch.softmax(x[rows], 1, dtype=dtype), out[rows]
+        if t is not None:
+            gap = torch.softmax(t[rows], 1, dtype=dtype).sub_(p)
+            torch.linalg.vector_norm(gap, dim=1, out=score).mul_(1 - blend)
+        if y is not None:
+            label = y[rows, None]
+            others = p.scatter_(1, label, 0.0).sum(1)
+            found = torch.linalg.vector_norm(p, dim=1).hypot_(others)
+            if others.numel() and float(others.amin()) < _FAINT:
+                faint = (others < _FAINT).nonzero()[:, 0]
+                found[faint] = _error_vector(_exponentials(x[rows][faint], dtype), label[faint, 0])
+            score.add_(found, alpha=blend)
+    return out
+
+
 def _score(x: Tensor, t: Tensor | None, y: Tensor | None, blend: float) -> Tensor:
     """blend · EVS + (1 − blend) · DS of checked arguments; without labels no EVS, without t no DS."""
     dtype = working_dtype(x) if t is None else working_dtype(x, t)
+    if x.device.type == "cpu" and x.shape[1] < _ONE_THREAD:
+        return _score_in_place(x, t, y, blend, dtype)
     out = torch.zeros(x.shape[0], dtype=dtype, device=x.device)
     for rows in row_chunks(x.shape[0], x.shape[1], x.device):
         e = _exponentials(x[rows], dtype)
