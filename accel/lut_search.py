@@ -34,6 +34,7 @@ __all__ = [
     "grid",
     "problem",
     "samples",
+    "sentinels",
     "values",
 ]
 
@@ -89,6 +90,11 @@ def samples(function: str) -> tuple[Array, Array]:
     low, high = TABLE_SEARCH[function][0]
     x = np.arange(low, high, 0.01)
     return x, values(function, x)
+
+
+def sentinels(function: str) -> tuple[float, float]:
+    """First and last knot of every table of the function: two float64, far outside its span where that has no end."""
+    return TABLE_SEARCH[function][2]
 
 
 def check_plan(

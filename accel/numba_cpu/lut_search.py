@@ -18,7 +18,6 @@ import numpy as np
 from lowbit.accel import lut_search as shared
 from lowbit.accel.boundary import check_whole
 from lowbit.reference.errors import SpecError
-from lowbit.reference.tables import TABLE_SEARCH
 from lowbit.reference.types import (
     GeneticSearch,
     OptimalTable,
@@ -394,7 +393,7 @@ def genome_fitness(genomes: Array, /, *, function: TableFunction, fraction_bits:
     check_whole("L-20", "fraction_bits", fraction_bits, 0, 24)
     number, x, y = _sampled(function)
     found = np.empty(len(given))
-    ends = _ends(function, TABLE_SEARCH[function][2])
+    ends = _ends(function, shared.sentinels(function))
     _fitness_of(fixed(given, np.float64), number, x, y, ends, 2.0**-fraction_bits, found)
     return found
 

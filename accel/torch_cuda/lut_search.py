@@ -18,7 +18,6 @@ from torch import Tensor
 from lowbit.accel import lut_search as shared
 from lowbit.accel.boundary import check_whole
 from lowbit.reference.errors import SpecError
-from lowbit.reference.tables import TABLE_SEARCH
 from lowbit.reference.types import (
     GeneticSearch,
     OptimalTable,
@@ -109,7 +108,7 @@ def genome_fitness(genomes: Tensor, /, *, function: TableFunction, fraction_bits
         raise SpecError("L-20", f"genomes must be a matrix, got shape {tuple(given.shape)}")
     refuse_nan("L-20", "genomes", given)
     check_whole("L-20", "fraction_bits", fraction_bits, 0, 24)
-    made = _Fitness(function, TABLE_SEARCH[function][2], fraction_bits, given.device)
+    made = _Fitness(function, shared.sentinels(function), fraction_bits, given.device)
     return made(given.to(torch.float64).sort(dim=1).values)
 
 
