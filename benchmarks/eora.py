@@ -113,5 +113,5 @@ def cases(*, quick: bool) -> Iterator[Case]:
                 gate=partial(gate, d, c),
                 repeats=5 if max(m, k) <= 2048 else 3 if max(m, k) <= 4096 else 1,
                 note=f"J within {LIMIT:g} of the exact float64 optimum; certificates below it",
-                memory=True,
+                memory=max(m, k) <= 4096,  # one more run of the published recipe: ten minutes at 11008
             )
