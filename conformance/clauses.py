@@ -138,6 +138,7 @@ _TABLE = (
     Clause("T-2b", "the clip acts before the statistics", "core", "exact"),
     Clause("T-3", "clamped uniform: levels of the mean large magnitude", "core", "tie-band", ("clamped_uniform",)),
     Clause("T-3a", "the outermost level, published and bounded", "core", "forward-error", ("clamped_uniform",)),
+    Clause("T-3b", "ties inside the clamped grid go to the even code", "core", "exact", ("clamped_uniform",)),
     Clause("T-4", "min-max values are the nearest of equally spaced ones", "core", "tie-band", ("min_max",)),
     Clause("T-4a", "ties go to the even code and extremes come back", "core", "exact", ("min_max",)),
     Clause("T-5", "gradients pass strictly inside the clip", "core", "exact", ("straight_through",)),

@@ -128,14 +128,15 @@ def clamped_uniform(
     clip: float | None = None,
     outermost: Outermost = "published",
 ) -> F64:
-    """A uniform grid between ± the mean of the large magnitudes.  [T-3, T-3a]
+    """A uniform grid between ± the mean of the large magnitudes.  [T-3, T-3a, T-3b]
 
         m = mean|x|,   α = Σ |x| [|x| > m] / Σ [|x| > m],   δ = 2α / (2^b − 1)                          (T.5)
         x̂ = δ round(min(max(x, −α), α) / δ)                                                             (T.6)
 
-    At and beyond α the quotient is (2^b − 1)/2, a tie. Half to even makes it 2^(b−1), so that the published quantizer
-    has 2^b + 1 levels, the outer two at δ/2 beyond α, and 4 bits do not hold its codes. ``published`` is that rule,
-    decided by |x| ≥ α and not by the rounding of a division [T-3a]; ``bounded`` ends the grid at ±(2^(b−1) − 1) δ.
+    Half to even, by division [T-3b]. At and beyond α the quotient is (2^b − 1)/2, a tie, and the rule makes it
+    2^(b−1), so that the published quantizer has 2^b + 1 levels, the outer two at δ/2 beyond α, and 4 bits do not hold
+    its codes. ``published`` is that rule, decided by |x| ≥ α and not by the rounding of a division [T-3a]; ``bounded``
+    ends the grid at ±(2^(b−1) − 1) δ.
 
     No magnitude of a constant group is above its mean, where the published code divides by 0: here α = m, as for any
     group without a member. Zeros give zeros.

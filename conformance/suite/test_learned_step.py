@@ -111,14 +111,27 @@ def test_codes(kit: Kit, case: LearnedStepInput) -> None:
     signed=st.booleans(),
 )
 def test_ties(kit: Kit, x: Array, dtype: str, bits: int, signed: bool) -> None:
-    """Quotients are multiples of 1/2: exact everywhere, half to even. The third step is no power of two."""
+    """Quotients are multiples of 1/2: exact everywhere, half to even. The third step is no power of two.
+
+    Values and the gradient of the step round on their own, and are held to the same codes.
+    """
     step = np.array([0.5, 2.0, 0.75])
     values = (x / 2 * step[:, None] + 0.25).astype(dtype)
     offset = np.full(3, 0.25)
     options: dict[str, Any] = {"bits": bits, "signed": signed, "axis": 0}
     found = kit.call("lsq_code", values, step.astype(dtype), offset.astype(dtype), **options)
     low, high = code_bounds(bits, signed)
-    kit.check(compare.exact(found, np.clip(np.rint(x / 2), low, high), "codes"))
+    codes = np.clip(np.rint(x / 2), low, high)
+    kit.check(compare.exact(found, codes, "codes"))
+    given = values, step.astype(dtype), offset.astype(dtype)
+    if kit.has("lsq"):
+        kit.check(compare.exact(kit.call("lsq", *given, **options), codes * step[:, None] + 0.25, "values"))
+    if kit.has("lsq_gradient"):
+        grad = np.arange(x.size).reshape(x.shape) % 7 - 3.0
+        found = kit.call("lsq_gradient", grad.astype(dtype), *given, count="unscaled", **options)
+        inside = (x / 2 >= low) & (x / 2 <= high)
+        slope = grad * np.where(inside, codes - x / 2, codes)
+        kit.check(compare.exact(found.step, slope.sum(axis=1), "gradient of the step"))
 
 
 @clause("S-2b", tier="exact", case=strategies.learned_step_inputs(), epsilon=st.sampled_from([0.5, 4.0]))

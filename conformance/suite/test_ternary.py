@@ -78,8 +78,10 @@ def test_a_tie_with_the_threshold_is_zero(kit: Kit, x: Array, dtype: str) -> Non
     x = (x / 8).astype(dtype)
     x[0] = np.array([1, -3, 4, 0, 2, 2, 2, 2]) / 8  # the mean is 2/8: the first entry is a tie
     options = {"granularity": "row", "threshold": 0.5}
-    found = kit.call("twn_code", x, **options)
-    kit.check(compare.exact(found.codes, kit.spec.twn_code(x, **options).codes, "codes"))
+    expected = kit.spec.twn_code(x, **options).codes
+    kit.check(compare.exact(kit.call("twn_code", x, **options).codes, expected, "codes"))
+    if kit.has("twn"):
+        kit.check(compare.exact(np.sign(kit.call("twn", x, **options)), expected, "signs of values"))
 
 
 @clause("T-1b", tier="exact", x=strategies.degenerate_groups())
@@ -197,6 +199,28 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
 
 
 @clause(
+    "T-3b",
+    tier="exact",
+    x=arrays(np.int64, (3, 8), elements=st.integers(-254, 254), fill=st.nothing()),
+    dtype=strategies.float_dtypes(half=True),
+    bits=st.integers(2, 8),
+)
+def test_ties_inside_the_clamped_grid(kit: Kit, x: Array, dtype: str, bits: int) -> None:
+    """Half of every row is ±(2^bits − 1)/2, the other half multiples of 1/2 below half of that, and so below the mean.
+
+    The large half alone is above the mean, which makes the step 1 exactly; nothing rounds but the codes.
+    """
+    α = (2**bits - 1) / 2
+    inner = np.sign(x) * (np.abs(x) % (int(α) + 1)) / 2
+    outer = np.where(x % 2, 1.0, -1.0)
+    rows = np.concatenate([inner, α * outer], axis=1).astype(dtype)
+    for outermost, last in (("published", 2 ** (bits - 1)), ("bounded", 2 ** (bits - 1) - 1)):
+        found = kit.call("clamped_uniform", rows, bits=bits, granularity="row", outermost=outermost)
+        kit.check(compare.exact(found[:, :8], np.rint(inner), f"values of ties, {outermost}"))
+        kit.check(compare.exact(found[:, 8:], last * outer, f"outermost values, {outermost}"))
+
+
+@clause(
     "T-4",
     tier="tie-band",
     case=strategies.fake_quant_inputs(),
@@ -225,16 +249,29 @@ def test_min_max_values(kit: Kit, case: FakeQuantInput, bits: int, scheme: str, 
     kit.check(compare.interval(found.astype(np.float64), first - slack, last + slack, "values"))
 
 
+@clause("T-4a", tier="exact", x=arrays(np.int64, (4, 6), elements=st.integers(0, 510), fill=st.nothing()),
+        dtype=strategies.float_dtypes(half=True))  # fmt: skip
+def test_ties_above_the_smallest_value(kit: Kit, x: Array, dtype: str) -> None:
+    """Asymmetric codes count from the smallest value: with that at -3 and a step of 1, -2.5 goes to -3."""
+    for bits in (1, 2, 3, 5, 8):
+        halves = x % (2 ** (bits + 1) - 1) / 2
+        halves[:, :2] = [0, 2**bits - 1]
+        found = kit.call("min_max", (halves - 3).astype(dtype), bits=bits, scheme="asymmetric", granularity="row")
+        close = np.abs(found - (np.rint(halves) - 3)) < np.float64(1) / 2  # the values are codes, rounded
+        kit.require(bool(close.all()), f"a tie does not go to the even code with {bits} bits")
+
+
 @clause("T-4a", tier="exact", x=arrays(np.int64, (4, 6), elements=st.integers(-254, 254), fill=st.nothing()),
         dtype=strategies.float_dtypes(half=True))  # fmt: skip
 def test_ties_and_extremes(kit: Kit, x: Array, dtype: str) -> None:
-    """Halves between 127 and -127: codes are rounded halves to even; of any tensor the largest magnitude comes back."""
-    halves = (x / 2).astype(dtype)
-    halves[:, 0] = 127.0
-    found = kit.call("min_max", halves, granularity="row")
-    exact = np.rint(halves.astype(np.float64))
-    close = np.abs(found - exact) < np.float64(found.dtype.type(1)) / 2  # the values are codes, rounded
-    kit.require(bool(close.all()), "a tie does not go to the even code")
+    """Halves of every width: codes are rounded half to even; of any tensor the largest magnitude comes back."""
+    for bits in (8, 2, 3, 5):
+        top = 2 ** (bits - 1) - 1
+        halves = np.sign(x) * (np.abs(x) % (2 * top + 1)) / 2
+        halves[:, 0] = top
+        found = kit.call("min_max", halves.astype(dtype), bits=bits, granularity="row")
+        close = np.abs(found - np.rint(halves)) < np.float64(1) / 2  # the values are codes, rounded
+        kit.require(bool(close.all()), f"a tie does not go to the even code with {bits} bits")
     general = (x / 3).astype(dtype)
     for granularity in ("row", "tensor"):
         found = kit.call("min_max", general, granularity=granularity)

@@ -16,7 +16,8 @@ from .published import agree, combined
 
 VERDICT = {
     "T-1": "not implemented", "T-1a": "not implemented", "T-1b": "fail", "T-2": "fail", "T-2a": "unsupported",
-    "T-2b": "unsupported", "T-3": "fail", "T-3a": "fail", "T-4": "fail", "T-4a": "fail", "T-5": "fail",
+    "T-2b": "unsupported", "T-3": "fail", "T-3a": "fail", "T-3b": "unsupported",
+    "T-4": "fail", "T-4a": "fail", "T-5": "fail",
 }  # fmt: skip
 
 RARE = ("T-2a", "T-3")

@@ -57,6 +57,21 @@ edit(
     FORWARD,
     ("(X - β) / s", "(X - β) * np.float32(1 / s).astype(np.float64)"),
 )
+AWAY = "np.copysign(np.floor(np.abs(np.clip(q.v, q.low, q.high)) + 0.5), q.v)"
+edit(
+    "S-2a",
+    "values round halves away from zero, though codes do not",
+    "learned_step",
+    "lsq",
+    ("np.rint(np.clip(q.v, q.low, q.high))", AWAY),
+)
+edit(
+    "S-2a",
+    "gradients round halves away from zero, though codes do not",
+    "learned_step",
+    "lsq_gradient",
+    ("np.rint(q.v) - q.v,", f"{AWAY} - q.v,"),
+)
 edit("S-2b", "adds epsilon", "learned_step", ALL, ("np.maximum(s, ε)", "np.where(s > ε, s, s + ε)"))
 edit("S-2b", "magnitude of the step", "learned_step", ALL, ("np.maximum(s, ε)", "np.maximum(np.abs(s), ε)"))
 edit(

@@ -36,6 +36,7 @@ for clause in ("T-1", "T-2"):
     )
 edit("T-1", "codes of 0 and 1", "ternary", TWN, ("(np.sign(X) * I)", "(np.sign(X) ** 2 * I)"))
 edit("T-1a", "not strict", "ternary", TWN, ("I = a > Δ", "I = a >= Δ"))
+edit("T-1a", "values not strict, though codes are", "ternary", "twn", ("I = a > Δ", "I = a >= Δ"))
 edit("T-1b", "divides zero by zero", "ternary", ALL, (MEAN, MEAN.replace("np.maximum(count, 1)", "count")))
 edit("T-1b", "largest magnitude divides", "ternary", ALL, ("np.where(r > 0, r, 1))", "r)"))
 edit("T-1b", "no level at zero", "ternary", "twn", ("code.scale * code.codes", "code.scale * code.codes + 2.0**-40"))
@@ -94,6 +95,28 @@ edit(
     "clamped_uniform",
     ("np.clip(k, 1 - last, last - 1)", "np.clip(k, -last, last)"),
 )
+CODE = "k = np.rint(np.clip(X, -α, α) / np.where(δ > 0, δ, 1))"
+edit(
+    "T-3b",
+    "halves away from zero",
+    "ternary",
+    "clamped_uniform",
+    (CODE, "k = np.clip(X, -α, α) / np.where(δ > 0, δ, 1); k = np.copysign(np.floor(np.abs(k) + 0.5), k)"),
+)
+edit(
+    "T-3b",
+    "halves up",
+    "ternary",
+    "clamped_uniform",
+    (CODE, "k = np.floor(np.clip(X, -α, α) / np.where(δ > 0, δ, 1) + 0.5)"),
+)
+edit(
+    "T-3b",
+    "multiplies by the reciprocal",
+    "ternary",
+    "clamped_uniform",
+    ("δ = 2 * α / (2**bits - 1)", "δ = 2 * α * np.float64(np.float32(1) / np.float32(2**bits - 1))"),
+)
 edit("T-4", "2^b intervals", "ternary", "min_max", ("hi - lo + ε, 2**bits - 1", "hi - lo + ε, 2**bits"))
 edit(
     "T-4",
@@ -119,6 +142,26 @@ edit(
     (
         "k = np.rint(n * (X - lo) / np.where(r > 0, r, 1))",
         "k = n * (X - lo) / np.where(r > 0, r, 1); k = np.copysign(np.floor(np.abs(k) + 0.5), k)",
+    ),
+)
+edit(
+    "T-4a",
+    "halves up above the smallest value",
+    "ternary",
+    "min_max",
+    (
+        "k = np.rint(n * (X - lo) / np.where(r > 0, r, 1))",
+        "k = n * (X - lo) / np.where(r > 0, r, 1); k = np.rint(k) if scheme == 'symmetric' else np.floor(k + 0.5)",
+    ),
+)
+edit(
+    "T-4a",
+    "rounds the values, not their distances from the smallest",
+    "ternary",
+    "min_max",
+    (
+        "k = np.rint(n * (X - lo) / np.where(r > 0, r, 1))",
+        "s = np.where(r > 0, r, 1) / n; k = np.rint(X / s) - np.rint(lo / s)",
     ),
 )
 edit(
