@@ -98,20 +98,32 @@ def test_confident_samples(kit: Kit, dtype: str, gap: int, classes: int) -> None
 
 @clause("X-1b", tier="exact", case=logits(), data=st.data())
 def test_scores_do_not_depend_on_the_batch(kit: Kit, case: tuple[Array, Array, Array], data: st.DataObject) -> None:
-    """Rows in another order, in two passes or alone give the same bits."""
+    """Rows in another order, in two passes or alone give the same bits, EL2N and GraNd included."""
     x, t, y = case
+    baselines: list[tuple[str, tuple[Array, ...], dict[str, Any]]] = [
+        ("el2n_score", (x, y), {"outputs": "softmax"}),
+        ("el2n_score", (x, y), {"outputs": "logits"}),
+        ("grand_score", (x, t, y), {}),
+    ]
     order = np.array(data.draw(st.permutations(range(len(x)))), np.int64)
     cut = data.draw(st.integers(0, len(x)))
     for op, inputs, options in (
         ("error_vector_score", (x, y), {}),
         ("disagreement_score", (x, t), {}),
         ("acs_score", (x, t, y), {"epoch": 1, "epochs": 3}),
+        *(b for b in baselines if kit.has(b[0])),
     ):
-        whole = kit.call(op, *inputs, **options)
-        parts = [kit.call(op, *(a[order][rows] for a in inputs), **options) for rows in (slice(cut), slice(cut, None))]
+
+        def score(rows: Any, op: str = op, inputs: Any = inputs, options: Any = options) -> Array:
+            chosen = [a[rows] for a in inputs]
+            if op == "el2n_score":
+                chosen[0] = np.stack([chosen[0], chosen[0] / 2])  # two models
+            return np.asarray(kit.call(op, *chosen, **options))
+
+        whole = score(slice(None))
+        parts = [score(order[rows]) for rows in (slice(cut), slice(cut, None))]
         kit.check(compare.exact_bytes(np.concatenate(parts), whole[order], f"{op} of permuted parts"))
-        alone = kit.call(op, *(a[:1] for a in inputs), **options)
-        kit.check(compare.exact_bytes(alone, whole[:1], f"{op} of one sample"))
+        kit.check(compare.exact_bytes(score(slice(1)), whole[:1], f"{op} of one sample"))
 
 
 @clause("X-1b", tier="exact", dtype=strategies.float_dtypes(half=True))
@@ -123,6 +135,9 @@ def test_scores_of_a_large_batch(kit: Kit, dtype: str) -> None:
     whole = kit.call("acs_score", x, t, y, epoch=1, epochs=3)
     part = kit.call("acs_score", x[700:], t[700:], y[700:], epoch=1, epochs=3)
     kit.check(compare.exact_bytes(part, whole[700:], "scores of two samples"))
+    if kit.has("grand_score"):
+        whole, part = (kit.call("grand_score", x[rows], t[rows], y[rows]) for rows in (slice(None), slice(700, None)))
+        kit.check(compare.exact_bytes(part, whole[700:], "GraNd of two samples"))
 
 
 @clause("X-2", tier="forward-error", case=logits())
@@ -535,6 +550,20 @@ def test_equally_far(kit: Kit, x: Array, data: st.DataObject) -> None:
     while len(chosen) < len(x):
         nearest = d[:, chosen].min(axis=1)
         chosen.append(min((i for i in range(len(x)) if i not in chosen), key=lambda i: (-nearest[i], i)))
+    kit.check(compare.exact(found, chosen, "centres"))
+
+
+@clause(
+    "X-10a", tier="exact", rows=st.lists(st.integers(0, 2), min_size=1, max_size=12), dtype=strategies.float_dtypes()
+)
+def test_equally_far_by_divergence(kit: Kit, rows: list[int], dtype: str) -> None:
+    """Copies of three distributions, no two of them equally far: of each the first copy, then the rest in order."""
+    p = np.array([[0.75, 0.125, 0.125], [0.125, 0.625, 0.25], [0.0625, 0.0625, 0.875]], dtype)[rows]
+    found = kit.call("k_center", p, np.zeros(1, np.int32), count=len(p) - 1, metric="symmetric-kl")
+    d, chosen = distances(p[np.array([rows.index(r) for r in rows])], "symmetric-kl", 0.0), [0]
+    while len(chosen) < len(p):
+        nearest = d[:, chosen].min(axis=1)
+        chosen.append(min((i for i in range(len(p)) if i not in chosen), key=lambda i: (-nearest[i], i)))
     kit.check(compare.exact(found, chosen, "centres"))
 
 

@@ -27,7 +27,10 @@ def any_weights(draw: st.DrawFn) -> Array:
 
 @st.composite
 def even_rows(draw: st.DrawFn) -> Array:
-    """Eighths with one more column that makes every scale a power of two: nothing rounds, and ties are many."""
+    """Eighths with one more column that makes every scale a power of two: nothing rounds, and ties are many.
+
+    Matrices, and stacks of two that share their scales.
+    """
     m, k = draw(st.integers(1, 3)), draw(st.integers(1, 8))
     flat = draw(st.lists(st.integers(-24, 24), min_size=m * k, max_size=m * k))
     rows = np.array(flat).reshape(m, k) / 8
@@ -36,6 +39,7 @@ def even_rows(draw: st.DrawFn) -> Array:
     last = alpha * (k + 1) / 2 - total
     sign = draw(st.sampled_from([1.0, -1.0]))
     whole = np.append(rows, sign * last[:, None], axis=1)
+    whole = np.stack([whole, -whole[:, ::-1]]) if draw(st.booleans()) else whole
     return np.asarray(whole, draw(strategies.float_dtypes(half=True)))
 
 
@@ -141,11 +145,12 @@ def test_straight_through_gradient(kit: Kit, case: tuple[Array, Array], bits: in
 
 @clause("O-3a", tier="forward-error", case=slopes(even_rows()), bits=BITS)
 def test_gradient_through_the_scale(kit: Kit, case: tuple[Array, Array], bits: int) -> None:
-    """The derivative of the values where codes are constant: every weight of a row moves the scale alike."""
+    """The derivative of the values where codes are constant: every weight that shares a scale moves it alike."""
     (w, g), grid = case, statistics(case[0], bits)
     found = kit.call("statsq_grad", w, g, bits=bits, path="scale")
     terms = g * (grid.codes + 0.5) / grid.n
-    pull, size = (2 * f(terms).sum(axis=-1, keepdims=True) / grid.shared for f in (np.positive, np.abs))
+    axes = tuple(a for a in range(w.ndim) if a != w.ndim - 2)
+    pull, size = (2 * f(terms).sum(axis=axes, keepdims=True) / grid.shared for f in (np.positive, np.abs))
     allowed = compare.gamma(grid.shared + 4, kit.u(w, result=found)) * size + kit.tiny(grid.shared)
     expected = np.sign(w.astype(np.float64)) * pull
     kit.check(compare.forward(found, expected, np.broadcast_to(allowed, w.shape), "gradient"))

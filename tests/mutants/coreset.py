@@ -52,6 +52,23 @@ edit(
     ("β * error_norm(x, y) +", "β * error_norm(x, y) / len(x) +"),
 )
 edit(
+    "X-1b",
+    "EL2N standardised by the batch",
+    "coreset",
+    "el2n_score",
+    (
+        "np.mean([error_norm(run, y) for run in x], axis=0)",
+        "np.mean([error_norm(r / (1 + r.std()), y) for r in x], axis=0)",
+    ),
+)
+edit(
+    "X-1b",
+    "GraNd of centred features",
+    "coreset",
+    "grand_score",
+    ("np.sqrt(float(bias) + (h**2).sum(axis=1))", "np.sqrt(float(bias) + ((h - h.mean(axis=0)) ** 2).sum(axis=1))"),
+)
+edit(
     "X-2",
     "distance of logits",
     "coreset",

@@ -117,6 +117,15 @@ edit(
     *MAPS,
     ("(q * a.sum(axis=-1, keepdims=True) - a) / share", "-(a / q) / share"),
 )
+edit(
+    "W-5",
+    "lengths are those of heads, not of sentences",
+    *MAPS,
+    (
+        "loss += terms.sum() / share",
+        "loss += sum(t.sum() / (S.shape[0] * S.shape[1] * s[h % len(s)]) for h, t in enumerate(terms))",
+    ),
+)
 edit("W-5a", "one row too many", *MAPS, ("slice(length), slice(length))\n", "slice(length + 1), slice(length))\n"))
 edit(
     "W-5a",

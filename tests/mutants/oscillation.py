@@ -91,6 +91,16 @@ edit(
     "statsq_grad",
     ("* pull / max(W.size // α.size if α.size else 1, 1)", "* pull"),
 )
+edit(
+    "O-3a",
+    "every matrix of a stack by itself",
+    STATSQ,
+    "statsq_grad",
+    (
+        "others = tuple(axis for axis in range(W.ndim) if axis != W.ndim - 2)\n    pull",
+        "others = (-1,)\n    pull",
+    ),
+)
 edit("O-3a", "moves weights of zero", STATSQ, "statsq_grad", ("np.sign(W)", "np.where(W < 0, -1.0, 1.0)"))
 edit("O-3a", "levels without the half", STATSQ, "statsq_grad", ("nearest_code(v, n) + 0.5", "nearest_code(v, n)"))
 
