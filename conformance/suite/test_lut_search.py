@@ -213,6 +213,20 @@ def test_optimum(kit: Kit, case: Fit, entries: int) -> None:
     kit.check(compare.certificate(own, float(found.objective), slack(case), "objective of the returned table"))
 
 
+@clause("L-25", tier="certificate", slope=st.integers(-9, 9), shift=st.integers(-3000, 3000),
+        fit=st.sampled_from(SEARCH_FITS), entries=st.integers(1, 5))  # fmt: skip
+def test_straight_lines(kit: Kit, slope: int, shift: int, fit: str, entries: int) -> None:
+    """A straight line is met by every table without rounding; the error of that is a mean of squares, not below 0."""
+    knots, x = np.array([-5.0, -1.3, 0.1, 2.0, 5.0]), np.linspace(-4.0, 4.0, 33)
+    values, y = (slope / 3 * a + shift / 7 for a in (knots, x))
+    cuts = np.array([[0, *np.searchsorted(x, knots[1:-1]), len(x)]], np.int32)
+    options = {"objective": "mse", "fit": fit, "fraction_bits": None}
+    case = Fit((knots, values, x, y, cuts), options, float(np.abs(y).max() + 8 * abs(slope) + 1))
+    found = kit.call("optimal_search", *case.arrays, entries=entries, **options)
+    kit.check(compare.certificate(float(found.objective), 0.0, slack(case), "objective of a straight line"))
+    kit.require(float(found.objective) >= 0, f"a mean of squares is {float(found.objective)}")
+
+
 @clause("L-25a", tier="certificate", case=fits(), entries=st.integers(2, 4))
 def test_more_entries(kit: Kit, case: Fit, entries: int) -> None:
     """From two on, one entry more is never worse: a breakpoint that stands twice costs nothing."""

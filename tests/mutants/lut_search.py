@@ -48,6 +48,16 @@ edit(
     "genome_fitness",
     ("p = np.sort(genomes, axis=1)", "p = np.array(genomes)"),
 )
+edit(
+    "L-25",
+    "squares multiplied out, which cancel to less than nothing",
+    "lut_search",
+    OPTIMAL,
+    (
+        "else self.weight[at] @ e**2)",
+        "else (lambda w, x, y: w @ y**2 - k * (2 * (w @ (x * y)) - k * (w @ x**2) - 2 * b * (w @ x)) - b * (2 * (w @ y) - b * w.sum()))(self.weight[at], self.x[at], self.y[at]))",
+    ),
+)
 edit("L-21", "tournament of two", "lut_search", "genetic_search", ("[:TOURNAMENT]\n", "[:2]\n"))
 edit(
     "L-21",
