@@ -59,6 +59,36 @@ def test_both_scores_are_norms_of_gradients(seed: int) -> None:
     np.testing.assert_allclose(ref.disagreement_score(x, t), central_differences(x, softmax(t)), atol=1e-8)
 
 
+@LAW
+@given(SEEDS, st.integers(2, 6), st.sampled_from([1.0, 8.0, 60.0]))
+def test_disagreement_is_zero_where_outputs_agree_and_nowhere_else(seed: int, classes: int, sure: float) -> None:
+    """Sure models included, whose large probability is 1 in both: the small ones still differ."""
+    x, _, _ = problem(seed, classes=classes)
+    x[:, 0] += sure
+    c = np.random.default_rng(seed).integers(1, classes, 12)
+    moved = x + 0.25 * (np.arange(classes) == c[:, None])
+    assert (ref.disagreement_score(x, x) == 0).all()
+    assert (ref.disagreement_score(x, moved) > 0).all()
+
+
+@LAW
+@given(SEEDS)
+def test_every_score_of_probabilities_ignores_a_shift_of_the_logits(seed: int) -> None:
+    """Logits in eighths, shifts that keep them exact: to the last bit, sample by sample."""
+    g = np.random.default_rng(seed)
+    x, t = (g.integers(-80, 80, (12, 5)) / 8 for _ in range(2))
+    y, h = g.integers(0, 5, 12), g.standard_normal((12, 3))
+    a, b = (g.integers(-64, 64, (12, 1)).astype(float) for _ in range(2))
+    for found, expected in (
+        (ref.error_vector_score(x + a, y), ref.error_vector_score(x, y)),
+        (ref.disagreement_score(x + a, t + b), ref.disagreement_score(x, t)),
+        (ref.acs_score(x + a, t + b, y, epoch=1, epochs=3), ref.acs_score(x, t, y, epoch=1, epochs=3)),
+        (ref.el2n_score(np.stack([x + a, t + b]), y), ref.el2n_score(np.stack([x, t]), y)),
+        (ref.grand_score(x + a, h, y), ref.grand_score(x, h, y)),
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_exact_scores() -> None:
     uniform = np.zeros((1, 4))
     near(ref.error_vector_score(uniform, [2]), [math.sqrt(0.75**2 + 3 * 0.25**2)], roundings=8)

@@ -50,6 +50,19 @@ def test_w7_least_value_and_the_last_row() -> None:
     assert not ref.cover_length(np.zeros((2, 0, 0)), np.zeros((2, 0, 0))).any()
 
 
+@pytest.mark.parametrize("n, top", [(1, 1), (5, 5), (8, 5), (8, 1), (8, 8)])
+def test_w7_bounds(n: int, top: int) -> None:
+    """From (k − 1)/n · (n − 1)/n, where orders agree, to ((n − 1)/n)², where the student's is the reverse."""
+    s, t = maps(0, 3, n, n), maps(1, 3, n, n)
+    least, most = (top - 1) * (n - 1) / n**2, ((n - 1) / n) ** 2
+    for student in (s, t, -t):
+        found = ref.cover_length(student, t, top=top)
+        assert (found >= least * (1 - 2.0**-40)).all()
+        assert (found <= most * (1 + 2.0**-40)).all()
+    near(ref.cover_length(t, t, top=top), np.full(3, least), roundings=99)
+    near(ref.cover_length(-t, t, top=top), np.full(3, most), roundings=99)
+
+
 def test_w8_per_token() -> None:
     found = ref.attention_range([[3.0, -1.0, 2.0], [0.0, 0.0, 0.0]])
     assert (found.low.tolist(), found.high.tolist()) == ([-1.0, 0.0], [3.0, 0.0])

@@ -131,6 +131,18 @@ def test_w1_cross_entropy_and_divergence_differ_by_the_entropy_of_the_teacher() 
     assert ref.logit_loss(s[:0], t[:0]).loss == 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_w1_at_least_the_entropy_of_the_teacher(seed: int) -> None:
+    """Unsure and sure teachers, students near and far; equal only where the maps are."""
+    spread, apart = 2.0 ** (seed % 5 - 1), 2.0 ** (seed % 7 - 3)
+    noise, t = (x * f for x, f in zip(draw(4, 6, seed=seed), (apart, spread), strict=True))
+    p = maps(t)
+    entropy = -(p * np.log(p)).sum() / 4
+    assert ref.logit_loss(t + noise, t).loss > entropy
+    near(ref.logit_loss(t - 3.0, t).loss, entropy, roundings=2**9, magnitude=9.0)
+    assert ref.logit_loss(t + noise, t, divergence="kl").loss > 0
+
+
 def test_w1_logits_shifted_by_a_constant() -> None:
     s, t = draw(4, 6)
     shifted = ref.logit_loss(s + 64, t - 32)
@@ -190,7 +202,16 @@ def test_w3_w5_the_width_of_the_batch() -> None:
     near(ref.feature_loss(wide[0], wide[1]).loss, ref.feature_loss(s, t).loss * 4 / 7, roundings=99)
     s, t = draw(3, 2, 4, 4)
     wide = [np.pad(x, ((0, 0), (0, 0), (0, 3), (0, 3)), constant_values=-9.0) for x in (s, t)]
-    assert ref.attention_map_loss(wide[0], wide[1], LENGTHS).loss == ref.attention_map_loss(s, t, LENGTHS).loss
+    found, expected = ref.attention_map_loss(wide[0], wide[1], LENGTHS), ref.attention_map_loss(s, t, LENGTHS)
+    assert found.loss == expected.loss
+    assert np.array_equal(found.gradient[..., :4, :4], expected.gradient)
+    near(ref.score_loss(wide[0], wide[1]).loss, ref.score_loss(s, t).loss * 16 / 49, roundings=99)  # padding counts
+    s, t = draw(2, 4, 5)
+    wide = [np.pad(x, ((0, 0), (0, 3), (0, 0)), constant_values=5.0) for x in (s, t)]
+    labels = np.pad(LABELS, ((0, 0), (0, 3)), constant_values=IGNORED)
+    found = ref.token_loss(wide[0], wide[1], labels, ignored="skip")
+    near(found.loss, ref.token_loss(s, t, LABELS, ignored="skip").loss, roundings=99)
+    assert ref.token_loss(wide[0], wide[1], labels).loss != pytest.approx(ref.token_loss(s, t, LABELS).loss, rel=1e-3)
 
 
 def test_w4_w5_a_constant_per_row() -> None:
@@ -213,6 +234,41 @@ def test_w5_heads_and_agreement() -> None:
     assert np.abs(same.gradient).max() < CLOSE
     assert found.loss > -4e-8
     assert ref.attention_map_loss(np.zeros((2, 0, 3, 3)), np.zeros((2, 0, 3, 3)), [1, 3]).loss == 0
+
+
+@pytest.mark.parametrize("floor", [1e-8, 1e-3, 0.1])
+@pytest.mark.parametrize("seed", range(12))
+def test_w5_never_below_what_the_floor_allows(seed: int, floor: float) -> None:
+    """L ≥ −log(1 + n φ), by the log-sum inequality: P sums to 1 at least, max(q, φ) to 1 + n φ at most.
+
+    Maps from flat to one-hot, the same, near each other and far apart.
+    """
+    flat, apart = 4.0 ** (seed % 4 - 1), (0.0, 2.0**-12, 0.5, 30.0)[seed // 3]
+    noise, t = draw(3, 2, 4, 4, seed=seed)
+    found = ref.attention_map_loss(flat * t + apart * noise, flat * t, LENGTHS, floor=floor)
+    assert found.loss >= -np.log1p(4 * floor) * (1 + 2.0**-40) - 2.0**-46
+
+
+def test_w5_a_floor_can_take_the_loss_below_zero() -> None:
+    """The bound is not idle: a teacher just above the floor, and a student that is lifted to it."""
+    t = np.log(np.array([[[[0.78, 0.11, 0.11]] * 3]]))
+    s = np.log(np.array([[[[0.98, 0.01, 0.01]] * 3]]))
+    assert -np.log1p(0.3) < ref.attention_map_loss(s, t, [3], floor=0.1).loss < 0
+    assert ref.attention_map_loss(s, t, [3]).loss > 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_w5_zero_where_valid_maps_agree_and_nowhere_else(seed: int) -> None:
+    """Outside the valid block, and by constants of rows, networks may differ as they like; in no other way."""
+    noise, t = draw(3, 2, 4, 4, seed=seed)
+    inside = np.arange(4) < LENGTHS[:, None]
+    valid = np.broadcast_to((inside[:, :, None] & inside[:, None])[:, None], t.shape)
+    s = np.where(valid, t, noise) + noise[..., :1]
+    assert abs(ref.attention_map_loss(s, t, LENGTHS).loss) < 2.0**-44
+    for at in np.argwhere(valid & (LENGTHS[:, None, None, None] > 1)).tolist():
+        one = s.copy()
+        one[tuple(at)] += 0.5
+        assert ref.attention_map_loss(one, t, LENGTHS).loss > 2.0**-40
 
 
 def test_w5_the_masked_softmax_over_all_keys() -> None:

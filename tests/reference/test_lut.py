@@ -92,6 +92,38 @@ def test_l1_affine_functions_are_reproduced(knots: Array, a: int, b: int) -> Non
     assert np.abs(found.slopes - a / 8).max() <= compare.gamma(40, 2.0**-53) * size * (1 + abs(a))
 
 
+@given(
+    inner=st.lists(st.integers(-40, 40), max_size=8),
+    a=st.integers(-99, 99),
+    b=st.integers(-99, 99),
+    third=st.booleans(),
+)
+def test_l1_l4_straight_lines_are_reproduced_up_to_rounding(inner: list[int], a: int, b: int, third: bool) -> None:
+    """Whatever the breakpoints, equal ones too: within 1/128 for the slope and for the intercept, and the chords' own
+    rounding, which grows with the ratio of the far sentinels to the narrowest piece."""
+    p = np.sort(np.array(inner, float)) / (6 if third else 8)
+    knots = np.concatenate([[-100.0], p, [100.0]])
+    line = (a / 7, b / 7)
+    x = np.concatenate([np.linspace(-20, 20, 81), p])
+    exact = ref.fit_chords(knots, line[0] * knots + line[1])
+    wide = compare.gamma(2**12, 2.0**-53) * (100 * abs(line[0]) + abs(line[1]))
+    for tie in ("left", "right"):
+        assert np.abs(ref.evaluate_table(x, exact, tie=tie) - (line[0] * x + line[1])).max() <= wide
+        rounded = ref.evaluate_table(x, ref.round_table(exact), tie=tie)
+        assert (np.abs(rounded - (line[0] * x + line[1])) <= wide + (np.abs(x) + 1) / 128).all()
+
+
+@pytest.mark.parametrize("h", [0.25, 1.0])
+def test_l1_l3_errors_of_a_parabola(h: float) -> None:
+    """Chords leave h⁴ f″² / 120 on a piece of length h, least-squares lines h⁴ f″² / 720: six times less."""
+    n = 4000
+    knots = np.arange(5) * h
+    x = (np.arange(4 * n) + 0.5) * h / n
+    for table, factor in ((ref.fit_chords(knots, knots**2), 120), (ref.fit_segments(x, x**2, knots[1:-1]), 720)):
+        mse = np.mean((ref.evaluate_table(x, table) - x**2) ** 2)
+        assert mse == pytest.approx(h**4 * 4 / factor, rel=4 / n)  # sums at midpoints
+
+
 @NAMES
 def test_l4_fixed_point_is_within_half_a_unit_and_not_clipped(name: str) -> None:
     f, p = lut.FUNCTIONS[name], np.array(KNOTS[name], float)
@@ -169,6 +201,23 @@ def test_l2_a_breakpoint_on_a_sentinel_is_a_dead_piece() -> None:
     found = lut.chord_table("rsqrt", [0.25, 0.5, 1.0])
     assert (found.slopes[0], found.intercepts[0]) == (0, 0)
     assert np.array_equal(found.slopes[1:], lut.chord_table("rsqrt", [0.5, 1.0]).slopes)
+
+
+@pytest.mark.parametrize("tie", ["left", "right"])
+@NAMES
+def test_l2_equal_breakpoints_and_minus_zero_do_no_harm(name: str, tie: Any) -> None:
+    """As shipped tables have them: the dead piece is never reached, whatever the code, and −0 is 0."""
+    p, q = np.array(KNOTS[name], float), np.arange(-128, 128)
+    once, twice = table(name), lut.chord_table(name, np.concatenate([p, p[2:5]]))
+    for bits in (0, 3, 6):
+        one, other = (ref.integer_table(t, scale_bits=bits) for t in (once, twice))
+        assert len(other.slopes) == len(one.slopes) + 3
+        assert np.array_equal(ref.evaluate_codes(q, one, tie=tie), ref.evaluate_codes(q, other, tie=tie))
+    zero, minus = (Table(np.array([sign * 0.0]), np.array([1.0, 2.0]), np.array([0.5, -0.5])) for sign in (1, -1))
+    for x in (0.0, -0.0):
+        assert ref.evaluate_table(x, zero, tie=tie) == ref.evaluate_table(x, minus, tie=tie)
+    for one, other in zip(ref.integer_table(zero, scale_bits=4), ref.integer_table(minus, scale_bits=4), strict=True):
+        assert np.array_equal(one, other)
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------
@@ -365,6 +414,34 @@ def test_l13_gradients_are_central_differences_of_the_function(name: Any) -> Non
     step = np.sum(g * (f.value((s + h * s) * q) - f.value((s - h * s) * q))) / (2 * h * s)
     assert np.allclose(found.codes, codes, atol=1e-8, rtol=0)
     assert np.allclose(found.scale, step, atol=1e-5, rtol=1e-7)
+
+
+@NAMES
+def test_l13_gradients_are_those_of_autograd(name: Any) -> None:
+    """The functions written in torch, the scale a leaf; corners of hswish left out."""
+    torch = pytest.importorskip("torch")
+    functions: dict[str, Any] = {
+        "gelu": torch.nn.functional.gelu,
+        "hswish": torch.nn.functional.hardswish,
+        "silu": torch.nn.functional.silu,
+        "exp": torch.exp,
+        "reciprocal": torch.reciprocal,
+        "rsqrt": torch.rsqrt,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+    }
+    q = np.arange(1, 128) if name in ("reciprocal", "rsqrt") else np.arange(-128, 1 if name == "exp" else 128)
+    for scale in (2.0**-5, 0.3):
+        q = q[np.abs(q * scale) != 3]
+        g = np.sin(np.arange(len(q)))
+        codes, s = torch.tensor(q.astype(float), requires_grad=True), torch.tensor(scale, dtype=torch.float64)
+        s.requires_grad_()
+        (functions[name](s * codes) * torch.tensor(g)).sum().backward()
+        found = ref.table_gradient(g, q, scale=scale, function=name)
+        size = np.abs(ref.table_gradient(np.ones(len(q)), q, scale=scale, function=name).codes) + scale
+        assert (np.abs(found.codes - codes.grad.numpy()) <= compare.gamma(2**14, 2.0**-53) * size).all()
+        total = float(np.sum(np.abs(g * q) * size)) / scale
+        assert abs(float(found.scale) - float(s.grad)) <= compare.gamma(2**14, 2.0**-53) * total
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -55,6 +55,17 @@ def test_l20_fitness_is_that_of_the_table(function: TableFunction) -> None:
         assert fitness == np.mean((FUNCTIONS[function].value(x) - y) ** 2) >= 0
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(TABLE_FUNCTIONS), st.data())
+def test_l20a_any_order_of_genes_is_one_table(function: TableFunction, data: st.DataObject) -> None:
+    """To the last bit, equal genes and genes on the ends of the range included."""
+    low, high = FUNCTIONS[function].knots
+    genes = [low + (high - low) * k / 12 for k in data.draw(st.lists(st.integers(0, 12), min_size=1, max_size=9))]
+    mixed = data.draw(st.permutations(genes))
+    found = ref.genome_fitness([genes, mixed, sorted(genes)], function=function)
+    assert found[0] == found[1] == found[2] >= 0
+
+
 def lut_search_table(function: TableFunction, genome: Any, x: Any) -> Any:
     return evaluate_table(x, chord_table(function, genome), tie="right")
 
@@ -121,6 +132,38 @@ def test_mutation_steps_and_clamps() -> None:
         genome = np.array([0.5])
         lut_search.mutate(genome, Fixed(), (1, 0), grids, rounding, (-4.0, 4.0))  # type: ignore[arg-type]
         assert genome[0] == expected
+
+
+PUBLISHED = [
+    ("gelu", 8), ("gelu", 16), ("hswish", 16), ("silu", 8), ("exp", 8), ("exp", 16), ("reciprocal", 16), ("rsqrt", 8),
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(PUBLISHED), st.sampled_from([None, True, False]), st.data())
+def test_l21_any_mutation_stays_in_the_range_of_breakpoints(setting: Any, rounding: Any, data: st.DataObject) -> None:
+    """Whatever is drawn, at every published setting: the range of the exponential at 16 entries is narrower."""
+    span, grids, rounds = lut_search.search_settings(*setting, rounding)
+
+    class Drawn:
+        def uniform(self, *_: int) -> float:
+            return data.draw(st.sampled_from([0.0, 0.06, 0.12, 0.2, 0.26, 0.31, 0.5, 0.9, 0.99]))
+
+        def step(self, *_: int) -> float:
+            return data.draw(st.floats(-9, 9, width=16))
+
+    genome = np.array(data.draw(st.lists(st.floats(0, 1, width=16), min_size=3, max_size=3)))
+    genome = span[0] + (span[1] - span[0]) * genome
+    lut_search.mutate(genome, Drawn(), (1, 0), grids, rounds, span)  # type: ignore[arg-type]
+    assert span[0] <= genome.min() <= genome.max() <= span[1]
+
+
+@pytest.mark.parametrize("draws", ["addressed", "published"])
+def test_l21_the_exponential_at_sixteen_entries_has_its_own_range(draws: Any) -> None:
+    r = ref.genetic_search(function="exp", entries=16, generations=3, population=9, draws=draws, seed=1)
+    assert r.population.shape == (9, 15)
+    assert (np.diff(r.population, axis=1) >= 0).all()
+    assert -6.5 <= r.population.min() <= r.population.max() <= 0
 
 
 def test_l21_steps_have_the_published_deviation() -> None:

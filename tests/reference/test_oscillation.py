@@ -156,6 +156,20 @@ def test_o6_a_range_of_one_half_leaves_the_outer_half_steps_frozen() -> None:
     np.testing.assert_array_equal(mask, c <= 1 - 1 / 4)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_o6_the_widest_and_the_narrowest_range_at_every_width(bits: int) -> None:
+    """Eighths of a step from −n − 1 to n + 1, and what makes the scale n, so that a weight is its own v exactly.
+
+    One half leaves |v| ≤ n − ½ active, the edge included; nothing leaves hits of the inner thresholds, ±n being none.
+    """
+    n = 2 ** (bits - 1)
+    v = np.concatenate([np.arange(-8 * n - 8, 8 * n + 9) / 8, np.zeros(60), [22 * n - 9]])
+    assert ref.statsq(v[None], bits=bits).scale[0, 0] == n
+    half, none = (ref.cga_mask(v[None], bits=bits, boundary_range=width)[0] for width in (0.5, 0.0))
+    np.testing.assert_array_equal(half, np.abs(v) <= n - 0.5)
+    np.testing.assert_array_equal(none, (v == np.rint(v)) & (np.abs(v) < n))
+
+
 def test_o6a_an_extreme_code_that_nobody_takes_removes_its_threshold() -> None:
     w = np.array([[2.0, 0.01, 2.0, 1.99]])  # no weight below zero: code -2 and -1 are free
     assert ref.cga_mask(w, bits=2, boundary_range=0.1)[0, 1]

@@ -84,6 +84,32 @@ def test_o1_laws(values: Array, bits: int, c: float) -> None:
     assert (odd == found.codes)[~tie].all()
 
 
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    arrays(np.int64, (2, 3, 5), elements=st.integers(-50, 50), fill=st.nothing()),
+    st.integers(1, 8),
+    st.permutations(range(3)),
+)
+def test_o1_laws_row_by_row(values: Array, bits: int, order: list[int]) -> None:
+    """Every row has its own factor and its own bound ±α(1 − 1/2n); rows in any order; a stack's rows span the stack."""
+    factors = np.array([0.25, 8.0, 512.0])[:, None]
+    for w in (values[0] / 8, values / 8):
+        found = ref.statsq(w, bits=bits)
+        assert (np.abs(found.values) <= found.scale * (1 - 0.5**bits) * (1 + 2.0**-50)).all()
+        scaled = ref.statsq(factors * w, bits=bits)
+        np.testing.assert_array_equal(scaled.codes, found.codes)
+        np.testing.assert_array_equal(scaled.values, factors * found.values)
+        moved = ref.statsq(w[..., order, :], bits=bits)
+        np.testing.assert_array_equal(moved.values, found.values[..., order, :])
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_o1c_zeros_of_either_sign_go_up(bits: int) -> None:
+    found = ref.statsq([[0.0, -0.0, 2.0, -2.0]], bits=bits)
+    assert found.codes[0, :2].tolist() == [0, 0]
+    assert found.values[0, :2].tolist() == [2.0 / 2**bits] * 2
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 def test_o2_no_level_is_added_in_any_precision(dtype: str, bits: int) -> None:
@@ -121,6 +147,21 @@ def test_o1_occupation_and_error() -> None:
     errors = [((ref.statsq(g, bits=b).values - g) ** 2).mean() / (g**2).mean() for b in (2, 3, 4, 8)]
     np.testing.assert_allclose(errors[:3], [0.138, 0.071, 0.049], atol=2e-3)
     assert errors[3] > 0.9 * errors[2] * 0.8  # 16 times as many levels, hardly less error
+
+
+def test_o1_entropy_of_the_levels() -> None:
+    """A million draws, figures to the digits given: bits of entropy at three widths, and errors of Laplace weights."""
+    n, rng = 1 << 20, np.random.default_rng(5)
+    for w, expected in (
+        (rng.standard_normal((1, n)), (1.984, 2.979, 3.948)),
+        (rng.laplace(size=(1, n)), (1.949, 2.909, 3.847)),
+    ):
+        for bits, entropy in zip((2, 3, 4), expected, strict=True):
+            share = np.bincount(ref.statsq(w, bits=bits).codes[0] + 2 ** (bits - 1)) / n
+            assert share.size == 2**bits
+            assert -(share * np.log2(share)).sum() == pytest.approx(entropy, abs=2e-3)
+    errors = [((ref.statsq(w, bits=b).values - w) ** 2).mean() / (w**2).mean() for b in (2, 3, 4)]
+    np.testing.assert_allclose(errors, [0.257, 0.183, 0.156], atol=4e-3)
 
 
 def test_affine_deployment() -> None:
@@ -163,6 +204,27 @@ def test_o3_gradients_are_central_differences(bits: int, path: str) -> None:
         step = np.zeros(w.shape)
         step[at] = h
         assert (loss(w + step) - loss(w - step)) / (2 * h) == pytest.approx(found[at], rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 2, 3, 2)])
+def test_o3a_gradients_of_stacks_are_central_differences(shape: tuple[int, ...], bits: int) -> None:
+    """A scale is shared along the last axis but one, so that every weight of the stack moves it."""
+    n, h = 2 ** (bits - 1), 1e-6
+    candidates = (np.random.default_rng(seed).standard_normal(shape) for seed in range(9999))
+
+    def clear(w: Array) -> bool:  # of thresholds, and of 0, where |W| has a corner
+        v = n * w / ref.statsq(w, bits=bits).scale
+        return bool(np.abs(v - np.clip(np.round(v), 1 - n, n - 1)).min() > 1e-2)
+
+    w = next(filter(clear, candidates))
+    G = RNG.standard_normal(shape)
+    found = ref.statsq_grad(w, G, bits=bits, path="scale")
+    for at in np.ndindex(shape):
+        step = np.zeros(shape)
+        step[at] = h
+        up, down = (float((G * ref.statsq(w + s, bits=bits).values).sum()) for s in (step, -step))
+        assert (up - down) / (2 * h) == pytest.approx(found[at], rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3])

@@ -102,6 +102,23 @@ def test_t2_idempotent_odd_and_equivariant(x: Array) -> None:
     assert (ref.twn(8 * x, granularity="row", clip=8 * 100.0) == 8 * once).all()
 
 
+@LAW
+@given(VALUES, st.sampled_from(SHARINGS), st.sampled_from([0.7, 1 / 3, 3.0]))
+def test_t2_laws_of_every_sharing(x: Array, granularity: Sharing, c: float) -> None:
+    """Twice is once; any factor, powers of two or not, below the clip, and none above it."""
+    once = ref.twn(x, granularity=granularity)
+    twice = ref.twn(once, granularity=granularity)
+    assert (np.sign(twice) == np.sign(once)).all()
+    near(twice, once, roundings=64)
+    a = np.abs(x)
+    mean = by_group(a, granularity, lambda part: np.full(part.shape, part.mean()))
+    clear = (np.abs(a - 0.7 * mean) > 2.0**-40) | (a == 0)  # of the threshold, on whose side a factor may round
+    if clear.all():
+        near(ref.twn(c * x, granularity=granularity), c * once, roundings=64)
+    far = ref.twn(np.where(x >= 0, 10.0, -10.0), granularity=granularity, clip=2.5)
+    assert (far == np.where(x >= 0, 2.5, -2.5)).all()
+
+
 # -- T-3
 
 
