@@ -35,6 +35,15 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], Call
 }
 
 
+OPTIONS: list[tuple[str, dict[str, object]]] = [
+    ("logit_loss", {"temperature": 3.0, "divergence": "kl"}),
+    ("token_loss", {"temperature": 0.5, "ignored": "skip"}),
+    ("score_loss", {"floor": -0.5, "causal": True}),
+    ("attention_map_loss", {"floor": 0.2}),
+]
+"""Options that are none of the defaults; the last argument of an operation is that of its case."""
+
+
 def draw(*shape: int) -> tuple[Tensor, Tensor]:
     made = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(shape, generator=made, dtype=torch.float64) for _ in range(2))
@@ -52,6 +61,32 @@ def test_backward_is_the_gradient_of_the_operation(name: str) -> None:
     assert loss.item() == expected.loss  # type: ignore[attr-defined]
     assert student.grad is not None
     assert torch.allclose(student.grad, 6 * expected.gradient, rtol=1e-14)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name, options", OPTIONS)
+def test_every_option_reaches_the_operation(name: str, options: dict[str, object]) -> None:
+    """Loss and gradient are those of the options given, and not those of the defaults."""
+    student, teacher = draw(*CASES[name][0])
+    more = {"token_loss": (LABELS,), "attention_map_loss": (LENGTHS,)}.get(name, ())
+    loss = getattr(losses, name)(student, teacher, *more, **options)
+    loss.backward()
+    expected = getattr(distill, name)(student.detach(), teacher, *more, **options)
+    assert loss.item() == expected.loss
+    assert student.grad is not None
+    assert torch.equal(student.grad, expected.gradient)
+    plain = getattr(distill, name)(student.detach(), teacher, *more)
+    assert plain.loss != expected.loss
+    assert not torch.equal(plain.gradient, expected.gradient)
+    for option in options:  # each of them alone matters too
+        rest = {key: value for key, value in options.items() if key != option}
+        assert getattr(distill, name)(student.detach(), teacher, *more, **rest).loss != expected.loss
+
+
+def test_all_features_without_lengths() -> None:
+    student, teacher = draw(2, 4, 5)
+    losses.feature_loss(student, teacher).backward()
+    assert student.grad is not None
+    assert torch.equal(student.grad, distill.feature_loss(student.detach(), teacher).gradient)
 
 
 def test_a_half_precision_student_gets_half_precision_gradients() -> None:
