@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lowbit
 import lowbit.reference as ref
+from lowbit.conformance import compare
 from lowbit.conformance.suite.test_contract import wrong_calls
 from lowbit.reference import lut_search
 from lowbit.reference.errors import SpecError
@@ -20,6 +21,7 @@ from lowbit.reference.tables import TABLE_SEARCH
 from lowbit.reference.types import TABLE_FUNCTIONS, SearchProblem, Table, TableFunction
 
 numba: Any = lowbit.load("numba")
+FAILURES = 2.0**-40  # chance that right draws fail a test of shares; they are fixed, so they never will
 functions = pytest.mark.parametrize("function", TABLE_FUNCTIONS)
 
 
@@ -132,6 +134,65 @@ def test_mutation_steps_and_clamps() -> None:
         genome = np.array([0.5])
         lut_search.mutate(genome, Fixed(), (1, 0), grids, rounding, (-4.0, 4.0))  # type: ignore[arg-type]
         assert genome[0] == expected
+
+
+@pytest.mark.parametrize("draws", [lut_search.AddressedDraws, lut_search.PublishedDraws])
+def test_l21_draws_have_the_published_probabilities(draws: Any) -> None:
+    """Crossover 0.7, mutation 0.2, tournaments of three with replacement over the whole population; points of a
+    crossover in every place, with one to n − 1 genes of n between them. Each share within its binomial error."""
+    n, population, genes = 3000, 8, 7
+    source = draws(3, population, genes, (-4.0, 4.0))
+    at = [(1 + i // population, i % population) for i in range(n)]
+    cuts, mutates = [source.cut(*a) for a in at], [source.mutates(*a) for a in at]
+    rivals = np.array([source.tournament(*a) for a in at])
+    assert rivals.shape == (n, 3)
+    shares = [(sum(c is not None for c in cuts), n, 0.7), (sum(mutates), n, 0.2)]
+    shares += [(int((rivals == i).sum()), 3 * n, 1 / population) for i in range(population)]
+    shares.append((int((rivals[:, 0] == rivals[:, 1]).sum()), n, 1 / population))
+    found = [c for c in cuts if c is not None]
+    assert all(1 <= low < high <= genes for low, high in found)
+    assert {c[0] for c in found} == set(range(1, genes))
+    assert {c[1] for c in found} == set(range(2, genes + 1))
+    # the first point in 1 … n and the second in 1 … n − 1, so that each of the n (n − 1) / 2 runs is met twice
+    shares += [(found.count(run), len(found), 2 / (genes * (genes - 1))) for run in sorted(set(found))]
+    for count, trials, probability in shares:
+        assert compare.frequency(count, trials, probability, FAILURES).ok
+
+
+@pytest.mark.parametrize("entries, roundings, kicks", [(16, 0.35, 0.7), (8, 0.25, 0.5)])
+def test_l21_roundings_and_steps_of_a_gene(entries: int, roundings: float, kicks: float) -> None:
+    """GELU: seven grids, or five without the coarsest two; each rounds one gene in twenty and kicks one in ten."""
+    span, grids, rounds = lut_search.search_settings("gelu", entries, None)
+    assert rounds
+    steps = 0
+
+    class Counting(lut_search.AddressedDraws):
+        def step(self, *at: int) -> float:
+            nonlocal steps
+            steps += 1
+            return 0.0
+
+    source, n, rounded = Counting(9, 50, 1, span), 4000, 0
+    for i in range(n):
+        for j in grids:  # a gene off every grid, one grid at a time: it moves exactly when it is rounded
+            genome = np.array([1 / 3])
+            lut_search.mutate(genome, _At(source, j - grids[0]), (1, i), [j], True, span)  # type: ignore[arg-type]
+            rounded += bool(genome[0] != 1 / 3)
+    assert compare.frequency(rounded, n * len(grids), roundings / len(grids), FAILURES).ok
+    assert compare.frequency(steps, n * len(grids), kicks / len(grids), FAILURES).ok
+
+
+class _At:
+    """Draws of one level, whatever level is asked for."""
+
+    def __init__(self, source: lut_search.AddressedDraws, level: int) -> None:
+        self.source, self.level = source, level
+
+    def uniform(self, generation: int, individual: int, gene: int, _: int) -> float:
+        return self.source.uniform(generation, individual, gene, self.level)
+
+    def step(self, generation: int, individual: int, gene: int, _: int) -> float:
+        return self.source.step(generation, individual, gene, self.level)
 
 
 PUBLISHED = [
