@@ -69,6 +69,33 @@ def test_an_annealed_step_is_four_operations(dtype: Any, bits: int, shape: tuple
     assert w.size == 0 or (turns > 0 and moved > 0 and kept > 0)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("width", [0.0, 0.125, 0.25, 0.5])
+def test_edges_and_ties_are_those_of_the_operations(dtype: Any, bits: int, width: float) -> None:
+    """Eighths of a step with a scale that is a power of two: thresholds are hit, and so are both ends of the range.
+
+    A step of 1/8 for every weight at once, from a gradient of one sign without momentum, keeps them on the grid.
+    """
+    n = 2 ** (bits - 1)
+    v = np.concatenate([np.arange(-8 * n - 8, 8 * n + 9) / 8, np.zeros(60), [22 * n - 9]])
+    w = np.stack([v, -v, np.zeros_like(v)]).astype(dtype)
+    assert (ops.statsq(w, bits=bits).scale[:2] == n).all()
+    active = ops.cga_mask(w, bits=bits, boundary_range=width)
+    state = ops.start_oscillation(ops.statsq(w, bits=bits).codes)
+    annealed = AnnealedAdamW(w.copy(), bits=bits, lr=0.125, boundary_range=width, beta1=0.0, epsilon=0.0)
+    tracker = OscillationTracker(w.copy(), bits=bits, boundary_range=width)
+    for found in (annealed, tracker):
+        assert (found.active == active).all()
+        assert (found.codes == state.codes).all()
+    assert (active[:2] == (np.abs(w[:2] - np.clip(np.rint(w[:2]), 1 - n, n - 1)) <= width)).all()
+    annealed.step(np.ones_like(w))
+    assert (annealed.weight[~active] == w[~active]).all()
+    after = ops.statsq(annealed.weight, bits=bits)
+    assert (annealed.codes == after.codes).all()
+    assert (annealed.active == ops.cga_mask(annealed.weight, bits=bits, boundary_range=width)).all()
+
+
 @pytest.mark.parametrize("width", [None, 0.02, 0.3])
 def test_any_optimizer_is_tracked_and_held(width: float | None) -> None:
     """A parameter of torch, momentum and decay, and many pieces."""

@@ -164,35 +164,29 @@ def test_l21_roundings_and_steps_of_a_gene(entries: int, roundings: float, kicks
     """GELU: seven grids, or five without the coarsest two; each rounds one gene in twenty and kicks one in ten."""
     span, grids, rounds = lut_search.search_settings("gelu", entries, None)
     assert rounds
-    steps = 0
-
-    class Counting(lut_search.AddressedDraws):
-        def step(self, *at: int) -> float:
-            nonlocal steps
-            steps += 1
-            return 0.0
-
-    source, n, rounded = Counting(9, 50, 1, span), 4000, 0
+    source, n, rounded, steps = lut_search.AddressedDraws(9, 50, 1, span), 4000, 0, 0
     for i in range(n):
         for j in grids:  # a gene off every grid, one grid at a time: it moves exactly when it is rounded
-            genome = np.array([1 / 3])
-            lut_search.mutate(genome, _At(source, j - grids[0]), (1, i), [j], True, span)  # type: ignore[arg-type]
+            genome, draws = np.array([1 / 3]), OneLevel(source, j - grids[0])
+            lut_search.mutate(genome, draws, (1, i), [j], True, span)  # type: ignore[arg-type]
             rounded += bool(genome[0] != 1 / 3)
+            steps += draws.steps
     assert compare.frequency(rounded, n * len(grids), roundings / len(grids), FAILURES).ok
     assert compare.frequency(steps, n * len(grids), kicks / len(grids), FAILURES).ok
 
 
-class _At:
-    """Draws of one level, whatever level is asked for."""
+class OneLevel:
+    """Uniforms of one level, whatever level is asked for, and steps that are counted and not made."""
 
     def __init__(self, source: lut_search.AddressedDraws, level: int) -> None:
-        self.source, self.level = source, level
+        self.source, self.level, self.steps = source, level, 0
 
     def uniform(self, generation: int, individual: int, gene: int, _: int) -> float:
         return self.source.uniform(generation, individual, gene, self.level)
 
-    def step(self, generation: int, individual: int, gene: int, _: int) -> float:
-        return self.source.step(generation, individual, gene, self.level)
+    def step(self, *_: int) -> float:
+        self.steps += 1
+        return 0.0
 
 
 PUBLISHED = [
@@ -204,7 +198,7 @@ PUBLISHED = [
 @given(st.sampled_from(PUBLISHED), st.sampled_from([None, True, False]), st.data())
 def test_l21_any_mutation_stays_in_the_range_of_breakpoints(setting: Any, rounding: Any, data: st.DataObject) -> None:
     """Whatever is drawn, at every published setting: the range of the exponential at 16 entries is narrower."""
-    span, grids, rounds = lut_search.search_settings(*setting, rounding)
+    span, grids, rounds = lut_search.search_settings(setting[0], setting[1], rounding)
 
     class Drawn:
         def uniform(self, *_: int) -> float:
