@@ -66,7 +66,12 @@ def compress(
     quantizer: Annotated[str, typer.Option(help="rtn or gptq.")] = "rtn",
     act_order: Annotated[bool, typer.Option(help="GPTQ: columns by falling importance.")] = False,
     static_groups: Annotated[bool, typer.Option(help="GPTQ: all group scales from the original weights.")] = True,
-    clip_search: Annotated[bool, typer.Option(help="Search the clipping ratio of every group.")] = False,
+    clip_search: Annotated[
+        bool | None,
+        typer.Option(
+            help="Search the clipping ratio of every group; where EoRA follows if not said.", show_default="auto"
+        ),
+    ] = None,
     damping: Annotated[float, typer.Option(help="GPTQ: share of the mean Hessian diagonal.")] = 0.01,
     sparsity: Annotated[str | None, typer.Option(help="2:4.")] = None,
     pruner: Annotated[str, typer.Option(help="sparsegpt or wanda.")] = "sparsegpt",

@@ -178,7 +178,7 @@ def test_stored_errors_are_those_of_the_stored_numbers(options: Make) -> None:
 
 def test_codes_of_the_files_are_round_to_nearest(options: Make) -> None:
     """Asymmetric RTN straight from its definition, against the packed tensors."""
-    chosen = options(bits=3)
+    chosen = options(bits=3, clip_search=False)
     result = compress(chosen)
     shard = SafetensorsFile(result.out / "model-00002-of-00003.safetensors")
     name = "model.layers.0.mlp.up_proj"
@@ -189,6 +189,39 @@ def test_codes_of_the_files_are_round_to_nearest(options: Make) -> None:
     assert torch.equal((w / s).round().add(z).clamp(0, 7), codes.double().reshape(w.shape))
     step = (w.amax(-1).clamp(min=0) - w.amin(-1).clamp(max=0)) / 7
     assert torch.equal(step.float(), scale)
+
+
+@pytest.mark.parametrize(
+    ("changes", "searched"),
+    [
+        ({}, True),
+        ({"quantizer": "gptq"}, True),
+        ({"sparsity": "2:4"}, True),
+        ({"clip_search": False}, False),
+        ({"compensate": "none"}, False),
+        ({"compensate": "svd"}, False),
+        ({"compensate": "svd", "clip_search": True}, True),
+        ({"sparsity": "2:4", "quantizer": "gptq"}, False),  # one pass: there is no grid to search before it
+        ({"sparsity": "2:4", "bits": 16}, False),
+    ],
+    ids=lambda value: " ".join(f"{key}={v}" for key, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_clipping_is_searched_where_eora_follows(options: Make, changes: dict[str, Any], searched: bool) -> None:
+    chosen = options(**changes)
+    assert chosen.clips is searched
+    assert chosen.signature()["clip_search"] is searched
+
+
+def test_the_default_is_what_it_says(options: Make, tmp_path: Path) -> None:
+    """Left open, the search gives the bytes of the option that it stands for, and its record says which one."""
+    for compensate, searched in (("eora", True), ("none", False)):
+        files = []
+        for clip_search in (None, searched, not searched):
+            out = tmp_path / f"{compensate} {clip_search}"
+            result = compress(options(out=out, compensate=compensate, clip_search=clip_search))
+            files.append((out / "model-00002-of-00003.safetensors").read_bytes())
+            assert result.record["options"]["clip_search"] is (searched if clip_search is None else clip_search)
+        assert files[0] == files[1] != files[2]
 
 
 def test_backends_agree(options: Make, tmp_path: Path) -> None:

@@ -698,13 +698,13 @@ class _Run:
                 group_size=options.group_size,
                 act_order=options.act_order,
                 static_groups=options.static_groups,
-                clip_search=options.clip_search,
+                clip_search=options.clips,
                 damping=options.damping,
                 scale_dtype=scale_dtype,
             )
             codes, scale, zero_point = result.codes, result.scale, result.zero_point
         else:
-            fit = backend.clip_search if options.clip_search else backend.fit_grid
+            fit = backend.clip_search if options.clips else backend.fit_grid
             grid = fit(
                 w,
                 bits=options.bits,

@@ -34,7 +34,9 @@ class CompressOptions(BaseModel):
     quantizer: Literal["rtn", "gptq"] = "rtn"
     act_order: bool = Field(default=False, description="GPTQ: columns by falling Hessian diagonal")
     static_groups: bool = Field(default=True, description="GPTQ: all group scales from the original weights")
-    clip_search: bool = Field(default=False, description="search the clipping ratio of every group")
+    clip_search: bool | None = Field(
+        default=None, description="search the clipping ratio of every group; none: where EoRA follows"
+    )
     damping: float = Field(default=0.01, ge=0, le=1, description="GPTQ: share of the mean Hessian diagonal")
     sparsity: Literal["2:4"] | None = None
     pruner: Literal["sparsegpt", "wanda"] = "sparsegpt"
@@ -80,13 +82,29 @@ class CompressOptions(BaseModel):
             raise ValueError("act_order belongs to quantizer gptq")
         if self.act_order and not self.static_groups:
             raise ValueError("act_order needs static_groups: otherwise the groups are not runs of columns")
-        if self.sparsity and self.quantizer == "gptq" and self.pruner == "sparsegpt" and self.clip_search:
+        if self._joint and self.clip_search:
             raise ValueError("clip_search is not available for joint SparseGPT pruning and quantization")
         if self.adapter_bits and self.compensate == "none":
             raise ValueError("adapter_bits needs a compensation")
         if self.rounds > 1 and self.compensate == "none":
             raise ValueError("rounds above 1 alternate with a compensation: choose eora, svd or act-svd")
         return self
+
+    @property
+    def _joint(self) -> bool:
+        """Pruned and quantized in one pass, by SparseGPT."""
+        return self.sparsity is not None and self.quantizer == "gptq" and self.pruner == "sparsegpt"
+
+    @property
+    def clips(self) -> bool:
+        """Whether clipping ratios are searched.
+
+        Left open, they are where EoRA follows: a finer grid for the many pays when the few large weights that it
+        clips are restored, and is a loss when they are not.
+        """
+        if self.clip_search is None:
+            return self.compensate == "eora" and self.bits < 16 and not self._joint
+        return self.clip_search
 
     @property
     def scheme(self) -> Literal["asymmetric", "symmetric-full"]:
@@ -99,6 +117,7 @@ class CompressOptions(BaseModel):
         The number of threads that ran is part of the plan in any case."""
         fields = self.model_dump(mode="json", exclude=set(_PLACES))
         fields["evaluate"] = self.evaluate is not None
+        fields["clip_search"] = self.clips
         return fields
 
 
