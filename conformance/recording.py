@@ -194,7 +194,11 @@ class Scribe(Kit):
                 value = np.asarray(expected)
                 value = value.astype(np.asarray(leaf).dtype) if value.dtype != np.asarray(leaf).dtype else value
                 narrow = self.unit(call, leaf) > compare.unit_roundoff("float64")
-                if value.dtype.kind == "f" and narrow and not np.array_equal(value, value.astype(np.float32)):
+                if (
+                    value.dtype.kind == "f"
+                    and narrow
+                    and not np.array_equal(value, value.astype(np.float32), equal_nan=True)
+                ):
                     raise ValueError(f"{call.op}, {what}: {value} is not exact in float32")
                 return {"field": path, "rule": "exact", "value": encode(value)}
 
@@ -253,7 +257,7 @@ class Scribe(Kit):
 
 def record(
     identifier: str,
-    test: str,
+    test: str | Callable[..., None],
     examples: Iterable[tuple[str, dict[str, Any]]],
     *,
     narrow: bool = False,
@@ -264,13 +268,16 @@ def record(
 
     Args:
         identifier: the clause.
-        test: name of its test.
+        test: name of its test, or what it calls: a function of a kit and of what is drawn.
         examples: words and the drawn arguments of each.
         narrow: float64 results of the specification count as float32 ones, where bounds follow the type of a result.
         skip: beginnings of comparisons that are left out, because they follow from a backend's own results.
         after: how many cases the file has already.
     """
-    (body,) = (c.body for c in checks() if c.clause.id == identifier and c.name == test)
+    body = test
+    if isinstance(test, str):
+        (body,) = (c.body for c in checks() if c.clause.id == identifier and c.name == test)
+    assert callable(body)
     found: list[dict[str, Any]] = []
     for about, drawn in examples:
         scribes = [Scribe(narrow=kind, skip=skip) for kind in ((False, True) if narrow else (False,))]

@@ -72,24 +72,25 @@ def folder() -> Any:
 
 
 def load(clauses: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
-    """Records of some clauses (all of them when none is named), in reading order."""
+    """Records of some clauses (all of them when none is named), in reading order; some clauses have a second file."""
     wanted = list(clauses) or list(CLAUSES)
     for identifier in CLAUSES:
-        file = folder().joinpath(f"{identifier}.json")
-        if identifier in wanted and file.is_file():
-            yield json.loads(file.read_text(encoding="utf-8"))
+        for name in (identifier, f"{identifier}.2"):
+            file = folder().joinpath(f"{name}.json")
+            if identifier in wanted and file.is_file():
+                yield {**json.loads(file.read_text(encoding="utf-8")), "file": name}
 
 
-def _argument(value: Any) -> Any:
+def argument(value: Any) -> Any:
     """Encoded argument → NumPy, a list of them, a moment node, a look-up table or another record of arrays; or None."""
     if value is None:
         return None
     if isinstance(value, list):
-        return [_argument(v) for v in value]
+        return [argument(v) for v in value]
     if "result" in value:
         return Earlier(**value["result"])
     if "record" in value:
-        fields = {k: _argument(v) for k, v in value["record"].items()}
+        fields = {k: argument(v) for k, v in value["record"].items()}
         return namedtuple("Record", fields)(**fields)
     if "table" in value:
         found: dict[str, Any] = {k: v if isinstance(v, int) else decode(v) for k, v in value["table"].items()}
@@ -126,7 +127,7 @@ def check(backend: Any, clauses: Iterable[str] = ()) -> list[Result]:
     results = []
     for record in load(clauses):
         identifier = record["clause"]
-        name = f"vectors/{identifier}"
+        name = f"vectors/{record['file']}"
         operations = dict.fromkeys(case.get("op", record["op"]) for case in record["cases"])
         absent = [operation for operation in operations if not callable(getattr(backend, operation, None))]
         if absent:
@@ -142,8 +143,8 @@ def _run(backend: Any, record: dict[str, Any], name: str) -> Result:
     earlier: list[Any] = []
     for number, case in enumerate(record["cases"]):
         operation = case.get("op", record["op"])
-        inputs = [_argument(a) for a in case["arrays"]]
-        where = f"{operation}, case {number} of {identifier}.json ({case['about']})"
+        inputs = [argument(a) for a in case["arrays"]]
+        where = f"{operation}, case {number} of {record['file']}.json ({case['about']})"
         earlier.append(None)
         try:
             if any(earlier[a.case] is None for a in inputs if isinstance(a, Earlier)):
@@ -168,7 +169,7 @@ def _run(backend: Any, record: dict[str, Any], name: str) -> Result:
 
 
 def build() -> dict[str, tuple[str, list[Case]]]:
-    """Clause → (operation, cases), computed by the specification on fixed draws."""
+    """File → (operation, cases), computed by the specification on fixed draws."""
     from lowbit import reference
 
     from . import laws
@@ -462,7 +463,7 @@ def build() -> dict[str, tuple[str, list[Case]]]:
 
     from . import frozen  # the clauses whose bounds are recorded from their tests
 
-    return table | frozen.build()
+    return table | frozen.build() | {f"{clause}.2": more for clause, more in frozen.additions.build().items()}
 
 
 def _directions(spec: Any) -> dict[str, tuple[str, list[Case]]]:
@@ -1039,13 +1040,15 @@ def write(target: Path) -> list[Path]:
 
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for identifier, (operation, cases) in build().items():
+    for name, (operation, cases) in build().items():
+        identifier = name.removesuffix(".2")
         entry = CLAUSES[identifier]
+        short = (",", ":") if all("op" in case for case in cases) else (", ", ": ")  # the first files have blanks
         cases = [{k: v for k, v in case.items() if (k, v) != ("op", operation)} for case in cases]
         head = {"schema": SCHEMA, "spec": SPEC_VERSION, "clause": identifier, "title": entry.title, "op": operation}
-        lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+        lines = ",\n".join(json.dumps(case, ensure_ascii=False, separators=short) for case in cases)
         text = json.dumps(head, ensure_ascii=False)[:-1] + ', "cases": [\n' + lines + "\n]}\n"
-        path = target / f"{identifier}.json"
+        path = target / f"{name}.json"
         path.write_text(text, encoding="utf-8")
         written.append(path)
     return written

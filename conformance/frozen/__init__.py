@@ -8,10 +8,10 @@ neither.
 
 from __future__ import annotations
 
-from . import compression, networks, quantizers, tables, training
+from . import additions, compression, networks, quantizers, tables, training
 from .inputs import Case, Table
 
-__all__ = ["build"]
+__all__ = ["additions", "build"]
 
 
 def build() -> dict[str, tuple[str, list[Case]]]:

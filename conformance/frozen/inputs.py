@@ -97,7 +97,13 @@ def settled(clause: str, draw: Callable[[np.random.Generator], Array], answer: C
     raise ValueError(f"{clause}: no draw is clear")
 
 
-def recorded(table: Table, clause: str, test: str, *examples: tuple[str, dict[str, Any]], **how: Any) -> None:
+def recorded(
+    table: Table,
+    clause: str,
+    test: str | Callable[..., None],
+    *examples: tuple[str, dict[str, Any]],
+    **how: Any,
+) -> None:
     """Add the cases of a test to those of its clause."""
     cases = table.setdefault(clause, [])
     cases += record(clause, test, examples, after=len(cases), **how)

@@ -160,7 +160,22 @@ def grids(table: Table) -> None:
 
 def codebooks(table: Table) -> None:
     options: Options
-    recorded(table, "N-2a", "test_rows_that_no_block_divides", ("rows that no block divides", {"dtype": NARROW}))
+    dyadic, size = np.array([-1.0, -0.5, 0.0, 0.25, 1.0], np.float32), {"block_size": 16}
+    scale = np.ldexp(np.float32(1), generator("N-2a").integers(-3, 4, 5)).astype(np.float32)
+    codes = generator("N-2a").integers(0, 5, (3, 24)).astype(np.int32)
+    values = dyadic[codes] * np.repeat(scale, 16)[:72].reshape(3, 24)
+    largest = SPEC.block_scale(values, **size)
+    table["N-2a"] = [
+        call("dequantize_blocks", "72 values in blocks of 16", [codes, scale, dyadic], size, [rules.exact("", values)]),
+        call("quantize_blocks", "72 values in blocks of 16", [values, scale, dyadic], size, [rules.exact("", codes)]),
+        call(
+            "block_scale",
+            "72 values in blocks of 16",
+            [values],
+            size,
+            [rules.exact("", largest)],
+        ),
+    ]
     levels = SPEC.normal_float(bits=4).astype(np.float32)
     middles = (levels[1:].astype(np.float64) + levels[:-1]) / 2
     values = np.concatenate([levels, *(middles * (1 + s * 2.0**-12) for s in (-1, 1)), [-1, 1]])
@@ -221,11 +236,16 @@ def codebooks(table: Table) -> None:
             ],
         )
     ]
+    few = ((np.arange(32) - 11.25) / 23).astype(np.float32)
+    held, strength = generator("N-6a").integers(0, 32, (3, 24)).astype(np.int32), np.array([0.7, 1.9, 0.4], np.float32)
     recorded(
         table,
         "N-6a",
-        "test_packed_product_across_rows",
-        ("5 bits, codes that cross words", {"bits": 5, "dtype": NARROW}),
+        suite("codebook").check_product,
+        (
+            "5 bits, codes across words, blocks across rows",
+            {"x": eighths("N-6a", 2, 24), "codes": held, "scale": strength, "levels": few, "bits": 5, "block_size": 32},
+        ),
     )
     w = eighths("N-7", 4, 12)
     w[2] = 0
