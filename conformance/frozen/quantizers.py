@@ -433,6 +433,17 @@ def ternary(table: Table) -> None:
                 [rules.forward("", found, np.abs(found), 8 + 8)],
             )
         )
+    table["T-3b"] = []
+    for bits in (3, 4):
+        half = (2**bits - 1) / 2
+        large = np.array([half, -half, half, half, -half, half], np.float32)
+        ties = np.stack([[0.5, -0.5, 1.5, -1.5, 0.0, 1.0], [2.5, -2.5, 0.5, -1.5, -1.0, 2.0]]).astype(np.float32)
+        given = np.concatenate([ties, np.stack([large, -large])], axis=1)
+        for outermost in ("published", "bounded"):
+            options = {"bits": bits, "granularity": "row", "outermost": outermost}
+            found = SPEC.clamped_uniform(given, **options)
+            about = f"half steps, {bits} bits, {outermost}"
+            table["T-3b"].append(call("clamped_uniform", about, [given], options, [rules.exact("", found)]))
     inputs = suite("ternary").FakeQuantInput
     wide = x.reshape(3, 2, 4)
     recorded(
