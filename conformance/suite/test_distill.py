@@ -243,7 +243,7 @@ def test_divergence_of_maps(kit: Kit, pair: Pair) -> None:
 
 @clause("W-5a", tier="exact", pair=pairs("scores"))
 def test_maps_of_padding(kit: Kit, pair: Pair) -> None:
-    """Rows and keys, whatever mask the scores carry; appended padding too."""
+    """Rows and keys beyond the lengths, whatever mask the scores carry."""
     valid = inside(pair, pair.student.shape[-1])
     check_unread(kit, "attention_map_loss", pair, pair.lengths, valid[:, None, :, None] & valid[:, None, None, :])
 
