@@ -13,11 +13,15 @@ from lowbit.accel.boundary import code_range
 from lowbit.reference.types import (
     DoraLayout,
     GeneticSearch,
+    MinMaxScheme,
+    Outermost,
     PackLayout,
     ProductMethod,
     Scheme,
     SearchDraws,
+    Sharing,
     TableFunction,
+    TernaryCode,
 )
 
 from . import (
@@ -103,7 +107,7 @@ class TorchBackend:
 
         Args:
             op: name of an operation.
-            facts: ``device`` (default: the backend's) and ``dtype`` of the values.
+            facts: ``device`` (default: the backend's), ``dtype`` of the values, and others that a kernel asks for.
         """
         if self.kernels == "torch":
             return "kernels='torch' was asked for"
@@ -111,6 +115,11 @@ class TorchBackend:
         if self.kernels == "auto" and op in triton.KERNELS and device.type != "cuda":
             return f"kernels='auto' uses Triton on cuda only, not on {device.type}"
         return triton.supports(op, **facts)
+
+    def _by_kernel(self, op: str, *values: Tensor, **facts: Any) -> bool:
+        """Whether a Triton kernel serves these values, by their widest dtype."""
+        dtype = torch.float64 if any(v.dtype == torch.float64 for v in values) else values[0].dtype
+        return self.supports(op, device=values[0].device, dtype=dtype, **facts) is True
 
     # --- P
     philox_words = staticmethod(philox.philox_words)
@@ -222,11 +231,63 @@ class TorchBackend:
     loftq = staticmethod(loftq)
 
     # --- T
-    twn_code = staticmethod(ternary.twn_code)
-    twn = staticmethod(ternary.twn)
-    clamped_uniform = staticmethod(ternary.clamped_uniform)
-    min_max = staticmethod(ternary.min_max)
-    straight_through = staticmethod(ternary.straight_through)
+    @operation
+    def twn_code(
+        self, x: Tensor, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None
+    ) -> TernaryCode[Tensor]:
+        given, t = ternary.check_ternary(x, granularity, threshold, clip)
+        by_kernel = self._by_kernel("twn_code", given.x)
+        return (ternary.twn_code_by_kernel if by_kernel else ternary.twn_code_checked)(given, t)
+
+    @operation
+    def twn(
+        self, x: Tensor, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None
+    ) -> Tensor:
+        given, t = ternary.check_ternary(x, granularity, threshold, clip)
+        return (ternary.twn_by_kernel if self._by_kernel("twn", given.x) else ternary.twn_checked)(given, t)
+
+    @operation
+    def clamped_uniform(
+        self,
+        x: Tensor,
+        /,
+        *,
+        bits: int = 4,
+        granularity: Sharing = "tensor",
+        clip: float | None = None,
+        outermost: Outermost = "published",
+    ) -> Tensor:
+        given, b, ends = ternary.check_clamped(x, bits, granularity, clip, outermost)
+        by_kernel = self._by_kernel("clamped_uniform", given.x)
+        return (ternary.clamped_by_kernel if by_kernel else ternary.clamped_checked)(given, b, ends)
+
+    @operation
+    def min_max(
+        self,
+        x: Tensor,
+        /,
+        *,
+        bits: int = 8,
+        scheme: MinMaxScheme = "symmetric",
+        granularity: Sharing = "tensor",
+        clip: float | None = None,
+        epsilon: float = 0.0,
+    ) -> Tensor:
+        given = ternary.check_min_max(x, bits, scheme, granularity, clip, epsilon)
+        by_kernel = self._by_kernel("min_max", given.groups.x)
+        return (ternary.min_max_by_kernel if by_kernel else ternary.min_max_checked)(given)
+
+    @operation
+    def straight_through(self, grad: Tensor, x: Tensor, /, *, clip: float | None) -> Tensor:
+        given = ternary.check_passed(grad, x, clip)
+        by_kernel = self._by_kernel("straight_through", given.grad, given.x)
+        return (ternary.straight_through_by_kernel if by_kernel else ternary.straight_through_checked)(given)
+
+    twn_code.__doc__ = ternary.twn_code.__doc__
+    twn.__doc__ = ternary.twn.__doc__
+    clamped_uniform.__doc__ = ternary.clamped_uniform.__doc__
+    min_max.__doc__ = ternary.min_max.__doc__
+    straight_through.__doc__ = ternary.straight_through.__doc__
 
     # --- S
     lsq_init = staticmethod(learned_step.lsq_init)

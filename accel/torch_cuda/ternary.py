@@ -1,9 +1,13 @@
-"""Chapter T: ternary and min-max fake quantizers, tile by tile, so that passes over a tile find it in the cache."""
+"""Chapter T: ternary and min-max fake quantizers, tile by tile, so that passes over a tile find it in the cache.
+
+Every operation comes in three parts: the check of its arguments, and two ways to serve them, in torch and by kernels.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +16,7 @@ from lowbit.accel.boundary import check_choice, check_clip, check_matrix, check_
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MIN_MAX_SCHEMES, OUTERMOST, MinMaxScheme, Outermost, Sharing, TernaryCode
 
+from . import triton
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = ["clamped_uniform", "min_max", "straight_through", "twn", "twn_code"]
@@ -80,21 +85,43 @@ def large_values(groups: Tensor, threshold: float, clip: float, write: Write) ->
     return found
 
 
-def check(clause: str, x: Tensor, granularity: str, clip: float | None) -> tuple[Tensor, tuple[int, ...], float]:
-    """x as (groups, values) in the working dtype, shape of the statistics, bound of the clip."""
+class Groups(NamedTuple):
+    """Arguments of a quantizer that fit together; what x holds has not been looked at."""
+
+    clause: str
+    x: Tensor
+    shape: tuple[int, ...]  # of the statistics
+    clip: float  # infinite for none
+
+    def rows(self) -> Tensor:
+        """x as (groups, values), in its own dtype."""
+        count = math.prod(self.shape)
+        return self.x.reshape(count, self.x.numel() // count if count else 0)
+
+    def finite(self) -> Tensor:
+        """The same in working precision; refuses NaN and infinities."""
+        refuse_nan(self.clause, "x", self.x)
+        return self.rows().to(working_dtype(self.x))
+
+    def refuse(self, marks: Tensor) -> None:
+        """The refusal of A-4 after a launch that left a mark."""
+        if bool(marks.any()):
+            refuse_nan(self.clause, "x", self.x)
+
+
+def check(clause: str, x: Tensor, granularity: str, clip: float | None) -> Groups:
+    """Refuse what no quantizer of this chapter takes."""
     bound = check_clip(clause, clip)
     x = as_weights(clause, "x", x)
-    shape = shared_shape(clause, x.shape, granularity)
-    refuse_nan(clause, "x", x)
-    count = math.prod(shape)
-    return x.to(working_dtype(x)).reshape(count, x.numel() // count if count else 0), shape, bound
+    return Groups(clause, x, shared_shape(clause, x.shape, granularity), bound)
 
 
-def _threshold(threshold: float) -> float:
+def check_ternary(x: Tensor, granularity: str, threshold: float, clip: float | None) -> tuple[Groups, float]:
+    """Refuse what T-1 and T-2 do not take."""
     t = check_number("T-1", "threshold", threshold, low=0.0)
     if t >= 1:
         raise SpecError("T-1", f"threshold must be below 1, got {threshold!r}")
-    return t
+    return check("T-1", x, granularity, clip), t
 
 
 @operation
@@ -115,30 +142,66 @@ def twn_code(
     Raises:
         SpecError: T-1 for parameters and shapes, A-4 for NaN and infinities.
     """
-    t = _threshold(threshold)
-    groups, shape, bound = check("T-1", x, granularity, clip)
+    return twn_code_checked(*check_ternary(x, granularity, threshold, clip))
+
+
+def twn_code_checked(given: Groups, threshold: float) -> TernaryCode[Tensor]:
+    """T-1 in torch."""
+    groups = given.finite()
     codes = torch.empty(groups.shape, dtype=torch.int32, device=groups.device)
 
     def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, rows: slice, columns: slice) -> None:
         codes[rows, columns] = (a > cut) * x.sign().to(torch.int32)
 
-    mean = large_values(groups, t, bound, write)
-    return TernaryCode(codes.reshape(x.shape), mean.to(groups.dtype).reshape(shape))
+    mean = large_values(groups, threshold, given.clip, write)
+    return TernaryCode(codes.reshape(given.x.shape), mean.to(groups.dtype).reshape(given.shape))
+
+
+def twn_code_by_kernel(given: Groups, threshold: float) -> TernaryCode[Tensor]:
+    """T-1 by kernels."""
+    if not given.x.numel():
+        return twn_code_checked(given, threshold)
+    found = triton.launcher().ternary(given.rows().contiguous(), given.clip, threshold, 1)
+    given.refuse(found.bad)
+    return TernaryCode(found.out.reshape(given.x.shape), found.scale.reshape(given.shape))
 
 
 @operation
 def twn(x: Tensor, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None) -> Tensor:
     """Ternary values: code times scale of :func:`twn_code`, with its arguments, in x's dtype or float32.  [T-2]"""
-    t = _threshold(threshold)
-    groups, _, bound = check("T-1", x, granularity, clip)
+    return twn_checked(*check_ternary(x, granularity, threshold, clip))
+
+
+def twn_checked(given: Groups, threshold: float) -> Tensor:
+    """T-2 in torch."""
+    groups = given.finite()
     out = torch.empty_like(groups)
 
     def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, rows: slice, columns: slice) -> None:
         kept = torch.gt(a, cut)
         torch.mul(torch.copysign(mean.to(x.dtype), x), kept, out=out[rows, columns])
 
-    large_values(groups, t, bound, write)
-    return out.reshape(x.shape)
+    large_values(groups, threshold, given.clip, write)
+    return out.reshape(given.x.shape)
+
+
+def twn_by_kernel(given: Groups, threshold: float) -> Tensor:
+    """T-2 by kernels."""
+    if not given.x.numel():
+        return twn_checked(given, threshold)
+    found = triton.launcher().ternary(given.rows().contiguous(), given.clip, threshold, 0)
+    given.refuse(found.bad)
+    out: Tensor = found.out.reshape(given.x.shape)
+    return out
+
+
+def check_clamped(
+    x: Tensor, bits: int, granularity: str, clip: float | None, outermost: str
+) -> tuple[Groups, int, Outermost]:
+    """Refuse what T-3 does not take."""
+    check_whole("T-3", "bits", bits, 2, 8)
+    check_choice("T-3", "outermost", outermost, OUTERMOST)
+    return check("T-3", x, granularity, clip), bits, "bounded" if outermost == "bounded" else "published"
 
 
 @operation
@@ -164,9 +227,12 @@ def clamped_uniform(
     Raises:
         SpecError: T-3 for parameters and shapes, A-4 for NaN and infinities.
     """
-    check_whole("T-3", "bits", bits, 2, 8)
-    check_choice("T-3", "outermost", outermost, OUTERMOST)
-    groups, _, bound = check("T-3", x, granularity, clip)
+    return clamped_checked(*check_clamped(x, bits, granularity, clip, outermost))
+
+
+def clamped_checked(given: Groups, bits: int, outermost: Outermost) -> Tensor:
+    """T-3 in torch."""
+    groups = given.finite()
     out = torch.empty_like(groups)
     last = 2 ** (bits - 1)
 
@@ -177,8 +243,38 @@ def clamped_uniform(
         k = k.clamp_(max=last - 1) if outermost == "bounded" else k
         torch.mul(k.copysign_(x), step, out=out[rows, columns])
 
-    large_values(groups, 1.0, bound, write)
-    return out.reshape(x.shape)
+    large_values(groups, 1.0, given.clip, write)
+    return out.reshape(given.x.shape)
+
+
+def clamped_by_kernel(given: Groups, bits: int, outermost: Outermost) -> Tensor:
+    """T-3 by kernels."""
+    if not given.x.numel():
+        return clamped_checked(given, bits, outermost)
+    kind = 3 if outermost == "bounded" else 2
+    found = triton.launcher().ternary(given.rows().contiguous(), given.clip, 1.0, kind, bits)
+    given.refuse(found.bad)
+    out: Tensor = found.out.reshape(given.x.shape)
+    return out
+
+
+class Range(NamedTuple):
+    """Arguments of T-4 that fit together."""
+
+    groups: Groups
+    levels: int
+    symmetric: bool
+    wider: float
+
+
+def check_min_max(x: Tensor, bits: int, scheme: str, granularity: str, clip: float | None, epsilon: float) -> Range:
+    """Refuse what T-4 does not take."""
+    check_choice("T-4", "scheme", scheme, MIN_MAX_SCHEMES)
+    symmetric = scheme == "symmetric"
+    check_whole("T-4", "bits", bits, 2 if symmetric else 1, 8)
+    wider = check_number("T-4", "epsilon", epsilon, low=0.0)
+    levels = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
+    return Range(check("T-4", x, granularity, clip), levels, symmetric, wider)
 
 
 @operation
@@ -206,19 +302,26 @@ def min_max(
     Raises:
         SpecError: T-4 for parameters, shapes and a range that overflows, A-4 for NaN and infinities.
     """
-    check_choice("T-4", "scheme", scheme, MIN_MAX_SCHEMES)
-    check_whole("T-4", "bits", bits, 2 if scheme == "symmetric" else 1, 8)
-    wider = check_number("T-4", "epsilon", epsilon, low=0.0)
-    groups, _, bound = check("T-4", x, granularity, clip)
+    return min_max_checked(check_min_max(x, bits, scheme, granularity, clip, epsilon))
+
+
+def refuse_range(levels: int, largest: float, dtype: torch.dtype) -> None:
+    """The refusal of a range that overflows."""
+    if not levels * largest <= torch.finfo(dtype).max:
+        raise SpecError("T-4", f"{levels} times the range {largest:.4g} overflows {dtype}")
+
+
+def min_max_checked(given: Range) -> Tensor:
+    """T-4 in torch."""
+    groups, n, bound = given.groups.finite(), given.levels, given.groups.clip
     if groups.numel() == 0:
-        return groups.reshape(x.shape).clone()
+        return groups.reshape(given.groups.x.shape).clone()
     low, high = (v.to(torch.float64).clamp_(-bound, bound) for v in torch.aminmax(groups, dim=1, keepdim=True))
-    if scheme == "symmetric":
-        reach, n, low = torch.maximum(high, -low) + wider, 2 ** (bits - 1) - 1, torch.zeros_like(low)
+    if given.symmetric:
+        reach, low = torch.maximum(high, -low) + given.wider, torch.zeros_like(low)
     else:
-        reach, n = high - low + wider, 2**bits - 1
-    if not n * float(reach.max()) <= torch.finfo(groups.dtype).max:
-        raise SpecError("T-4", f"{n} times the range {float(reach.max()):.4g} overflows {groups.dtype}")
+        reach = high - low + given.wider
+    refuse_range(n, float(reach.max()), groups.dtype)
     reach, low = reach.to(groups.dtype), low.to(groups.dtype)
     divisor = torch.where(reach > 0, reach, 1.0)
     out = torch.empty_like(groups)
@@ -226,7 +329,38 @@ def min_max(
         for c in columns:
             v = groups[rows, c].clamp(-bound, bound).sub_(low[rows]).mul_(n).div_(divisor[rows]).round_().div_(n)
             torch.addcmul(low[rows], v, reach[rows], out=out[rows, c])
-    return out.reshape(x.shape)
+    return out.reshape(given.groups.x.shape)
+
+
+def min_max_by_kernel(given: Range) -> Tensor:
+    """T-4 by kernels."""
+    groups, n = given.groups, given.levels
+    if not groups.x.numel():
+        return min_max_checked(given)
+    out, reaches = triton.launcher().min_max(groups.rows().contiguous(), n, groups.clip, given.wider, given.symmetric)
+    largest = float(reaches.max())
+    if math.isinf(largest):
+        refuse_nan(groups.clause, "x", groups.x)
+    refuse_range(n, largest, torch.float32)
+    values: Tensor = out.reshape(groups.x.shape)
+    return values
+
+
+class Passed(NamedTuple):
+    """Arguments of T-5 that fit together."""
+
+    grad: Tensor
+    x: Tensor
+    clip: float
+
+
+def check_passed(grad: Tensor, x: Tensor, clip: float | None) -> Passed:
+    """Refuse what T-5 does not take."""
+    bound = check_clip("T-5", clip)
+    grad = as_weights("T-5", "grad", grad)
+    x = as_weights("T-5", "x", x, like=grad)
+    check_matrix("T-5", "x", x.shape, tuple(grad.shape))
+    return Passed(grad, x, bound)
 
 
 @operation
@@ -244,10 +378,12 @@ def straight_through(grad: Tensor, x: Tensor, /, *, clip: float | None) -> Tenso
     Raises:
         SpecError: T-5 for shapes and a clip not above 0, A-4 for NaN and infinities.
     """
-    bound = check_clip("T-5", clip)
-    grad = as_weights("T-5", "grad", grad)
-    x = as_weights("T-5", "x", x, like=grad)
-    check_matrix("T-5", "x", x.shape, tuple(grad.shape))
+    return straight_through_checked(check_passed(grad, x, clip))
+
+
+def straight_through_checked(given: Passed) -> Tensor:
+    """T-5 in torch."""
+    grad, x, bound = given
     refuse_nan("T-5", "grad", grad)
     refuse_nan("T-5", "x", x)
     dtype = working_dtype(grad, x)
@@ -257,3 +393,16 @@ def straight_through(grad: Tensor, x: Tensor, /, *, clip: float | None) -> Tenso
         for c in columns:
             torch.mul(slope[rows, c], values[rows, c].abs() < limit, out=out[rows, c])
     return out.reshape(grad.shape)
+
+
+def straight_through_by_kernel(given: Passed) -> Tensor:
+    """T-5 by a kernel."""
+    grad, x, bound = given
+    if not grad.numel():
+        return torch.zeros(grad.shape, dtype=torch.float32, device=grad.device)
+    out: Tensor
+    out, bad = triton.launcher().straight_through(grad.contiguous(), x.contiguous(), not_below(bound, torch.float32))
+    if bool(bad.any()):
+        refuse_nan("T-5", "grad", grad)
+        refuse_nan("T-5", "x", x)
+    return out

@@ -31,8 +31,24 @@ KERNELS = (
     "bcq_product",
     "codebook_matmul",
     "hadamard_transform",
+    "twn_code",
+    "twn",
+    "clamped_uniform",
+    "min_max",
+    "straight_through",
 )
 """Operations with a kernel."""
+
+NARROW = frozenset(
+    (
+        "twn_code",
+        "twn",
+        "clamped_uniform",
+        "min_max",
+        "straight_through",
+    )
+)
+"""Of these, operations whose kernels compute in float32."""
 
 
 def supports(op: str, /, **facts: Any) -> Literal[True] | str:
@@ -59,6 +75,8 @@ def supports(op: str, /, **facts: Any) -> Literal[True] | str:
     dtype = facts.get("dtype")
     if dtype is not None and dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return f"no Triton kernel for values of {dtype}"
+    if dtype == torch.float64 and op in NARROW:
+        return f"the kernel of {op} computes in float32: torch serves float64"
     if op == "hadamard_transform":
         return _transformable(dtype, facts.get("order"))
     return True

@@ -56,5 +56,6 @@ def hadamard_transform(x: Tensor, table: Tensor, twos: int) -> Tensor:
     launch(
         x.contiguous(), padded, out, 1 / math.sqrt(k * twos),
         K=k, TWOS=twos, T=twos.bit_length() - 1, ROWS=rows, WIDE=wide, num_warps=min(16, max(1, rows * wide // 512)),
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out

@@ -18,7 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import round_half_even
 from .hadamard import hadamard_transform
+from .ternary import min_max, straight_through, ternary
 
 __all__ = [
     "INTERPRETED",
@@ -28,20 +30,15 @@ __all__ = [
     "dequantize_packed",
     "dora_norm",
     "hadamard_transform",
+    "min_max",
     "pack",
     "quantize",
+    "straight_through",
+    "ternary",
     "unpack",
 ]
 
 _BLOCK = 1024  # most outputs of a program
-
-
-@triton.jit
-def _round_half_even(x):
-    floor = tl.floor(x)
-    fraction = x - floor
-    odd = (floor - 2.0 * tl.floor(floor * 0.5)) != 0.0
-    return tl.where((fraction > 0.5) | ((fraction == 0.5) & odd), floor + 1.0, floor)
 
 
 @triton.jit
@@ -80,7 +77,7 @@ def _quantize(x, scale, zero, codes, k, groups, size, low, high, WIDE: tl.conste
         level = value.to(tl.float64) / s.to(tl.float64)
     else:
         level = tl.div_rn(value.to(tl.float32), s.to(tl.float32))
-    level = _round_half_even(level)
+    level = round_half_even(level)
     # 2^40 is beyond any zero point, so clipping there first changes no code and keeps the integer sum in range
     level = tl.minimum(tl.maximum(level, -1099511627776.0), 1099511627776.0).to(tl.int64) + z
     tl.store(codes + row * k + column, tl.minimum(tl.maximum(level, low), high).to(tl.int32), mask=inside)
@@ -344,7 +341,7 @@ def codebook_matmul(x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, bit
     rows, columns, together = (64, 32, 16 if tokens < 32 else 32) if dot else (16, 128, 1)
     grid = (triton.cdiv(m, rows), triton.cdiv(tokens, together))
     constants: dict[str, Any] = {"BITS": bits, "PADDED": False, "ROWS": rows, "TOKENS": together, "COLUMNS": columns}
-    constants["DOT"] = dot
+    constants |= {"DOT": dot, "enable_fp_fusion": True}
     arrays = (x, words.contiguous(), scale, levels.to(torch.float32), y)
     _codebook_matmul[grid](*arrays, tokens, m, k, width, block_size, **constants)
     return y
@@ -368,6 +365,6 @@ def bcq_product(x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None)
     kernel: Any = _bcq_product
     kernel[(triton.cdiv(m, block), tokens, parts)](
         x.contiguous(), planes.contiguous(), scale.contiguous(), shift, y, k, m, size, words, share,
-        BITS=bits, SHIFTED=offset is not None, ALIGNED=size % 32 == 0, BLOCK=block,
+        BITS=bits, SHIFTED=offset is not None, ALIGNED=size % 32 == 0, BLOCK=block, enable_fp_fusion=True,
     )  # fmt: skip
     return y.sum(0)

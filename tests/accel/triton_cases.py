@@ -1,0 +1,131 @@
+"""Kernels against torch, chapter by chapter, in Triton's interpreter: sizes beside the blocks, halves, views, nothing.
+
+Run as a script with the letters of chapters and TRITON_INTERPRET=1. What decides codes is compared exactly; sums and
+exponentials are compared with float64, at a few roundings of the largest value for every doubling of their length.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lowbit
+from lowbit.reference.errors import SpecError
+
+plain: Any = lowbit.load("torch", kernels="torch")
+kernels: Any = lowbit.load("torch", kernels="triton")
+generator = torch.Generator().manual_seed(20230612)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LONG = ((torch.float32, "tensor"), (torch.bfloat16, "row"))
+U = 2.0**-24
+
+
+def normal(*shape: int) -> Tensor:
+    """Normal numbers."""
+    return torch.randn(shape, generator=generator)
+
+
+def whole(low: int, high: int, *shape: int) -> Tensor:
+    """Integers in low … high − 1, int32."""
+    return torch.randint(low, high, shape, generator=generator, dtype=torch.int32)
+
+
+def views(x: Tensor) -> Iterator[Tensor]:
+    """The same values contiguous; of a few also as a transpose of a transpose, and with gaps in memory."""
+    yield x
+    if x.ndim > 1 and x.dtype != torch.float16 and x.numel() < 1000:
+        yield x.mT.contiguous().mT
+        yield torch.stack((x, -x), -1)[..., 0]
+
+
+def near(found: Tensor, wanted: Tensor, n: int, what: Any, size: float = 0.0) -> None:
+    """float32 of the shape wanted, off by a few roundings of the largest value for every doubling of n.
+
+    ``size`` is that of the terms of a sum, where they may cancel.
+    """
+    assert found.dtype == torch.float32, what
+    assert found.shape == wanted.shape, what
+    if wanted.numel():
+        off = float((found.double() - wanted.double()).abs().max())
+        allowed = (8 + 4 * math.log2(max(n, 1))) * U * max(float(wanted.double().abs().max()), size, U)
+        assert off <= allowed, (what, off, allowed)
+
+
+def same(found: Tensor, wanted: Tensor, what: Any) -> None:
+    """Equal, and of one dtype."""
+    assert found.dtype == wanted.dtype, what
+    assert torch.equal(found, wanted), what
+
+
+def refused(op: str, *arrays: Any, words: str, **options: Any) -> None:
+    """The refusal that torch has for it, to the letter."""
+    messages = []
+    for backend in (plain, kernels):
+        try:
+            getattr(backend, op)(*arrays, **options)
+        except SpecError as error:
+            messages.append(str(error))
+    assert len(messages) == 2, f"{op} took what it must refuse"
+    assert messages[0] == messages[1], messages
+    assert words in messages[0], messages
+
+
+def bad_inputs(x: Tensor) -> Iterator[Tensor]:
+    """The last entry is NaN or infinite; in a long row one of both."""
+    for value in (math.nan, math.inf, -math.inf) if x.numel() < 1000 else (-math.inf,):
+        y = x.clone()
+        y.view(-1)[-1] = value
+        yield y
+
+
+def ternary() -> None:
+    """T: groups within a tile and over several programs."""
+    shapes = ((3, 40), (1, 1), (2, 5, 7), (2, 9001), (0, 4), (3, 0), ())
+    for shape, dtype, granularity in itertools.product(shapes, DTYPES, ("tensor", "row", "matrix")):
+        if shape == (2, 9001) and (dtype, granularity) not in LONG:
+            continue
+        if len(shape) < {"tensor": 0, "row": 1, "matrix": 2}[granularity]:
+            continue
+        for x in views(normal(*shape).to(dtype)):
+            for clip in (None, 0.75):
+                shared: dict[str, Any] = {"granularity": granularity, "clip": clip}
+                n = x.numel()
+                found, wanted = kernels.twn_code(x, **shared), plain.twn_code(x, **shared)
+                same(found.codes, wanted.codes, (shape, dtype, shared))
+                near(found.scale, wanted.scale, n, "scale")
+                near(kernels.twn(x, **shared), plain.twn(x.double(), **shared), n, "twn")
+                for outermost in ("published", "bounded"):
+                    options = {**shared, "bits": 3, "outermost": outermost}
+                    near(kernels.clamped_uniform(x, **options), plain.clamped_uniform(x, **options), n, options)
+                for scheme, bits in (("symmetric", 2), ("asymmetric", 8)):
+                    options = {**shared, "bits": bits, "scheme": scheme, "epsilon": 1e-3}
+                    near(kernels.min_max(x, **options), plain.min_max(x, **options), 1, options)
+                grad = normal(*shape).to(dtype)
+                same(kernels.straight_through(grad, x, clip=clip), plain.straight_through(grad, x, clip=clip), clip)
+    ties = torch.tensor([127.0, *(torch.arange(-20, 21) / 2).tolist()])
+    same(kernels.min_max(ties), plain.min_max(ties), "ties")
+    for n in (8, 5000):
+        x = normal(2, n)
+        for bad in bad_inputs(x):
+            for clip in (None, 0.5):
+                for op in ("twn_code", "twn", "clamped_uniform", "min_max"):
+                    refused(op, bad, clip=clip, granularity="row", words="[A-4] x holds")
+                refused("straight_through", bad, x, clip=clip, words="[A-4] grad holds")
+                refused("straight_through", x, bad, clip=clip, words="[A-4] x holds")
+        refused("min_max", x * 1e37, words="overflows torch.float32")
+
+
+CHAPTERS: dict[str, Callable[[], None]] = {
+    "T": ternary,
+}
+
+if __name__ == "__main__":
+    for chapter in sys.argv[1:]:
+        CHAPTERS[chapter]()
+    print(f"compared {len(sys.argv) - 1}")
