@@ -13,6 +13,8 @@ from lowbit.accel.boundary import code_range
 from lowbit.reference.types import (
     DoraLayout,
     GeneticSearch,
+    LsqCount,
+    LsqGradient,
     MinMaxScheme,
     Outermost,
     PackLayout,
@@ -291,9 +293,65 @@ class TorchBackend:
 
     # --- S
     lsq_init = staticmethod(learned_step.lsq_init)
-    lsq_code = staticmethod(learned_step.lsq_code)
-    lsq = staticmethod(learned_step.lsq)
-    lsq_gradient = staticmethod(learned_step.lsq_gradient)
+
+    @operation
+    def lsq_code(
+        self,
+        x: Tensor,
+        step: Tensor,
+        offset: Tensor | None = None,
+        /,
+        *,
+        bits: int,
+        signed: bool = True,
+        axis: int | None = None,
+        epsilon: float = 0.0,
+    ) -> Tensor:
+        q = learned_step.plan("S-2", x, step, offset, bits, signed, axis, epsilon)
+        if self._by_kernel("lsq_code", q.given, q.step):
+            return learned_step.by_kernel(q, "S-2", codes=True)
+        return learned_step.codes_checked(q)
+
+    @operation
+    def lsq(
+        self,
+        x: Tensor,
+        step: Tensor,
+        offset: Tensor | None = None,
+        /,
+        *,
+        bits: int,
+        signed: bool = True,
+        axis: int | None = None,
+        epsilon: float = 0.0,
+    ) -> Tensor:
+        q = learned_step.plan("S-3", x, step, offset, bits, signed, axis, epsilon)
+        if self._by_kernel("lsq", q.given, q.step):
+            return learned_step.by_kernel(q, "S-3", codes=False)
+        return learned_step.values_checked(q)
+
+    @operation
+    def lsq_gradient(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        step: Tensor,
+        offset: Tensor | None = None,
+        /,
+        *,
+        bits: int,
+        signed: bool = True,
+        axis: int | None = None,
+        epsilon: float = 0.0,
+        count: LsqCount = "elements",
+    ) -> LsqGradient[Tensor]:
+        given = learned_step.plan_gradient(grad, x, step, offset, bits, signed, axis, epsilon, count)
+        by_kernel = self._by_kernel("lsq_gradient", given[0].given, given[0].step)
+        return (learned_step.gradient_by_kernel if by_kernel else learned_step.gradient_checked)(*given)
+
+    lsq_code.__doc__ = learned_step.lsq_code.__doc__
+    lsq.__doc__ = learned_step.lsq.__doc__
+    lsq_gradient.__doc__ = learned_step.lsq_gradient.__doc__
 
     # --- O
     statsq = staticmethod(statsq)

@@ -11,9 +11,11 @@ from lowbit.accel.boundary import check_choice, check_clip, check_learned_step, 
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 
-from . import learned_step, ternary
+from . import backend, learned_step
 
 __all__ = ["FakeMinMax", "FakeTernary", "LearnedStep"]
+
+_OPS = backend.TorchBackend()  # kernels="auto": Triton for values that live on CUDA
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -29,7 +31,7 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         (grad,) = upstream
-        return grad if ctx.clip is None else ternary.straight_through(grad, x, clip=ctx.clip).to(x.dtype), None
+        return grad if ctx.clip is None else _OPS.straight_through(grad, x, clip=ctx.clip).to(x.dtype), None
 
 
 class FakeTernary(nn.Module):
@@ -49,7 +51,7 @@ class FakeTernary(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Ternary values, outside of any graph."""
-        return ternary.twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
+        return _OPS.twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
@@ -82,7 +84,7 @@ class FakeMinMax(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Values on the grid, outside of any graph."""
-        return ternary.min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
+        return _OPS.min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
@@ -97,13 +99,13 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, layer: LearnedStep) -> Tensor:
         ctx.layer = layer
         ctx.save_for_backward(x, step, offset)
-        return learned_step.lsq(x, step, offset, **layer.options).to(x.dtype)
+        return _OPS.lsq(x, step, offset, **layer.options).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, step, offset = ctx.saved_tensors
         (grad,) = upstream
-        found = learned_step.lsq_gradient(grad, x, step, offset, **ctx.layer.options, count=ctx.layer.count)
+        found = _OPS.lsq_gradient(grad, x, step, offset, **ctx.layer.options, count=ctx.layer.count)
         slope = None if offset is None or found.offset is None else found.offset.to(offset.dtype)
         return found.x.to(x.dtype), found.step.to(step.dtype), slope, None
 

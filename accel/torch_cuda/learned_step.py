@@ -14,6 +14,7 @@ from lowbit.accel.boundary import check_choice, check_learned_step, check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_INITS, LsqCount, LsqGradient, LsqInit, LsqStart
 
+from . import triton
 from .arrays import as_weights, operation, refuse_nan, working_dtype
 
 __all__ = ["lsq", "lsq_code", "lsq_gradient", "lsq_init"]
@@ -22,26 +23,37 @@ TILE = 1 << 17  # values of a tile on a CPU; elsewhere a launch takes what there
 
 
 class Plan(NamedTuple):
-    """Checked arguments of one call, around the axis of the steps."""
+    """Checked arguments of one call, around the axis of the steps; kernels look at what x holds, torch before."""
 
     x: Tensor  # (before, n, after)
     step: Tensor  # (1, n, 1), floored
     offset: Tensor | None  # (1, n, 1)
     low: int
     high: int
+    dtype: torch.dtype  # of the work and of the answers
+    given: Tensor  # x as it came
+
+    def in_torch(self, clause: str) -> Plan:
+        """x in working precision, known to be finite."""
+        refuse_nan(clause, "x", self.given)
+        return self._replace(x=self.x.to(self.dtype))
+
+    def for_kernels(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x in its own dtype, steps and offsets (n,), contiguous."""
+        β = None if self.offset is None else self.offset.reshape(-1).contiguous()
+        return self.x.contiguous(), self.step.reshape(-1).contiguous(), β
 
 
 def plan(
     clause: str, x: Tensor, step: Tensor, offset: Tensor | None, bits: int, signed: bool, axis: int | None,
     epsilon: float, *more: Tensor,
 ) -> Plan:  # fmt: skip
-    """Check, floor the step, shape everything around the axis."""
+    """Check all but the values of x, floor the step, shape everything around the axis."""
     low, high, floor = check_learned_step(clause, bits, signed, epsilon)
     x = as_weights(clause, "x", x)
     before, n, after = step_view(clause, x.shape, axis)
     s = as_weights(clause, "step", step, like=x)
     check_matrix(clause, "step", s.shape, (n,))
-    refuse_nan(clause, "x", x)
     refuse_nan(clause, "step", s)
     β = None
     if offset is not None:
@@ -52,9 +64,8 @@ def plan(
         raise SpecError(clause, f"step must be above 0, or epsilon, got {float(s.min())}")
     dtype = working_dtype(x, s, *more, *(() if β is None else (β,)))
     s = s.to(dtype).clamp(min=floor).reshape(1, n, 1)
-    return Plan(
-        x.to(dtype).reshape(before, n, after), s, None if β is None else β.to(dtype).reshape(1, n, 1), low, high
-    )
+    β = None if β is None else β.to(dtype).reshape(1, n, 1)
+    return Plan(x.reshape(before, n, after), s, β, low, high, dtype, x)
 
 
 def tiles(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
@@ -147,11 +158,27 @@ def lsq_code(
     Raises:
         SpecError: S-2 for parameters and shapes, A-4 for NaN or infinities.
     """
-    q = plan("S-2", x, step, offset, bits, signed, axis, epsilon)
+    return codes_checked(plan("S-2", x, step, offset, bits, signed, axis, epsilon))
+
+
+def codes_checked(q: Plan) -> Tensor:
+    """S-2 in torch."""
+    q = q.in_torch("S-2")
     out = torch.empty(q.x.shape, dtype=torch.int32, device=q.x.device)
     for at in tiles(q.x):
         out[at] = quotient(q, at).clamp_(q.low, q.high).round_().to(torch.int32)
-    return out.reshape(x.shape)
+    return out.reshape(q.given.shape)
+
+
+def by_kernel(q: Plan, clause: str, *, codes: bool) -> Tensor:
+    """S-2 or S-3 by a kernel."""
+    if not q.x.numel():
+        return codes_checked(q) if codes else values_checked(q)
+    out: Tensor
+    out, bad = triton.launcher().lsq(*q.for_kernels(), q.low, q.high, codes)
+    if bool(bad.any()):
+        refuse_nan(clause, "x", q.given)
+    return out.reshape(q.given.shape)
 
 
 @operation
@@ -167,12 +194,12 @@ def lsq(
     epsilon: float = 0.0,
 ) -> Tensor:
     """Values step · code + offset, arguments as in :func:`lsq_code`, in their widest dtype or float32.  [S-3]"""
-    q = plan("S-3", x, step, offset, bits, signed, axis, epsilon)
-    return forward(q).reshape(x.shape)
+    return values_checked(plan("S-3", x, step, offset, bits, signed, axis, epsilon))
 
 
-def forward(q: Plan) -> Tensor:
-    """Values of checked arguments, (before, n, after)."""
+def values_checked(q: Plan) -> Tensor:
+    """S-3 in torch."""
+    q = q.in_torch("S-3")
     out = torch.empty(q.x.shape, dtype=q.x.dtype, device=q.x.device)
     for at in tiles(q.x):
         codes, s = quotient(q, at).clamp_(q.low, q.high).round_(), q.step[:, at[1]]
@@ -180,7 +207,7 @@ def forward(q: Plan) -> Tensor:
             torch.mul(codes, s, out=out[at])
         else:
             torch.add(codes.mul_(s), q.offset[:, at[1]], out=out[at])
-    return out
+    return out.reshape(q.given.shape)
 
 
 @operation
@@ -210,19 +237,26 @@ def lsq_gradient(
     Raises:
         SpecError: S-4 for parameters and shapes, A-4 for NaN or infinities.
     """
+    return gradient_checked(*plan_gradient(grad, x, step, offset, bits, signed, axis, epsilon, count))
+
+
+def plan_gradient(
+    grad: Tensor, x: Tensor, step: Tensor, offset: Tensor | None, bits: int, signed: bool, axis: int | None,
+    epsilon: float, count: LsqCount,
+) -> tuple[Plan, Tensor, float]:  # fmt: skip
+    """A plan, the upstream gradient and the factor of (S.8)."""
     grad = as_weights("S-4", "grad", grad)
     q = plan("S-4", x, step, offset, bits, signed, axis, epsilon, grad)
     check_matrix("S-4", "grad", grad.shape, tuple(x.shape))
-    g = gradient_scale(x.shape, axis, count, q.high)
+    return q, grad, gradient_scale(x.shape, axis, count, q.high)
+
+
+def gradient_checked(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
+    """S-4 to S-6 in torch."""
+    q, dtype = q.in_torch("S-4"), q.dtype
     refuse_nan("S-4", "grad", grad)
-    found = backward(q, grad, g)
-    return LsqGradient(found.x.reshape(x.shape), found.step, found.offset)
-
-
-def backward(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
-    """Gradients of checked arguments; that of x is (before, n, after)."""
-    slope = grad.to(q.x.dtype).reshape(q.x.shape)
-    out = torch.empty(q.x.shape, dtype=q.x.dtype, device=q.x.device)
+    slope = grad.to(dtype).reshape(q.x.shape)
+    out = torch.empty(q.x.shape, dtype=dtype, device=q.x.device)
     to_step = torch.zeros(q.x.shape[1], dtype=torch.float64, device=q.x.device)
     to_offset = torch.zeros_like(to_step)
     for at in tiles(q.x):
@@ -234,5 +268,17 @@ def backward(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
         to_step[at[1]] += term.mul_(d).sum((0, 2))
         if q.offset is not None:
             to_offset[at[1]] += (d - out[at]).sum((0, 2))
-    dtype = q.x.dtype
-    return LsqGradient(out, (g * to_step).to(dtype), None if q.offset is None else (g * to_offset).to(dtype))
+    shift = None if q.offset is None else (g * to_offset).to(dtype)
+    return LsqGradient(out.reshape(q.given.shape), (g * to_step).to(dtype), shift)
+
+
+def gradient_by_kernel(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
+    """S-4 to S-6 by a kernel."""
+    if not q.x.numel():
+        return gradient_checked(q, grad, g)
+    found = triton.launcher().lsq_gradient(grad.contiguous(), *q.for_kernels(), q.low, q.high)
+    if bool(found.bad.any()):
+        refuse_nan("S-4", "x", q.given)
+        refuse_nan("S-4", "grad", grad)
+    shift = None if found.offset is None else (g * found.offset).to(torch.float32)
+    return LsqGradient(found.x.reshape(q.given.shape), (g * found.step).to(torch.float32), shift)

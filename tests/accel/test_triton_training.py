@@ -29,7 +29,7 @@ def run(*words: str | Path, interpret: bool, strict: bool = True) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("chapter", ["T"])
+@pytest.mark.parametrize("chapter", ["T", "S"])
 def test_kernels_compute_what_torch_computes(chapter: str) -> None:
     """Sizes beside the blocks, halves, strided and empty inputs, and what is refused."""
     assert run(FOLDER / "triton_cases.py", chapter, interpret=True) == "compared 1"
@@ -37,6 +37,7 @@ def test_kernels_compute_what_torch_computes(chapter: str) -> None:
 
 KIT = {
     "T": ("T",),
+    "S": ("S-2", "S-3", "S-4", "S-5", "S-6"),
     "A": ("A",),
 }
 

@@ -121,8 +121,56 @@ def ternary() -> None:
         refused("min_max", x * 1e37, words="overflows torch.float32")
 
 
+def learned_step() -> None:
+    """S: a step to everything, to rows, to columns, to a middle axis."""
+    cases = (
+        ((3, 40), None), ((3, 40), 0), ((3, 40), -1), ((2, 5, 7), 1), ((70, 200), -1), ((70, 200), 0),
+        ((2, 5000), None), ((2, 3, 65), 1), ((4, 300, 3), 1), ((0, 4), None), ((), None), ((130, 1), 0),
+    )  # fmt: skip
+    for ((shape, axis), dtype), shifted in itertools.product(itertools.product(cases, DTYPES), (False, True)):
+        n = 1 if axis is None else shape[axis]
+        step = (torch.rand(2 * n, generator=generator) + 0.25)[::2]
+        offset = normal(n, 2)[:, 0] if shifted else None
+        for x in views(2 * normal(*shape).to(dtype)):
+            grad = normal(*shape).to(dtype)
+            for signed, bits in ((True, 3), (False, 2), (True, 8)):
+                options: dict[str, Any] = {"bits": bits, "signed": signed, "axis": axis, "epsilon": 1e-5}
+                for op in ("lsq_code", "lsq"):
+                    what = (op, shape, dtype, options)
+                    same(
+                        getattr(kernels, op)(x, step, offset, **options),
+                        getattr(plain, op)(x, step, offset, **options),
+                        what,
+                    )
+                options["count"] = "unscaled"
+                found = kernels.lsq_gradient(grad, x, step, offset, **options)
+                wanted = plain.lsq_gradient(grad, x, step, offset, **options)
+                same(found.x, wanted.x, options)
+                again = kernels.lsq_gradient(grad, x, step, offset, **options)
+                size = float(grad.double().abs().sum())
+                for name in ("step", "offset") if shifted else ("step",):
+                    near(getattr(found, name), getattr(wanted, name), x.numel(), (name, shape, axis), size)
+                    same(getattr(found, name), getattr(again, name), "a second time")
+                assert shifted or found.offset is None
+    x, step = normal(3, 70), torch.ones(1)
+    found, wanted = (b.lsq_gradient(x, x, step, bits=4, count="elements").step for b in (kernels, plain))
+    near(
+        found, wanted, x.numel(), "the step's gradient with its factor", float(x.abs().sum()) / math.sqrt(x.numel() * 7)
+    )
+    ties = (torch.arange(-40, 40) / 2 * 0.75).reshape(4, 20)
+    same(
+        kernels.lsq_code(ties, torch.tensor([0.75]), bits=4), plain.lsq_code(ties, torch.tensor([0.75]), bits=4), "ties"
+    )
+    for bad in bad_inputs(x):
+        for op in ("lsq_code", "lsq"):
+            refused(op, bad, step, bits=4, words="[A-4] x holds")
+        refused("lsq_gradient", bad, x, step, bits=4, words="[A-4] grad holds")
+        refused("lsq_gradient", x, bad, step, bits=4, words="[A-4] x holds")
+
+
 CHAPTERS: dict[str, Callable[[], None]] = {
     "T": ternary,
+    "S": learned_step,
 }
 
 if __name__ == "__main__":

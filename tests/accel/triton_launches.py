@@ -132,9 +132,25 @@ def ternary_launches() -> Iterator[Callable[[], Any]]:
         yield lambda x=x: k.straight_through(x, x.to(F32), 2.5)
 
 
+def learned_step_launches() -> Iterator[Callable[[], Any]]:
+    """Chapter S: one step, steps to rows, steps to columns, with and without an offset."""
+    k = kernels
+    for shape, dtype, shifted in (
+        ((1, 1, 9001), F32, False),
+        ((3, 70, 65), BF16, True),
+        ((70, 200, 1), F32, True),
+        ((300, 40, 3), F16, False),
+    ):
+        x, step = full(*shape, dtype=dtype), full(shape[1])
+        offset = step if shifted else None
+        yield lambda x=x, s=step, o=offset, codes=shape[2] == 3: k.lsq(x, s, o, -8, 7, codes)
+        yield lambda x=x, s=step, o=offset: k.lsq_gradient(full(*x.shape), x, s, o, 0, 15)
+
+
 GROUPS = (
     uniform_launches,
     ternary_launches,
+    learned_step_launches,
 )
 
 
@@ -153,6 +169,8 @@ EXACT = (
     "_ternary_parts",
     "_min_max_rows",
     "_min_max_parts",
+    "_lsq",
+    "_lsq_gradient",
 )
 """Kernels whose divisions decide codes, or equalities to the last bit."""
 

@@ -36,6 +36,9 @@ KERNELS = (
     "clamped_uniform",
     "min_max",
     "straight_through",
+    "lsq_code",
+    "lsq",
+    "lsq_gradient",
 )
 """Operations with a kernel."""
 
@@ -46,6 +49,9 @@ NARROW = frozenset(
         "clamped_uniform",
         "min_max",
         "straight_through",
+        "lsq_code",
+        "lsq",
+        "lsq_gradient",
     )
 )
 """Of these, operations whose kernels compute in float32."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .common import round_half_even
 from .hadamard import hadamard_transform
+from .learned_step import lsq, lsq_gradient
 from .ternary import min_max, straight_through, ternary
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "dequantize_packed",
     "dora_norm",
     "hadamard_transform",
+    "lsq",
+    "lsq_gradient",
     "min_max",
     "pack",
     "quantize",
