@@ -12,17 +12,22 @@ from torch import Tensor
 from lowbit.accel.boundary import code_range
 from lowbit.reference.types import (
     DoraLayout,
+    FreezeValue,
     GeneticSearch,
+    GradientPath,
     LsqCount,
     LsqGradient,
     MinMaxScheme,
+    Oscillation,
     Outermost,
     PackLayout,
     ProductMethod,
     Scheme,
     SearchDraws,
     Sharing,
+    StatsCode,
     TableFunction,
+    Targets,
     TernaryCode,
 )
 
@@ -58,7 +63,9 @@ from . import (
 from .arrays import operation, working_dtype
 from .gptq import gptq, inverse_cholesky
 from .loftq import loftq
-from .statsq import statsq, statsq_grad
+from .statsq import check_grad, check_weight, code_of, grad_by_kernel, grad_checked, quantized, quantized_by_kernel
+from .statsq import statsq as statsq_code
+from .statsq import statsq_grad as statsq_gradient
 
 __all__ = ["Kernels", "TorchBackend", "configure"]
 
@@ -354,10 +361,47 @@ class TorchBackend:
     lsq_gradient.__doc__ = learned_step.lsq_gradient.__doc__
 
     # --- O
-    statsq = staticmethod(statsq)
-    statsq_grad = staticmethod(statsq_grad)
+    @operation
+    def statsq(self, w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
+        w = check_weight("O-1", w, bits)
+        serve = quantized_by_kernel if self._by_kernel("statsq", w) else quantized
+        return code_of(w, serve(w, 1 << (bits - 1), "O-1", with_codes=True))
+
+    @operation
+    def statsq_grad(self, w: Tensor, grad: Tensor, /, *, bits: int, path: GradientPath = "straight-through") -> Tensor:
+        given = check_grad(w, grad, bits, path)
+        by_kernel = self._by_kernel("statsq_grad", *given[:2])
+        return (grad_by_kernel if by_kernel else grad_checked)(*given)
+
     start_oscillation = staticmethod(oscillation.start_oscillation)
-    track_oscillation = staticmethod(oscillation.track_oscillation)
+
+    @operation
+    def track_oscillation(
+        self,
+        codes: Tensor,
+        previous: Tensor,
+        direction: Tensor,
+        frequency: Tensor,
+        total: Tensor,
+        average: Tensor,
+        frozen: Tensor,
+        target: Tensor,
+        /,
+        *,
+        momentum: float = 0.01,
+        threshold: float | None = None,
+        freeze_to: FreezeValue = "average",
+        targets: Targets = "held",
+    ) -> Oscillation[Tensor]:
+        state = (previous, direction, frequency, total, average, frozen, target)
+        given = oscillation.check_step(codes, state, momentum, threshold, freeze_to, targets)
+        by_kernel = self._by_kernel("track_oscillation", given.frequency, given.average)
+        return (oscillation.tracked_by_kernel if by_kernel else oscillation.tracked)(given)
+
+    statsq.__doc__ = statsq_code.__doc__
+    statsq_grad.__doc__ = statsq_gradient.__doc__
+    track_oscillation.__doc__ = oscillation.track_oscillation.__doc__
+
     boundary_statistics = staticmethod(oscillation.boundary_statistics)
     cga_mask = staticmethod(oscillation.cga_mask)
     cga_step = staticmethod(oscillation.cga_step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,10 @@ from lowbit.reference.types import (
     Thresholds,
 )
 
+from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 from .statsq import back, by_scale, check_weight, in_steps, row_scales
+from .ternary import not_above
 
 __all__ = ["boundary_statistics", "cga_mask", "cga_step", "start_oscillation", "track_oscillation"]
 
@@ -63,6 +66,34 @@ def start_oscillation(codes: Tensor, /) -> Oscillation[Tensor]:
     )
 
 
+class Step(NamedTuple):
+    """Arguments of a step of the tracker that fit together; values of means and directions have not been looked at."""
+
+    codes: Tensor
+    previous: Tensor
+    direction: Tensor
+    frequency: Tensor
+    total: Tensor
+    average: Tensor
+    frozen: Tensor
+    target: Tensor
+    momentum: float
+    limit: float  # infinite for never
+    freeze_to: FreezeValue
+    targets: Targets
+
+    def refuse_direction(self) -> None:
+        """Refuse what is no direction."""
+        went = self.direction
+        if went.numel() and int(went.abs().amax()) > 1:
+            raise SpecError("O-4", f"direction must hold -1, 0 and 1, got {int(went.amin())} to {int(went.amax())}")
+
+    def refuse_means(self) -> None:
+        """The refusal of A-4."""
+        refuse_nan("O-4", "frequency", self.frequency)
+        refuse_nan("O-4", "average", self.average)
+
+
 @operation
 def track_oscillation(
     codes: Tensor,
@@ -98,43 +129,74 @@ def track_oscillation(
     Raises:
         SpecError: O-4 for shapes and parameters, A-4 for NaN or infinities.
     """
+    state = (previous, direction, frequency, total, average, frozen, target)
+    return tracked(check_step(codes, state, momentum, threshold, freeze_to, targets))
+
+
+def check_step(
+    codes: Tensor,
+    state: tuple[Tensor, ...],
+    momentum: float,
+    threshold: float | None,
+    freeze_to: FreezeValue,
+    targets: Targets,
+) -> Step:
+    """Refuse shapes, dtypes and parameters that O-4 does not take."""
     check_choice("O-4", "freeze_to", freeze_to, FREEZE_VALUES)
     check_choice("O-4", "targets", targets, TARGETS)
     if not check_number("O-4", "momentum", momentum, 0.0, 1.0) > 0:
         raise SpecError("O-4", f"momentum must be above 0, got {momentum!r}")
     limit = math.inf if threshold is None else check_number("O-4", "threshold", threshold, 0.0)
     codes = as_integers("O-4", "codes", codes)
-    whole = {"previous": previous, "direction": direction, "total": total, "target": target}
-    means = {"frequency": frequency, "average": average}
-    for name, x in whole.items():
-        whole[name] = as_integers("O-4", name, x, like=codes)
-        check_matrix("O-4", name, x.shape, tuple(codes.shape))
-    for name, x in means.items():
-        means[name] = as_weights("O-4", name, x, like=codes)
-        check_matrix("O-4", name, x.shape, tuple(codes.shape))
-        refuse_nan("O-4", name, means[name])
-    held = check_boolean("O-4", "frozen", frozen, codes.shape, like=codes)
-    went, goal = whole["direction"].to(torch.int32), whole["target"].to(torch.int32)
-    if went.numel() and int(went.abs().amax()) > 1:
-        raise SpecError("O-4", f"direction must hold -1, 0 and 1, got {int(went.amin())} to {int(went.amax())}")
-    dtype = working_dtype(*means.values())
-    mean = means["average"].to(dtype)
-    k = torch.where(held, goal, codes.to(torch.int32))
-    d = (whole["previous"].to(torch.int32) - k).sign_()
+    fields = dict(zip(Step._fields[1:8], state, strict=True))
+    for name, x in fields.items():
+        if name == "frozen":
+            check_boolean("O-4", "frozen", x, codes.shape, like=codes)
+            continue
+        take = as_weights if name in ("frequency", "average") else as_integers
+        fields[name] = take("O-4", name, x, like=codes)
+        check_matrix("O-4", name, fields[name].shape, tuple(codes.shape))
+    return Step(codes, **fields, momentum=momentum, limit=limit, freeze_to=freeze_to, targets=targets)
+
+
+def tracked(given: Step) -> Oscillation[Tensor]:
+    """O-4 in torch."""
+    given.refuse_means()
+    given.refuse_direction()
+    held, went, goal = given.frozen, given.direction.to(torch.int32), given.target.to(torch.int32)
+    momentum, dtype = given.momentum, working_dtype(given.frequency, given.average)
+    mean = given.average.to(dtype)
+    k = torch.where(held, goal, given.codes.to(torch.int32))
+    d = (given.previous.to(torch.int32) - k).sign_()
     turned = d * went == -1
-    f = means["frequency"].to(dtype) * (1 - momentum) + turned.to(dtype) * momentum
-    often = f.to(torch.float64) > limit
-    written = often if targets == "rewritten" else often & ~held
-    pinned = mean.round().to(torch.int32) if freeze_to == "average" else k
+    f = given.frequency.to(dtype) * (1 - momentum) + turned.to(dtype) * momentum
+    often = f.to(torch.float64) > given.limit
+    written = often if given.targets == "rewritten" else often & ~held
+    pinned = mean.round().to(torch.int32) if given.freeze_to == "average" else k
     return Oscillation(
         k,
         torch.where(d != 0, d, went),
         f,
-        whole["total"].to(torch.int32) + turned,
+        given.total.to(torch.int32) + turned,
         mean * (1 - momentum) + k.to(dtype) * momentum,
         held | often,
         torch.where(written, pinned, goal),
     )
+
+
+def tracked_by_kernel(given: Step) -> Oscillation[Tensor]:
+    """O-4 by a kernel."""
+    if not given.codes.numel():
+        return tracked(given)
+    codes, *state = (x.contiguous() for x in given[:8])
+    # f > limit says the same of float32 numbers as f > the largest of them that is not above the limit
+    limit = float(not_above(torch.tensor(given.limit, dtype=torch.float64), torch.float32))
+    average, rewritten = given.freeze_to == "average", given.targets == "rewritten"
+    found = triton.launcher().track(codes, tuple(state), given.momentum, limit, average, rewritten)
+    if bool(found.bad.any()):
+        given.refuse_means()
+        given.refuse_direction()
+    return Oscillation(*found.state)
 
 
 def near_mask(clause: str, w: Tensor, bits: int, boundary_range: float, thresholds: str) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from lowbit.accel.boundary import check_choice, check_steps, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
 
+from . import triton
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = ["statsq", "statsq_grad"]
@@ -71,6 +74,16 @@ def quantized(w: Tensor, n: int, clause: str, *, with_codes: bool) -> tuple[Tens
     return back(values, w.shape), None if codes is None else back(codes, w.shape), alpha
 
 
+def quantized_by_kernel(w: Tensor, n: int, clause: str, *, with_codes: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """:func:`quantized` by a kernel."""
+    if not w.numel():
+        return quantized(w, n, clause, with_codes=with_codes)
+    values, codes, alpha = triton.launcher().statsq(by_scale(w).contiguous(), n, with_codes)
+    if not bool(torch.isfinite(alpha).all()):
+        refuse_nan(clause, "w", w)
+    return back(values, w.shape), None if codes is None else back(codes, w.shape), alpha
+
+
 @operation
 def statsq(w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
     """Quantize a weight to 2^bits levels around zero, the step from its mean magnitude.  [O-1, O-2]
@@ -85,8 +98,12 @@ def statsq(w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
     Raises:
         SpecError: O-1 for a width or shape, A-4 for NaN or infinities.
     """
-    w = check_weight("O-1", w, bits)
-    values, codes, alpha = quantized(w, 1 << (bits - 1), "O-1", with_codes=True)
+    return code_of(w := check_weight("O-1", w, bits), quantized(w, 1 << (bits - 1), "O-1", with_codes=True))
+
+
+def code_of(w: Tensor, found: tuple[Tensor, Tensor | None, Tensor]) -> StatsCode[Tensor]:
+    """What :func:`quantized` found, as the operation answers it."""
+    values, codes, alpha = found
     assert codes is not None
     return StatsCode(values, codes, alpha.reshape(*(1,) * (w.ndim - 2), -1, 1))
 
@@ -107,18 +124,43 @@ def statsq_grad(w: Tensor, grad: Tensor, /, *, bits: int, path: GradientPath = "
     Raises:
         SpecError: O-3 for shapes and options, A-4 for NaN or infinities.
     """
+    return grad_checked(*check_grad(w, grad, bits, path))
+
+
+def check_grad(w: Tensor, grad: Tensor, bits: int, path: str) -> tuple[Tensor, Tensor, int, bool]:
+    """Weight and gradient, n, and whether the gradient takes the path through the scale."""
     check_choice("O-3", "path", path, GRADIENT_PATHS)
     w = check_weight("O-3", w, bits)
     grad = as_weights("O-3", "grad", grad, like=w)
     if grad.shape != w.shape:
         raise SpecError("O-3", f"grad {tuple(grad.shape)} must have the shape of w, {tuple(w.shape)}")
+    return w, grad, 1 << (bits - 1), path == "scale"
+
+
+def grad_checked(w: Tensor, grad: Tensor, n: int, through_scale: bool) -> Tensor:
+    """O-3 and O-3a in torch."""
     refuse_nan("O-3", "w", w)
     refuse_nan("O-3", "grad", grad)
     dtype = working_dtype(w, grad)
-    if path == "straight-through":
+    if not through_scale:
         return grad.to(dtype, copy=True)
-    n, rows, g = 1 << (bits - 1), by_scale(w), by_scale(grad)
+    rows, g = by_scale(w), by_scale(grad)
     alpha = row_scales("O-3", w)
     k = in_steps(rows, alpha, n).sub_(0.5).round_().clamp_(-n, n - 1).to(dtype)
     pull = k.add_(0.5).div_(n).mul_(g).sum(-1, keepdim=True).mul_(2).div_(max(rows.shape[1], 1))
     return back(rows.to(dtype).sign() * pull, w.shape)
+
+
+def grad_by_kernel(w: Tensor, grad: Tensor, n: int, through_scale: bool) -> Tensor:
+    """O-3 and O-3a by a kernel; the gradient as it came is what passes inside no clip."""
+    if not w.numel():
+        return grad_checked(w, grad, n, through_scale)
+    if through_scale:
+        found, bad = triton.launcher().statsq_pull(by_scale(w).contiguous(), by_scale(grad).contiguous(), n)
+        out = back(found, w.shape)
+    else:
+        out, bad = triton.launcher().straight_through(grad.contiguous(), w.contiguous(), math.inf)
+    if bool(bad.any()):
+        refuse_nan("O-3", "w", w)
+        refuse_nan("O-3", "grad", grad)
+    return out

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .arrays import full_precision
-from .statsq import check_weight, quantized
+from .backend import TorchBackend
+from .statsq import check_weight, quantized, quantized_by_kernel
 
 __all__ = ["StatsQLinear"]
+
+_OPS = TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -19,8 +22,9 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, bits: int) -> Tensor:
+        serve = quantized_by_kernel if _OPS.supports("statsq", device=w.device, dtype=w.dtype) is True else quantized
         with full_precision():
-            values, _, _ = quantized(check_weight("O-1", w, bits), 1 << (bits - 1), "O-1", with_codes=False)
+            values, _, _ = serve(check_weight("O-1", w, bits), 1 << (bits - 1), "O-1", with_codes=False)
         return values.to(w.dtype)
 
     @staticmethod

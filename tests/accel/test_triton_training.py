@@ -29,7 +29,7 @@ def run(*words: str | Path, interpret: bool, strict: bool = True) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("chapter", ["T", "S"])
+@pytest.mark.parametrize("chapter", ["T", "S", "O"])
 def test_kernels_compute_what_torch_computes(chapter: str) -> None:
     """Sizes beside the blocks, halves, strided and empty inputs, and what is refused."""
     assert run(FOLDER / "triton_cases.py", chapter, interpret=True) == "compared 1"
@@ -38,6 +38,7 @@ def test_kernels_compute_what_torch_computes(chapter: str) -> None:
 KIT = {
     "T": ("T",),
     "S": ("S-2", "S-3", "S-4", "S-5", "S-6"),
+    "O": ("O-1", "O-2", "O-3", "O-4"),
     "A": ("A",),
 }
 

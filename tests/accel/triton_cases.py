@@ -168,9 +168,52 @@ def learned_step() -> None:
         refused("lsq_gradient", x, bad, step, bits=4, words="[A-4] x holds")
 
 
+def oscillation() -> None:
+    """O: rows of every length, stacks, and twelve steps of the tracker."""
+    for shape, dtype in itertools.product(((3, 40), (1, 1), (2, 5, 7), (3, 9001), (70, 33), (0, 4), (4, 0)), DTYPES):
+        weight, grad = normal(*shape).to(dtype), normal(*shape).to(dtype)
+        n = weight.numel()
+        for w, bits in itertools.product(views(weight), (1, 4, 8) if n < 1000 else (3,)):
+            found, wanted = kernels.statsq(w, bits=bits), plain.statsq(w, bits=bits)
+            near(found.scale, wanted.scale, n, "scale")
+            steps = w.double() / found.scale.double() * 2 ** (bits - 1)
+            clear = (steps - steps.round()).abs() > n * U * steps.abs()  # of a threshold, a sum of another order off
+            same(found.codes[clear], wanted.codes[clear], (shape, dtype, bits))
+            half = (found.codes.double() + 0.5) / 2 ** (bits - 1)
+            near(found.values, half * found.scale.double(), 1, "values")
+            for path in ("straight-through", "scale"):
+                options: dict[str, Any] = {"bits": bits, "path": path}
+                near(kernels.statsq_grad(w, grad, **options), plain.statsq_grad(w, grad, **options), 64 * n, options)
+    row = torch.tensor([[4.0, -4, 4, -4, 2, -2, 0, 12]])  # α = 8: every weight on a threshold
+    same(kernels.statsq(row, bits=3).codes, plain.statsq(row, bits=3).codes, "thresholds")
+    for n in (8, 9001):
+        w = normal(2, n)
+        for bad in bad_inputs(w):
+            refused("statsq", bad, bits=2, words="[A-4] w holds")
+            for path in ("straight-through", "scale"):
+                refused("statsq_grad", bad, w, bits=2, path=path, words="[A-4] w holds")
+                refused("statsq_grad", w, bad, bits=2, path=path, words="[A-4] grad holds")
+    for shape in ((5, 7), (2049,), (), (0, 3)):
+        states = [plain.start_oscillation(whole(-3, 4, *shape))] * 2
+        for step in range(12):
+            codes = whole(-3, 4, *shape)
+            options = {"momentum": 0.3, "threshold": 0.55, "freeze_to": ("average", "current")[step % 2]}
+            options["targets"] = "rewritten" if step % 3 == 0 else "held"
+            states = [b.track_oscillation(codes, *s, **options) for b, s in zip((kernels, plain), states, strict=True)]
+            for name in states[0]._fields:
+                same(getattr(states[0], name), getattr(states[1], name), (name, step))
+    state = plain.start_oscillation(whole(-3, 4, 40))
+    for name in ("frequency", "average"):
+        for bad in bad_inputs(state.frequency):
+            refused("track_oscillation", state.codes, *state._replace(**{name: bad}), words=f"[A-4] {name} holds")
+    wrong = state._replace(direction=state.direction + 2)
+    refused("track_oscillation", state.codes, *wrong, words="direction must hold -1, 0 and 1, got 2 to 2")
+
+
 CHAPTERS: dict[str, Callable[[], None]] = {
     "T": ternary,
     "S": learned_step,
+    "O": oscillation,
 }
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ what a launch would compile: types, constants, warps, and the integers that are 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -147,10 +148,25 @@ def learned_step_launches() -> Iterator[Callable[[], Any]]:
         yield lambda x=x, s=step, o=offset: k.lsq_gradient(full(*x.shape), x, s, o, 0, 15)
 
 
+def oscillation_launches() -> Iterator[Callable[[], Any]]:
+    """Chapter O: rows of every length, and the tracker."""
+    k = kernels
+    for m, n, dtype in ((70, 33, F32), (3, 3000, BF16), (2, 9001, F16)):
+        w = full(m, n, dtype=dtype)
+        yield lambda w=w, with_codes=m != 3: k.statsq(w, 8, with_codes)
+        if m != 3:
+            yield lambda w=w: k.statsq_pull(w, full(*w.shape), 8)
+    whole, mean, held = full(5000, dtype=I32), full(5000), full(5000, dtype=torch.bool)
+    for average, rewritten in ((True, False), (False, True)):
+        state = (whole, whole, mean, whole, mean, held, whole)
+        yield lambda s=state, a=average, r=rewritten: k.track(full(5000, dtype=I8), s, 0.01, math.inf, a, r)
+
+
 GROUPS = (
     uniform_launches,
     ternary_launches,
     learned_step_launches,
+    oscillation_launches,
 )
 
 
@@ -171,10 +187,12 @@ EXACT = (
     "_min_max_parts",
     "_lsq",
     "_lsq_gradient",
+    "_statsq",
+    "_statsq_pull",
 )
 """Kernels whose divisions decide codes, or equalities to the last bit."""
 
-UNFUSED = (*EXACT, "_dequantize", "_magnitudes", "_above")
+UNFUSED = (*EXACT, "_dequantize", "_magnitudes", "_above", "_track")
 """Kernels in which a product and a sum round apart."""
 
 

@@ -39,6 +39,9 @@ KERNELS = (
     "lsq_code",
     "lsq",
     "lsq_gradient",
+    "statsq",
+    "statsq_grad",
+    "track_oscillation",
 )
 """Operations with a kernel."""
 
@@ -52,6 +55,9 @@ NARROW = frozenset(
         "lsq_code",
         "lsq",
         "lsq_gradient",
+        "statsq",
+        "statsq_grad",
+        "track_oscillation",
     )
 )
 """Of these, operations whose kernels compute in float32."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from .common import round_half_even
 from .hadamard import hadamard_transform
 from .learned_step import lsq, lsq_gradient
+from .oscillation import statsq, statsq_pull, track
 from .ternary import min_max, straight_through, ternary
 
 __all__ = [
@@ -36,8 +37,11 @@ __all__ = [
     "min_max",
     "pack",
     "quantize",
+    "statsq",
+    "statsq_pull",
     "straight_through",
     "ternary",
+    "track",
     "unpack",
 ]
 
