@@ -15,6 +15,7 @@ from lowbit.reference.types import (
     FreezeValue,
     GeneticSearch,
     GradientPath,
+    IntegerTable,
     LsqCount,
     LsqGradient,
     MinMaxScheme,
@@ -27,6 +28,7 @@ from lowbit.reference.types import (
     Sharing,
     StatsCode,
     TableFunction,
+    TableTie,
     Targets,
     TernaryCode,
 )
@@ -562,8 +564,21 @@ class TorchBackend:
     round_table = staticmethod(lut.round_table)
     integer_table = staticmethod(lut.integer_table)
     evaluate_table = staticmethod(lut.evaluate_table)
-    evaluate_codes = staticmethod(lut.evaluate_codes)
-    lookup_codes = staticmethod(lut.lookup_codes)
+
+    @operation
+    def evaluate_codes(self, q: Tensor, table: IntegerTable[Tensor], /, *, tie: TableTie = "left") -> Tensor:
+        given = lut.check_evaluate(q, table, tie)
+        by_kernel = self.supports("evaluate_codes", device=given[0].device) is True
+        return (lut.evaluated_by_kernel if by_kernel else lut.evaluated)(*given)
+
+    @operation
+    def lookup_codes(self, q: Tensor, entries: Tensor, /, *, low: int = -128) -> Tensor:
+        given = lut.check_lookup(q, entries, low)
+        by_kernel = self.supports("lookup_codes", device=given[0].device) is True
+        return (lut.looked_up_by_kernel if by_kernel else lut.looked_up)(*given)
+
+    evaluate_codes.__doc__ = lut.evaluate_codes.__doc__
+    lookup_codes.__doc__ = lut.lookup_codes.__doc__
     requantize_codes = staticmethod(lut.requantize_codes)
     table_gradient = staticmethod(lut.table_gradient)
     evaluate_ranges = staticmethod(lut.evaluate_ranges)
@@ -602,6 +617,7 @@ class TorchBackend:
     optimal_search = staticmethod(lut_search.optimal_search)
     optimality_bound = staticmethod(lut_search.optimality_bound)
     table_objective = staticmethod(lut_search.table_objective)
+
     # --- X
     error_vector_score = staticmethod(coreset.error_vector_score)
     disagreement_score = staticmethod(coreset.disagreement_score)

@@ -19,6 +19,7 @@ from lowbit.reference.types import (
     TableTie,
 )
 
+from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = [
@@ -278,19 +279,38 @@ def evaluate_codes(q: Tensor, table: IntegerTable[Tensor], /, *, tie: TableTie =
     Raises:
         SpecError: L-8, L-9.
     """
+    return evaluated(*check_evaluate(q, table, tie))
+
+
+Lines = tuple[Tensor, Tensor, Tensor]
+
+
+def check_evaluate(q: Tensor, table: IntegerTable[Tensor], tie: str) -> tuple[Tensor, Lines, TableTie]:
+    """Codes and an int64 table that evaluates them within int32."""
     codes = as_integers("L-9", "q", q)
     p, k, b = _integer_table("L-9", table, codes)
     check_tie(tie)
     if codes.numel() and not (codes.dtype == torch.int8 and _fits(k, b, 128)):
         _limit("L-9", k, b, _largest(codes))
+    return codes, (p, k, b), "right" if tie == "right" else "left"
+
+
+def evaluated(codes: Tensor, table: Lines, tie: TableTie) -> Tensor:
+    """L-9 in torch."""
     if codes.dtype == torch.int8:
         every = torch.arange(-128, 128, device=codes.device)
-        return _picked(codes, _lines(every, p, k, b, tie).to(torch.int32), -128)
+        return _picked(codes, _lines(every, *table, tie).to(torch.int32), -128)
     flat = codes.reshape(-1)
     out = torch.empty(flat.shape, dtype=torch.int32, device=codes.device)
     for at in row_chunks(flat.numel(), 1, codes.device):
-        out[at] = _lines(flat[at].to(torch.int64), p, k, b, tie).to(torch.int32)
+        out[at] = _lines(flat[at].to(torch.int64), *table, tie).to(torch.int32)
     return out.reshape(codes.shape)
+
+
+def evaluated_by_kernel(codes: Tensor, table: Lines, tie: TableTie) -> Tensor:
+    """L-9 by a kernel."""
+    out: Tensor = triton.launcher().evaluate_codes(codes.contiguous(), *table, tie == "right")
+    return out
 
 
 @operation
@@ -308,6 +328,11 @@ def lookup_codes(q: Tensor, entries: Tensor, /, *, low: int = -128) -> Tensor:
     Raises:
         SpecError: L-11, A-4.
     """
+    return looked_up(*check_lookup(q, entries, low))
+
+
+def check_lookup(q: Tensor, entries: Tensor, low: int) -> tuple[Tensor, Tensor, int]:
+    """Codes that all have an entry, and the entries as they are answered."""
     codes = as_integers("L-11", "q", q)
     if isinstance(entries, Tensor) and not entries.is_floating_point():
         e = as_integers("L-11", "entries", entries, like=codes)
@@ -321,7 +346,20 @@ def lookup_codes(q: Tensor, entries: Tensor, /, *, low: int = -128) -> Tensor:
         least, most = int(codes.min()), int(codes.max())
         if least < first or most >= first + e.numel():
             raise SpecError("L-11", f"codes must lie in {first}..{first + e.numel() - 1}, got {least}..{most}")
-    return _picked(codes.to(torch.int64) - first, e, 0) if codes.dtype == torch.int64 else _picked(codes, e, first)
+    return codes, e, first
+
+
+def looked_up(codes: Tensor, entries: Tensor, low: int) -> Tensor:
+    """L-11 in torch."""
+    if codes.dtype == torch.int64:
+        return _picked(codes - low, entries, 0)
+    return _picked(codes, entries, low)
+
+
+def looked_up_by_kernel(codes: Tensor, entries: Tensor, low: int) -> Tensor:
+    """L-11 by a kernel."""
+    out: Tensor = triton.launcher().lookup_codes(codes.contiguous(), entries, low)
+    return out
 
 
 def _shifted(a: Tensor, shift: Tensor | int) -> Tensor:

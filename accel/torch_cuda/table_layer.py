@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from lowbit.accel.boundary import check_choice, check_tie
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction, TableTie
 
-from . import lut
+from . import backend, lut
 from .arrays import refuse_nan
 
 __all__ = ["TableActivation"]
+
+_OPS = backend.TorchBackend()  # kernels="auto": Triton for codes that live on CUDA
 
 
 class _Deployed(torch.autograd.Function):
@@ -90,7 +92,7 @@ class TableActivation(nn.Module):
 
     def values(self, codes: Tensor) -> Tensor:
         """Values of the table at INT8 codes, float32."""
-        found = lut.evaluate_codes(codes, self.table, tie=self.tie)
+        found = _OPS.evaluate_codes(codes, self.table, tie=self.tie)
         return found.to(torch.float32) * 2.0 ** -(self.fraction_bits + self.scale_bits)
 
     def forward(self, x: Tensor) -> Tensor:

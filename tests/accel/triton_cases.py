@@ -17,6 +17,7 @@ from torch import Tensor
 
 import lowbit
 from lowbit.reference.errors import SpecError
+from lowbit.reference.types import IntegerTable
 
 plain: Any = lowbit.load("torch", kernels="torch")
 kernels: Any = lowbit.load("torch", kernels="triton")
@@ -210,10 +211,32 @@ def oscillation() -> None:
     refused("track_oscillation", state.codes, *wrong, words="direction must hold -1, 0 and 1, got 2 to 2")
 
 
+def tables() -> None:
+    """L: tables of one piece and of many, codes of every width."""
+    for n in (1, 2, 8, 33):
+        slopes, intercepts = (whole(-999, 999, n, 2)[:, 0] for _ in range(2))
+        table = IntegerTable(whole(-100, 100, n - 1).sort().values, slopes, intercepts, 3, 6)
+        for shape, dtype in itertools.product(
+            ((), (7,), (5000,), (3, 0)), (torch.int8, torch.int32, torch.int64, torch.uint8, torch.int16)
+        ):
+            q = whole(0 if dtype == torch.uint8 else -128, 128, *shape).to(dtype)
+            for tie in ("left", "right"):
+                same(
+                    kernels.evaluate_codes(q, table, tie=tie), plain.evaluate_codes(q, table, tie=tie), (n, dtype, tie)
+                )
+            for entries in (whole(-9, 9, 256), normal(256), normal(256).double(), whole(-9, 9, 256).to(torch.int8)):
+                same(kernels.lookup_codes(q, entries), plain.lookup_codes(q, entries), (shape, dtype, entries.dtype))
+        every = torch.arange(-128, 128).to(torch.int8).reshape(16, 16)
+        for q in views(every):
+            for tie in ("left", "right"):
+                same(kernels.evaluate_codes(q, table, tie=tie), plain.evaluate_codes(q, table, tie=tie), "all codes")
+
+
 CHAPTERS: dict[str, Callable[[], None]] = {
     "T": ternary,
     "S": learned_step,
     "O": oscillation,
+    "L": tables,
 }
 
 if __name__ == "__main__":

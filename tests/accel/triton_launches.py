@@ -162,11 +162,22 @@ def oscillation_launches() -> Iterator[Callable[[], Any]]:
         yield lambda s=state, a=average, r=rewritten: k.track(full(5000, dtype=I8), s, 0.01, math.inf, a, r)
 
 
+def lut_launches() -> Iterator[Callable[[], Any]]:
+    """Chapter L: codes of every width."""
+    k = kernels
+    table = full(7, dtype=I64), full(8, dtype=I64), full(8, dtype=I64)
+    for dtype, entries, right in ((I8, F32, False), (I32, I8, True), (I64, F64, False), (torch.uint8, I32, True)):
+        q = full(5000, dtype=dtype)
+        yield lambda q=q, right=right: k.evaluate_codes(q, *table, right)
+        yield lambda q=q, entries=entries: k.lookup_codes(q, full(256, dtype=entries), -128)
+
+
 GROUPS = (
     uniform_launches,
     ternary_launches,
     learned_step_launches,
     oscillation_launches,
+    lut_launches,
 )
 
 

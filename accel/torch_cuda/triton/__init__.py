@@ -42,6 +42,8 @@ KERNELS = (
     "statsq",
     "statsq_grad",
     "track_oscillation",
+    "evaluate_codes",
+    "lookup_codes",
 )
 """Operations with a kernel."""
 

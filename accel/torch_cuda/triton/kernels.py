@@ -21,6 +21,7 @@ from torch import Tensor
 from .common import round_half_even
 from .hadamard import hadamard_transform
 from .learned_step import lsq, lsq_gradient
+from .lut import evaluate_codes, lookup_codes
 from .oscillation import statsq, statsq_pull, track
 from .ternary import min_max, straight_through, ternary
 
@@ -31,7 +32,9 @@ __all__ = [
     "dequantize",
     "dequantize_packed",
     "dora_norm",
+    "evaluate_codes",
     "hadamard_transform",
+    "lookup_codes",
     "lsq",
     "lsq_gradient",
     "min_max",
