@@ -16,6 +16,7 @@ from lowbit.reference.types import (
     GeneticSearch,
     GradientPath,
     IntegerTable,
+    LossGradient,
     LsqCount,
     LsqGradient,
     MinMaxScheme,
@@ -641,7 +642,16 @@ class TorchBackend:
     token_loss = staticmethod(distill.token_loss)
     feature_loss = staticmethod(distill.feature_loss)
     score_loss = staticmethod(distill.score_loss)
-    attention_map_loss = staticmethod(distill.attention_map_loss)
+
+    @operation
+    def attention_map_loss(
+        self, student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8
+    ) -> LossGradient[Tensor]:
+        given = distill.check_map_loss(student, teacher, lengths, floor)
+        by_kernel = self._by_kernel("attention_map_loss", student, teacher, width=student.shape[-1])
+        return (distill.map_loss_by_kernel if by_kernel else distill.map_loss)(given)
+
+    attention_map_loss.__doc__ = distill.attention_map_loss.__doc__
     ranking_loss = staticmethod(diagnostics.ranking_loss)
     cover_length = staticmethod(diagnostics.cover_length)
     attention_range = staticmethod(diagnostics.attention_range)

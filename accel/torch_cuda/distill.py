@@ -7,6 +7,7 @@ cache; elsewhere a batch is masked and taken in a few large launches. :mod:`.dis
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lowbit.accel.boundary import check_choice, check_labels, check_lengths, che
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DIVERGENCES, IGNORED_TOKENS, Divergence, IgnoredTokens, LossGradient
 
+from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
@@ -229,6 +231,22 @@ def map_block(student: Tensor, teacher: Tensor, log_floor: float, gradient: Tens
     return loss
 
 
+class Maps(NamedTuple):
+    """Arguments of W-5 that fit together; what the scores hold has not been looked at."""
+
+    student: Tensor
+    teacher: Tensor
+    lengths: Tensor
+    valid: list[int]  # the same
+    floor: float
+
+    def refuse(self) -> None:
+        """The refusal of A-4 in valid rows and keys."""
+        n = self.student.shape[-1]
+        inside = torch.arange(n, device=self.student.device) < self.lengths.detach()[:, None]
+        refuse_pair("W-5", self.student, self.teacher, (inside[:, :, None] & inside[:, None]).unsqueeze(1))
+
+
 @operation
 def attention_map_loss(
     student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8
@@ -246,12 +264,23 @@ def attention_map_loss(
     Raises:
         SpecError: W-5 for shapes and parameters, A-4 for NaN or infinities in valid rows and keys.
     """
+    return map_loss(check_map_loss(student, teacher, lengths, floor))
+
+
+def check_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, floor: float) -> Maps:
+    """Refuse shapes, lengths and parameters that W-5 does not take."""
     least = check_number("W-5", "floor", floor, 0.0, 1.0)
     if least == 0.0:
         raise SpecError("W-5", "floor must be above 0")
     student, teacher = pair("W-5", student, teacher)
-    batch, heads, n, _ = check_scores("W-5", student.shape, teacher.shape)
-    s = check_valid("W-5", lengths, batch, n, like=student)
+    batch, _, n, _ = check_scores("W-5", student.shape, teacher.shape)
+    return Maps(student, teacher, lengths, check_valid("W-5", lengths, batch, n, like=student), least)
+
+
+def map_loss(given: Maps) -> LossGradient[Tensor]:
+    """W-5 in torch."""
+    student, teacher, _, s, least = given
+    batch, heads, _, _ = student.shape
     dtype = working_dtype(student, teacher)
     gradient = torch.zeros(student.shape, dtype=dtype, device=student.device)
     if not gradient.numel():
@@ -267,6 +296,19 @@ def attention_map_loss(
         proof.append(S.sum() + T.sum())  # finite only if every entry is
         gradient[corner] = out.mul_(1 / (batch * heads * length))
     if not bool(torch.isfinite(torch.stack(proof)).all()):
-        inside = torch.arange(n, device=student.device) < lengths.detach()[:, None]
-        refuse_pair("W-5", student, teacher, (inside[:, :, None] & inside[:, None]).unsqueeze(1))
+        given.refuse()
     return LossGradient(float(torch.stack(each).sum()) / (batch * heads), gradient)
+
+
+def map_loss_by_kernel(given: Maps) -> LossGradient[Tensor]:
+    """W-5 by a kernel."""
+    student, teacher, lengths, _, least = given
+    if not student.numel():
+        return map_loss(given)
+    terms, gradient = triton.launcher().attention_map_loss(
+        student.contiguous(), teacher.contiguous(), lengths.detach(), math.log(least)
+    )
+    loss = float(terms.sum()) / (student.shape[0] * student.shape[1])
+    if not math.isfinite(loss):
+        given.refuse()
+    return LossGradient(loss, gradient)

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from lowbit.reference.types import Divergence, IgnoredTokens, LossGradient
 
-from . import distill
+from . import backend, distill
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
+
+_OPS = backend.TorchBackend()  # kernels="auto": Triton for scores that live on CUDA
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -82,4 +84,4 @@ def score_loss(student: Tensor, teacher: Tensor, /, *, floor: float = -100.0, ca
 
 def attention_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8) -> Tensor:
     """Divergence of attention maps from scores (B, H, n, n).  [W-5]"""
-    return _loss(student, lambda s: distill.attention_map_loss(s, teacher, lengths, floor=floor))
+    return _loss(student, lambda s: _OPS.attention_map_loss(s, teacher, lengths, floor=floor))

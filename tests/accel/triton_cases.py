@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import lowbit
+from lowbit.accel.torch_cuda.triton import WIDEST_MAP
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import IntegerTable
 
@@ -232,11 +233,37 @@ def tables() -> None:
                 same(kernels.evaluate_codes(q, table, tie=tie), plain.evaluate_codes(q, table, tie=tie), "all codes")
 
 
+def maps() -> None:
+    """W: maps of one key and of many, sentences of every length, padding that holds NaN."""
+    for (b, h, n), dtype in itertools.product(((1, 1, 1), (2, 3, 5), (3, 2, 40), (1, 1, 200), (2, 0, 4)), DTYPES):
+        student, teacher = 4 * normal(b, h, n, n).to(dtype), 4 * normal(b, h, n, n).to(dtype)
+        lengths = whole(1, n + 1, b, 2)[:, 0]
+        for (s, t), floor in itertools.product(zip(views(student), views(teacher), strict=True), (1e-8, 0.01)):
+            found = kernels.attention_map_loss(s, t, lengths, floor=floor)
+            wanted = plain.attention_map_loss(s.double(), t.double(), lengths, floor=floor)
+            assert abs(found.loss - wanted.loss) <= 64 * U * (abs(wanted.loss) + 1), (found.loss, wanted.loss)
+            near(found.gradient, wanted.gradient, 64 * n, (b, h, n, dtype, floor))
+            inside = torch.arange(n) < lengths[:, None]
+            valid = (inside[:, :, None] & inside[:, None]).unsqueeze(1).expand(b, h, n, n)
+            assert not bool(found.gradient[~valid].any()), "the gradient of padding is not 0"
+            spoiled = [torch.where(valid, x, torch.full_like(x, math.nan)) for x in (s, t)]
+            again = kernels.attention_map_loss(*spoiled, lengths, floor=floor)
+            assert again.loss == found.loss, "padding was read"
+            same(again.gradient, found.gradient, "padding was read")
+    x, lengths = normal(2, 2, 5, 5), torch.tensor([5, 5])
+    for bad in bad_inputs(x):
+        refused("attention_map_loss", bad, x, lengths, words="[A-4] student holds")
+        refused("attention_map_loss", x, bad, lengths, words="[A-4] teacher holds")
+    assert kernels.supports("attention_map_loss", width=WIDEST_MAP) is True
+    assert kernels.supports("attention_map_loss", width=WIDEST_MAP + 1).startswith("a row of 16385 keys")
+
+
 CHAPTERS: dict[str, Callable[[], None]] = {
     "T": ternary,
     "S": learned_step,
     "O": oscillation,
     "L": tables,
+    "W": maps,
 }
 
 if __name__ == "__main__":

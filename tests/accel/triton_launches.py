@@ -172,12 +172,21 @@ def lut_launches() -> Iterator[Callable[[], Any]]:
         yield lambda q=q, entries=entries: k.lookup_codes(q, full(256, dtype=entries), -128)
 
 
+def distill_launches() -> Iterator[Callable[[], Any]]:
+    """Chapter W: rows of a few keys, and long ones."""
+    k = kernels
+    for b, h, n, dtype in ((2, 2, 128, BF16), (1, 1, 600, F32)):
+        scores, lengths = full(b, h, n, n, dtype=dtype), full(b, dtype=I64)
+        yield lambda s=scores, lengths=lengths: k.attention_map_loss(s, s, lengths, -18.4)
+
+
 GROUPS = (
     uniform_launches,
     ternary_launches,
     learned_step_launches,
     oscillation_launches,
     lut_launches,
+    distill_launches,
 )
 
 
@@ -203,7 +212,7 @@ EXACT = (
 )
 """Kernels whose divisions decide codes, or equalities to the last bit."""
 
-UNFUSED = (*EXACT, "_dequantize", "_magnitudes", "_above", "_track")
+UNFUSED = (*EXACT, "_dequantize", "_magnitudes", "_above", "_track", "_attention_map")
 """Kernels in which a product and a sum round apart."""
 
 

@@ -44,6 +44,7 @@ KERNELS = (
     "track_oscillation",
     "evaluate_codes",
     "lookup_codes",
+    "attention_map_loss",
 )
 """Operations with a kernel."""
 
@@ -60,9 +61,13 @@ NARROW = frozenset(
         "statsq",
         "statsq_grad",
         "track_oscillation",
+        "attention_map_loss",
     )
 )
 """Of these, operations whose kernels compute in float32."""
+
+WIDEST_MAP = 16384
+"""Keys of an attention map whose rows fit the registers of a program."""
 
 
 def supports(op: str, /, **facts: Any) -> Literal[True] | str:
@@ -73,7 +78,7 @@ def supports(op: str, /, **facts: Any) -> Literal[True] | str:
     Args:
         op: name of an operation, such as ``"quantize"``.
         facts: what is known of the call: ``device`` (name or torch.device), ``dtype`` (of the values), ``order`` (of
-            a Hadamard transform).
+            a Hadamard transform), ``width`` (keys of an attention map).
     """
     if op not in KERNELS:
         return f"{op} has no Triton kernel: torch serves it"
@@ -91,6 +96,8 @@ def supports(op: str, /, **facts: Any) -> Literal[True] | str:
         return f"no Triton kernel for values of {dtype}"
     if dtype == torch.float64 and op in NARROW:
         return f"the kernel of {op} computes in float32: torch serves float64"
+    if op == "attention_map_loss" and facts.get("width", 0) > WIDEST_MAP:
+        return f"a row of {facts['width']} keys is too large for one program: torch serves it"
     if op == "hadamard_transform":
         return _transformable(dtype, facts.get("order"))
     return True

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import round_half_even
+from .distill import attention_map_loss
 from .hadamard import hadamard_transform
 from .learned_step import lsq, lsq_gradient
 from .lut import evaluate_codes, lookup_codes
@@ -27,6 +28,7 @@ from .ternary import min_max, straight_through, ternary
 
 __all__ = [
     "INTERPRETED",
+    "attention_map_loss",
     "bcq_product",
     "codebook_matmul",
     "dequantize",
