@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowbit.accel.boundary import code_range
 from lowbit.reference.types import (
+    AcsSchedule,
     DoraLayout,
     FreezeValue,
     GeneticSearch,
@@ -620,9 +621,37 @@ class TorchBackend:
     table_objective = staticmethod(lut_search.table_objective)
 
     # --- X
-    error_vector_score = staticmethod(coreset.error_vector_score)
-    disagreement_score = staticmethod(coreset.disagreement_score)
-    acs_score = staticmethod(coreset.acs_score)
+    @operation
+    def error_vector_score(self, logits: Tensor, labels: Tensor, /) -> Tensor:
+        given = coreset.check_error_vector(logits, labels)
+        by_kernel = self._by_kernel("error_vector_score", given.x)
+        return (coreset.scored_by_kernel if by_kernel else coreset.scored)(given)
+
+    @operation
+    def disagreement_score(self, logits: Tensor, reference: Tensor, /) -> Tensor:
+        given = coreset.check_disagreement(logits, reference)
+        by_kernel = self._by_kernel("disagreement_score", logits, reference)
+        return (coreset.scored_by_kernel if by_kernel else coreset.scored)(given)
+
+    @operation
+    def acs_score(
+        self,
+        logits: Tensor,
+        reference: Tensor,
+        labels: Tensor,
+        /,
+        *,
+        epoch: float,
+        epochs: int,
+        schedule: AcsSchedule = "paper",
+    ) -> Tensor:
+        given = coreset.check_acs(logits, reference, labels, epoch, epochs, schedule)
+        by_kernel = self._by_kernel("acs_score", logits, reference)
+        return (coreset.scored_by_kernel if by_kernel else coreset.scored)(given)
+
+    error_vector_score.__doc__ = coreset.error_vector_score.__doc__
+    disagreement_score.__doc__ = coreset.disagreement_score.__doc__
+    acs_score.__doc__ = coreset.acs_score.__doc__
     select_coreset = staticmethod(coreset.select_coreset)
     el2n_score = staticmethod(coreset.el2n_score)
     grand_score = staticmethod(coreset.grand_score)

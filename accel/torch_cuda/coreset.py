@@ -7,6 +7,8 @@ so there sums over classes are formed by halves, with elementwise additions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ from lowbit.reference.types import (
     Purpose,
 )
 
-from . import philox
+from . import philox, triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = [
@@ -141,6 +143,66 @@ def _score(x: Tensor, t: Tensor | None, y: Tensor | None, blend: float) -> Tenso
     return out
 
 
+class Mixed(NamedTuple):
+    """Arguments of a score that fit together; what the logits hold has not been looked at."""
+
+    clause: str
+    x: Tensor
+    reference: Tensor | None  # without it no DS
+    labels: Tensor | None  # without them no EVS
+    blend: float
+
+    def refuse(self) -> None:
+        """The refusal of A-4."""
+        refuse_nan(self.clause, "logits", self.x)
+        if self.reference is not None:
+            refuse_nan(self.clause, "reference", self.reference)
+
+
+def check_error_vector(logits: Tensor, labels: Tensor) -> Mixed:
+    """Refuse what X-1 does not take."""
+    x = _logits("X-1", "logits", logits)
+    return Mixed("X-1", x, None, _labels("X-1", labels, x, *x.shape), 1.0)
+
+
+def check_disagreement(logits: Tensor, reference: Tensor) -> Mixed:
+    """Refuse what X-2 does not take."""
+    x = _logits("X-2", "logits", logits)
+    return Mixed("X-2", x, _logits("X-2", "reference", reference, x), None, 0.0)
+
+
+def check_acs(
+    logits: Tensor, reference: Tensor, labels: Tensor, epoch: float, epochs: int, schedule: AcsSchedule
+) -> Mixed:
+    """Refuse what X-3 does not take."""
+    x = _logits("X-3", "logits", logits)
+    t = _logits("X-3", "reference", reference, x)
+    y = _labels("X-3", labels, x, *x.shape)
+    return Mixed("X-3", x, t, y, acs_blend(epoch, epochs, schedule))
+
+
+def scored(given: Mixed) -> Tensor:
+    """X-1 to X-3 in torch."""
+    given.refuse()
+    return _score(given.x, given.reference, given.labels, given.blend)
+
+
+def scored_by_kernel(given: Mixed) -> Tensor:
+    """X-1 to X-3 by a kernel; a part without weight is not computed, so both ends of a schedule are exact."""
+    x, t, y, blend = given.x.contiguous(), given.reference, given.labels, given.blend
+    if not x.numel():
+        return scored(given)
+    if t is not None and blend == 1:
+        refuse_nan(given.clause, "reference", t)
+        t = None
+    if blend == 0:
+        y = None
+    out: Tensor = triton.launcher().scores(x, None if t is None else t.contiguous(), y, blend)
+    if not bool(torch.isfinite(out).all()):
+        given.refuse()
+    return out
+
+
 @operation
 def error_vector_score(logits: Tensor, labels: Tensor, /) -> Tensor:
     """Distance of the predicted distribution from the label.  [X-1]
@@ -155,9 +217,7 @@ def error_vector_score(logits: Tensor, labels: Tensor, /) -> Tensor:
     Raises:
         SpecError: X-1 for shapes and labels, A-4 for NaN or infinities.
     """
-    x = _logits("X-1", "logits", logits)
-    refuse_nan("X-1", "logits", x)
-    return _score(x, None, _labels("X-1", labels, x, *x.shape), 1.0)
+    return scored(check_error_vector(logits, labels))
 
 
 @operation
@@ -173,11 +233,7 @@ def disagreement_score(logits: Tensor, reference: Tensor, /) -> Tensor:
     Raises:
         SpecError: X-2 for shapes, A-4 for NaN or infinities.
     """
-    x = _logits("X-2", "logits", logits)
-    t = _logits("X-2", "reference", reference, x)
-    refuse_nan("X-2", "logits", x)
-    refuse_nan("X-2", "reference", t)
-    return _score(x, t, None, 0.0)
+    return scored(check_disagreement(logits, reference))
 
 
 @operation
@@ -198,13 +254,7 @@ def acs_score(
     Raises:
         SpecError: X-3 for shapes, labels and parameters, A-4 for NaN or infinities.
     """
-    x = _logits("X-3", "logits", logits)
-    t = _logits("X-3", "reference", reference, x)
-    y = _labels("X-3", labels, x, *x.shape)
-    blend = acs_blend(epoch, epochs, schedule)
-    refuse_nan("X-3", "logits", x)
-    refuse_nan("X-3", "reference", t)
-    return _score(x, t, y, blend)
+    return scored(check_acs(logits, reference, labels, epoch, epochs, schedule))
 
 
 @operation

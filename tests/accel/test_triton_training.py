@@ -29,7 +29,7 @@ def run(*words: str | Path, interpret: bool, strict: bool = True) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("chapter", ["T", "S", "O", "L", "W"])
+@pytest.mark.parametrize("chapter", ["T", "S", "O", "L", "W", "X"])
 def test_kernels_compute_what_torch_computes(chapter: str) -> None:
     """Sizes beside the blocks, halves, strided and empty inputs, and what is refused."""
     assert run(FOLDER / "triton_cases.py", chapter, interpret=True) == "compared 1"
@@ -41,6 +41,7 @@ KIT = {
     "O": ("O-1", "O-2", "O-3", "O-4"),
     "L": ("L-8", "L-9", "L-10", "L-11"),
     "W": ("W-5",),
+    "X": ("X-1", "X-2", "X-3"),
     "A": ("A",),
 }
 

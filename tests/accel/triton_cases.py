@@ -258,12 +258,49 @@ def maps() -> None:
     assert kernels.supports("attention_map_loss", width=WIDEST_MAP + 1).startswith("a row of 16385 keys")
 
 
+def coresets() -> None:
+    """X: one class, few, a tile of them, more."""
+    for (n, classes), dtype in itertools.product(((1, 1), (5, 10), (3, 1000), (2, 4097), (2, 9000), (0, 5)), DTYPES):
+        logits, reference = (3 * normal(n, classes).to(dtype) for _ in range(2))
+        labels = whole(0, classes, n, 2)[:, 0]
+        for x, t in zip(views(logits), views(reference), strict=True):
+            X, T = x.double(), t.double()
+            found = kernels.error_vector_score(x, labels)
+            near(found, plain.error_vector_score(X, labels), 64 * classes, (n, classes, dtype))
+            gap = kernels.disagreement_score(x, t)
+            near(gap, plain.disagreement_score(X, T), 64 * classes, (n, classes, dtype))
+            same(kernels.disagreement_score(x, x), torch.zeros(n), "a model and itself")
+            ends = [kernels.acs_score(x, t, labels, epoch=e, epochs=3) for e in (0, 3)]
+            same(ends[0], found, "the first epoch")
+            same(ends[1], gap, "the last epoch")
+            options = {"epoch": 1, "epochs": 3}
+            mixed = kernels.acs_score(x, t, labels, **options)
+            near(mixed, plain.acs_score(X, T, labels, **options), 64 * classes, (n, classes, dtype))
+            if n:
+                same(kernels.acs_score(x[-1:], t[-1:], labels[-1:], **options), mixed[-1:], "one row by itself")
+    confident = torch.tensor([[60.0, 0, 0], [0, 0, 60]])
+    own = torch.tensor([0, 2])
+    found, wanted = (
+        b.error_vector_score(confident.to(d), own) for b, d in ((kernels, torch.float32), (plain, torch.float64))
+    )
+    assert bool(((found.double() - wanted).abs() <= 1e3 * U * wanted).all()), "a share near 0 is lost"
+    for classes in (8, 9000):
+        x, labels = normal(2, classes), whole(0, classes, 2)
+        for bad in bad_inputs(x):
+            refused("error_vector_score", bad, labels, words="[A-4] logits holds")
+            for pair, name in (((bad, x), "[A-4] logits holds"), ((x, bad), "[A-4] reference holds")):
+                refused("disagreement_score", *pair, words=name)
+                for epoch in (0, 1, 2):
+                    refused("acs_score", *pair, labels, epoch=epoch, epochs=2, words=name)
+
+
 CHAPTERS: dict[str, Callable[[], None]] = {
     "T": ternary,
     "S": learned_step,
     "O": oscillation,
     "L": tables,
     "W": maps,
+    "X": coresets,
 }
 
 if __name__ == "__main__":

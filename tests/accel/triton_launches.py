@@ -180,6 +180,16 @@ def distill_launches() -> Iterator[Callable[[], Any]]:
         yield lambda s=scores, lengths=lengths: k.attention_map_loss(s, s, lengths, -18.4)
 
 
+def coreset_launches() -> Iterator[Callable[[], Any]]:
+    """Chapter X: few classes, a tile of them, more."""
+    k = kernels
+    few, many, more = full(9, 10), full(3, 1000, dtype=BF16), full(2, 9001, dtype=F16)
+    yield lambda: k.scores(more, full(2, 9001), full(2, dtype=I64), 0.25)
+    yield lambda: k.scores(few, None, full(9, dtype=I64), 1.0)
+    yield lambda: k.scores(few, few, None, 0.0)
+    yield lambda: k.scores(many, many, full(3, dtype=I64), 0.25)
+
+
 GROUPS = (
     uniform_launches,
     ternary_launches,
@@ -187,6 +197,7 @@ GROUPS = (
     oscillation_launches,
     lut_launches,
     distill_launches,
+    coreset_launches,
 )
 
 
@@ -209,6 +220,7 @@ EXACT = (
     "_lsq_gradient",
     "_statsq",
     "_statsq_pull",
+    "_scores",
 )
 """Kernels whose divisions decide codes, or equalities to the last bit."""
 

@@ -45,6 +45,9 @@ KERNELS = (
     "evaluate_codes",
     "lookup_codes",
     "attention_map_loss",
+    "error_vector_score",
+    "disagreement_score",
+    "acs_score",
 )
 """Operations with a kernel."""
 
@@ -62,6 +65,9 @@ NARROW = frozenset(
         "statsq_grad",
         "track_oscillation",
         "attention_map_loss",
+        "error_vector_score",
+        "disagreement_score",
+        "acs_score",
     )
 )
 """Of these, operations whose kernels compute in float32."""

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import round_half_even
+from .coreset import scores
 from .distill import attention_map_loss
 from .hadamard import hadamard_transform
 from .learned_step import lsq, lsq_gradient
@@ -42,6 +43,7 @@ __all__ = [
     "min_max",
     "pack",
     "quantize",
+    "scores",
     "statsq",
     "statsq_pull",
     "straight_through",
