@@ -435,8 +435,7 @@ def ternary(table: Table) -> None:
         )
     table["T-3b"] = []
     for bits in (3, 4):
-        half = (2**bits - 1) / 2
-        large = np.array([half, -half, half, half, -half, half], np.float32)
+        large = (np.array([1, -1, 1, 1, -1, 1]) * ((2**bits - 1) / 2)).astype(np.float32)
         ties = np.stack([[0.5, -0.5, 1.5, -1.5, 0.0, 1.0], [2.5, -2.5, 0.5, -1.5, -1.0, 2.0]]).astype(np.float32)
         given = np.concatenate([ties, np.stack([large, -large])], axis=1)
         for outermost in ("published", "bounded"):
