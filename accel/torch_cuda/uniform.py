@@ -225,19 +225,19 @@ def search_grid(values: Tensor, o: Options, *, norm: float, grid: int, max_shrin
         step = torch.zeros_like(low, dtype=torch.int64)
         alive: Tensor | slice = slice(None)
         left, u = x, unit[:, None]  # of the groups that are alive
-        for i in range(steps):
-            if i % _LOOK == 0:
-                if i and not bool((bound[i] < least).all()):
-                    alive = (bound[i] < least).nonzero().squeeze(-1)
-                    if not len(alive):
-                        break
-                    left, u = x[alive], unit[alive, None]
-                s, z = (part[i : i + _LOOK, alive, None] for part in (scales, zeros))
-            total = _clipping_error(left, s[i % _LOOK], z[i % _LOOK], u, norm, codes).sum(-1, dtype=torch.float64)
-            found = least[alive]
-            better = total < found  # strict: on a tie the larger ratio stays
-            least[alive] = torch.where(better, total, found)
-            step[alive] = torch.where(better, i, step[alive])
+        for first in range(0, steps, _LOOK):
+            if first and not bool((bound[first] < least).all()):
+                alive = (bound[first] < least).nonzero().squeeze(-1)
+                if not len(alive):
+                    break
+                left, u = x[alive], unit[alive, None]
+            s, z = (part[first : first + _LOOK, alive, None] for part in (scales, zeros))
+            for i in range(len(s)):
+                total = _clipping_error(left, s[i], z[i], u, norm, codes).sum(-1, dtype=torch.float64)
+                found = least[alive]
+                better = total < found  # strict: on a tie the larger ratio stays
+                least[alive] = torch.where(better, total, found)
+                step[alive] = torch.where(better, first + i, step[alive])
         # an unshrunk grid that overflows is refused, even if a narrower one would not
         step.masked_fill_(~torch.isfinite(scales[0]), 0)
         best_step[rows] = step.to(torch.int32)
