@@ -36,7 +36,7 @@ types: $(READY)
 unit: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-# Minutes to an hour: the kill test with twenty kills, the published table on SmolLM2, the full conformance profile.
+# A quarter of an hour: twenty kills during one run, on a small model and on SmolLM2, and the memory of a 3 GB checkpoint.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
