@@ -275,6 +275,8 @@ _TABLE = (
         ("stationarity",),
     ),
     Clause("E-7", "the adapter is quantized factor by factor", "full", "tie-band", ("quantize_adapter",)),
+    Clause("E-8", "what a patch with its best B leaves of the moment", "full", "forward-error", ("residual_moment",)),
+    Clause("E-8a", "it is symmetric and as dead as the moment, no more", "full", "exact", ("residual_moment",)),
     # -- K
     Clause("K-1", "shares of a squared spectrum", "core", "forward-error", ("explained_error",)),
     Clause("K-1a", "damage relative to the output; x/0 and 0/0", "core", "forward-error", ("residual_damage",)),

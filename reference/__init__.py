@@ -107,6 +107,7 @@ from .eigenspace import (
     objective,
     optimum,
     quantize_adapter,
+    residual_moment,
     stationarity,
 )
 from .gptq import gptq, inverse_cholesky
@@ -260,6 +261,7 @@ __all__ = [  # noqa: RUF022  in reading order
     "eora_certified",
     "stationarity",
     "quantize_adapter",
+    "residual_moment",
     "explained_error",
     "residual_damage",
     "subspace_overlap",

@@ -42,6 +42,7 @@ __all__ = [
     "objective",
     "optimum",
     "quantize_adapter",
+    "residual_moment",
     "stationarity",
 ]
 
@@ -281,3 +282,30 @@ def quantize_adapter(
         return QuantizedWeight(codes, s, z, index, q, quadratic_loss(w, q, H, damping))
 
     return QuantizedAdapter(B=factor(B, moment_in_error_space(A, C)), A=factor(A, C))  # (E.10)
+
+
+def residual_moment(c: npt.ArrayLike, a: npt.ArrayLike, /) -> F64:
+    """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
+
+        H = C − C Aᵀ (A C Aᵀ)⁺ A C,     tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]            (E.11)
+
+    Shapes: c (k, k), a (r, k) → H (k, k), symmetric. A quantizer that minimises tr(D H Dᵀ) spends nothing on the
+    directions that the patch restores anyway. Only the row space of A counts: rows are first scaled to energy
+    (A C Aᵀ)_ii = 1, those with an energy up to 2⁻⁴⁰ |a| |C| |a|ᵀ left out; then eigenvalues of A C Aᵀ up to 2⁻³⁰
+    count as 0. H_jj is at least k 2⁻⁵² C_jj: 0 would declare a channel dead, and only C knows dead channels.
+    Source: least squares for B in (1.1), a Schur complement; the use as a Hessian is not in a paper known to us.
+
+    >>> residual_moment([[100.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]]).round(3).tolist()    # [1, 1] serves channel 0
+    [[0.99, -0.99], [-0.99, 0.99]]
+    """
+    A = checks.finite(a, "a", "E-8", ndim=2)
+    C = checks.second_moment(c, A.shape[1], "c", "E-8")
+    energy, bulk = ((A @ C) * A).sum(axis=1), ((np.abs(A) @ np.abs(C)) * np.abs(A)).sum(axis=1)
+    seen = energy > 2.0**-40 * bulk
+    N = A[seen] / np.sqrt(energy[seen])[:, None]
+    λ, V = np.linalg.eigh(moment_in_error_space(N, C))
+    kept = λ > 2.0**-30
+    G = (V[:, kept].T @ N @ C) / np.sqrt(λ[kept])[:, None]
+    H: F64 = C - G.T @ G  # (E.11)
+    np.fill_diagonal(H, np.maximum(H.diagonal(), len(C) * 2 * U64 * C.diagonal()))
+    return H

@@ -580,6 +580,7 @@ class EigenspaceOps(Protocol[Arr]):
         damping: float = 0.01,
         scale_dtype: ScaleDtype | None = None,
     ) -> QuantizedAdapter[Arr]: ...  # E-7
+    def residual_moment(self, c: Arr, a: Arr, /) -> Arr: ...  # E-8 → (k, k)
 
 
 class RankBudgetOps(Protocol[Arr]):

@@ -81,6 +81,7 @@ from .eigenspace import (
     error_spectrum,
     objective,
     optimum,
+    residual_moment,
     stationarity,
 )
 from .gptq import gptq, inverse_cholesky
@@ -288,6 +289,7 @@ __all__ = [
     "recency_moment",
     "requantize_codes",
     "residual_damage",
+    "residual_moment",
     "rotate_block",
     "rotate_ends",
     "rotate_inputs",

@@ -22,7 +22,8 @@ from lowbit.accel.boundary import check_matrix, check_patch, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
-from ._arrays import fixed, refuse_bad, working_dtype
+from ._arrays import fixed, refuse_bad, weights, working_dtype
+from .gptq import symmetric_moment
 
 __all__ = [
     "eora",
@@ -32,6 +33,7 @@ __all__ = [
     "error_spectrum",
     "objective",
     "optimum",
+    "residual_moment",
     "stationarity",
 ]
 
@@ -40,6 +42,8 @@ F64 = npt.NDArray[np.float64]
 
 _U64 = 2.0**-53
 _U32 = 2.0**-24
+_NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
+_DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
 _PANEL = 512  # columns of D per Gram panel
 
 
@@ -243,6 +247,36 @@ def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
         return float(np.linalg.norm(top)) / bottom if bottom > 0 else 0.0
 
     return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
+
+
+def residual_moment(c: Array, a: Array, /) -> Array:
+    """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
+
+        H = C − C Aᵀ (A C Aᵀ)⁺ A C,   tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]
+
+    Shapes: c (k, k), a (r, k) → (k, k), precision of c but at least float32. Computed in float64.
+    """
+    given = weights("E-8", "a", a)
+    check_matrix("E-8", "a", given.shape, (None, None))
+    refuse_bad("E-8", "a", fixed(given, working_dtype(given)))
+    moment = weights("E-8", "c", c)
+    upper = symmetric_moment("E-8", "c", moment, given.shape[1])
+    h: F64 = np.triu(upper) + np.triu(upper, 1).T
+    rows = given.astype(np.float64)
+    image = rows @ h
+    energy = np.einsum("ij,ij->i", image, rows)
+    seen = energy > _NO_ENERGY * np.einsum("ij,ij->i", np.abs(rows) @ np.abs(h), np.abs(rows))
+    scale = 1 / np.sqrt(energy[seen])[:, None]
+    rows, image = rows[seen] * scale, image[seen] * scale
+    gram = rows @ image.T
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    kept = values > _DEPENDENT
+    # With V Λ Vᵀ = A C Aᵀ, the rows of Λ^-1/2 Vᵀ A are orthonormal under C.
+    image = (vectors[:, kept].T @ image) / np.sqrt(values[kept])[:, None]
+    floor = h.diagonal() * (h.shape[0] * 2 * _U64)
+    h -= image.T @ image  # NumPy makes XᵀX exactly symmetric
+    np.fill_diagonal(h, np.maximum(h.diagonal(), floor))
+    return h.astype(working_dtype(moment))
 
 
 def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Array]:

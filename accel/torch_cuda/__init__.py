@@ -108,6 +108,7 @@ eora_published = _cpu.eora_published
 eora_certified = _cpu.eora_certified
 stationarity = _cpu.stationarity
 quantize_adapter = _cpu.quantize_adapter
+residual_moment = _cpu.residual_moment
 dora_magnitude = _cpu.dora_magnitude
 dora_norm = _cpu.dora_norm
 factored_norm = _cpu.factored_norm
@@ -309,6 +310,7 @@ __all__ = [
     "recency_moment",
     "requantize_codes",
     "residual_damage",
+    "residual_moment",
     "rotate_block",
     "rotate_ends",
     "rotate_inputs",

@@ -474,6 +474,7 @@ class TorchBackend:
     eora_certified = staticmethod(operation(eigenspace.eora_certified))
     stationarity = staticmethod(operation(eigenspace.stationarity))
     quantize_adapter = staticmethod(adapter.quantize_adapter)
+    residual_moment = staticmethod(operation(eigenspace.residual_moment))
 
     # --- K
     explained_error = staticmethod(rank_budget.explained_error)

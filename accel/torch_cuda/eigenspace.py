@@ -23,6 +23,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
 from .arrays import refuse_nan
+from .gptq import check_moment
 
 __all__ = [
     "eora",
@@ -32,11 +33,14 @@ __all__ = [
     "error_spectrum",
     "objective",
     "optimum",
+    "residual_moment",
     "stationarity",
 ]
 
 _U64 = 2.0**-53
 _U32 = 2.0**-24
+_NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
+_DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
 _PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough to stay in cache
 
 
@@ -227,6 +231,35 @@ def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
         return float(top.norm()) / bottom if bottom > 0 else 0.0
 
     return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
+
+
+def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
+    """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
+
+        H = C − C Aᵀ (A C Aᵀ)⁺ A C,   tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]
+
+    Shapes: c (k, k), a (r, k) → (k, k), type of c but at least float32. Computed in float64.
+    """
+    check_matrix("E-8", "a", a.shape, (None, None))
+    check_square("E-8", "c", c.shape, a.shape[1])
+    if not a.is_floating_point():
+        raise SpecError("E-8", f"a must hold real floating-point numbers, got {a.dtype}")
+    refuse_nan("E-8", "a", a)
+    h = check_moment("E-8", "c", c, a.shape[1])
+    rows = a.to(torch.float64)
+    image = rows @ h
+    energy = (image * rows).sum(1)
+    seen = energy > _NO_ENERGY * ((rows.abs() @ h.abs()) * rows.abs()).sum(1)
+    scale = energy[seen].rsqrt()[:, None]
+    rows, image = rows[seen] * scale, image[seen] * scale
+    values, vectors = torch.linalg.eigh(rows @ image.T)
+    kept = values > _DEPENDENT
+    # With V Λ Vᵀ = A C Aᵀ, the rows of Λ^-1/2 Vᵀ A are orthonormal under C.
+    image = (vectors[:, kept].T @ image) * values[kept].rsqrt()[:, None]
+    floor = h.diagonal() * (h.shape[0] * 2 * _U64)
+    h.addmm_(image.T, image, alpha=-1)
+    h.diagonal().copy_(torch.maximum(h.diagonal(), floor))
+    return ((h + h.T) / 2).to(_float(c))
 
 
 def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Tensor]:

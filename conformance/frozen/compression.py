@@ -358,6 +358,31 @@ def _patches(table: Table, d: Array) -> None:
             ]
         about = f"{method}, groups of {size}, which do not fit" if size else f"{method}, whole rows"
         table["E-7"].append(call("quantize_adapter", about, [whole[4:, :4].copy(), whole[:4], moment], options, expect))
+    eigen, rows = suite("eigenspace"), eighths("E-8", 3, 6)
+    moment = _hessian("E-8", 6, 2)
+    holes = np.diag([4.0, 0, 9, 1, 0, 2]).astype(np.float32)
+    recorded(
+        table,
+        "E-8",
+        "test_residual_moment",
+        ("rows in general", {"reach": eigen.Reach(moment, rows)}),
+        (
+            "one row twice, one of zeros",
+            {"reach": eigen.Reach(moment, np.concatenate([rows, rows[:1] * -4, 0 * rows[:1]]))},
+        ),
+        ("channels, two of them dead", {"reach": eigen.Reach(holes, np.eye(6, dtype=np.float32)[:3] * 3)}),
+    )
+    dead = np.zeros(6, np.float32)
+    alive = [rules.interval(f"{i}.{i}", np.float64(2.0**-60), np.float64(1.0)) for i in (0, 2)]
+    table["E-8a"] = [
+        call(
+            "residual_moment",
+            "channels restored in full, two of them dead",
+            [holes, np.eye(6, dtype=np.float32)[:3] * 3],
+            {},
+            [rules.exact("1", dead), rules.exact("4", dead), rules.exact("T.4", dead), *alive],
+        )
+    ]
 
 
 def ranks(table: Table) -> None:

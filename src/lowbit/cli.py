@@ -72,6 +72,13 @@ def compress(
             help="Search the clipping ratio of every group; where EoRA follows if not said.", show_default="auto"
         ),
     ] = None,
+    adapter_aware: Annotated[
+        bool | None,
+        typer.Option(
+            help="GPTQ and pruning spare what the adapter restores; where EoRA follows if not said.",
+            show_default="auto",
+        ),
+    ] = None,
     damping: Annotated[float, typer.Option(help="GPTQ: share of the mean Hessian diagonal.")] = 0.01,
     sparsity: Annotated[str | None, typer.Option(help="2:4.")] = None,
     pruner: Annotated[str, typer.Option(help="sparsegpt or wanda.")] = "sparsegpt",

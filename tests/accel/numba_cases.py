@@ -148,6 +148,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, h), {"rank": 2}),
         "stationarity": ((w, h, b, a), {}),
         "quantize_adapter": ((b, a, h), {"bits": 4}),
+        "residual_moment": ((h, a), {}),
         "explained_error": ((spectra,), {}),
         "residual_damage": ((spectra, each), {}),
         "subspace_overlap": ((w, w + w[::-1] / 8, h), {"rank": 3}),

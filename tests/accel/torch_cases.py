@@ -168,6 +168,7 @@ def calls(backend: Any, dtype: str) -> dict[str, tuple[tuple[Any, ...], dict[str
         "eora_certified": ((w, c), {"rank": 2}),
         "stationarity": ((w, c, b, a), {}),
         "quantize_adapter": ((b, a, c), {"bits": 4}),
+        "residual_moment": ((c, a), {}),
         "explained_error": ((spectra,), {}),
         "residual_damage": ((spectra, each), {}),
         "subspace_overlap": ((w, w + w.flip(0) / 8, c), {"rank": 3}),

@@ -219,3 +219,53 @@ edit(
         "g = group_size",
     ),
 )
+
+edit("E-8", "B left out: the moment itself", "eigenspace", "residual_moment", ("H: F64 = C - G.T @ G", "H: F64 = C.copy()"))
+edit(
+    "E-8",
+    "rows taken as orthogonal",
+    "eigenspace",
+    "residual_moment",
+    ("np.linalg.eigh(moment_in_error_space(N, C))", "np.ones(len(N)), np.eye(len(N))"),
+)
+edit(
+    "E-8",
+    "projection blind to C",
+    "eigenspace",
+    "residual_moment",
+    ("N = A[seen] / np.sqrt(energy[seen])[:, None]", "N = A[seen] / np.linalg.norm(A[seen], axis=1)[:, None]"),
+    ("moment_in_error_space(N, C)", "N @ N.T"),
+)
+edit("E-8", "dependent rows not left out", "eigenspace", "residual_moment", ("λ > 2.0**-30", "λ > -1.0"))
+edit(
+    "E-8",
+    "rows without energy not left out",
+    "eigenspace",
+    "residual_moment",
+    ("energy > 2.0**-40 * bulk", "energy >= 0"),
+)
+edit("E-8", "twice the correction", "eigenspace", "residual_moment", ("C - G.T @ G", "C - 2 * G.T @ G"))
+edit(
+    "E-8a",
+    "a restored channel counts as dead",
+    "eigenspace",
+    "residual_moment",
+    (
+        "np.maximum(H.diagonal(), len(C) * 2 * U64 * C.diagonal())",
+        "np.where(H.diagonal() > len(C) * 4 * U64 * C.diagonal(), H.diagonal(), 0.0)",
+    ),
+)
+edit(
+    "E-8a",
+    "diagonal below zero by rounding",
+    "eigenspace",
+    "residual_moment",
+    ("np.maximum(H.diagonal(), len(C) * 2 * U64 * C.diagonal())", "H.diagonal() - U64 * C.diagonal()"),
+)
+edit(
+    "E-8a",
+    "not quite symmetric",
+    "eigenspace",
+    "residual_moment",
+    ("    return H\n", "    return H * (1 + U64 * 4 * np.tri(len(H), k=-1))\n"),
+)

@@ -121,6 +121,8 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
         {"bits": 4, "sparsity": "2:4", "pruner": "wanda"},
         {"bits": 4, "sparsity": "2:4", "pruner": "wanda", "quantizer": "gptq", "symmetric": True},
         {"bits": 16, "sparsity": "2:4"},
+        {"bits": 2, "quantizer": "gptq", "rounds": 2},
+        {"bits": 3, "quantizer": "gptq", "adapter_aware": False},
         {"bits": 4, "dtype": "bfloat16"},
         {"bits": 4, "dtype": "float16", "sampling": "random", "seed": 7},
     ],
@@ -210,6 +212,39 @@ def test_clipping_is_searched_where_eora_follows(options: Make, changes: dict[st
     chosen = options(**changes)
     assert chosen.clips is searched
     assert chosen.signature()["clip_search"] is searched
+
+
+@pytest.mark.parametrize(
+    ("changes", "aware"),
+    [
+        ({}, False),  # rounding to nearest weighs nothing
+        ({"quantizer": "gptq"}, True),
+        ({"quantizer": "gptq", "adapter_aware": False}, False),
+        ({"quantizer": "gptq", "compensate": "svd"}, False),
+        ({"quantizer": "gptq", "compensate": "none"}, False),
+        ({"sparsity": "2:4", "bits": 16}, True),
+        ({"sparsity": "2:4", "pruner": "wanda"}, True),
+    ],
+    ids=lambda value: " ".join(f"{key}={v}" for key, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_compression_knows_the_adapter_where_eora_follows(options: Make, changes: dict[str, Any], aware: bool) -> None:
+    chosen = options(**changes)
+    assert chosen.aware is aware
+    assert chosen.signature()["adapter_aware"] is aware
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_knowing_the_adapter_leaves_less_behind_it(options: Make, tmp_path: Path, backend: str) -> None:
+    """More error than blind GPTQ before the adapter, less after it."""
+    before, after = [], []
+    for aware in (False, True):
+        record = compress(
+            options(out=tmp_path / str(aware), backend=backend, bits=3, quantizer="gptq", adapter_aware=aware)
+        ).record
+        before.append(sum(module["objective_uncompensated"] for module in record["modules"]))
+        after.append(sum(module["objective_compensated"] for module in record["modules"]))
+    assert before[1] > before[0]
+    assert after[1] < after[0]
 
 
 def test_the_default_is_what_it_says(options: Make, tmp_path: Path) -> None:

@@ -219,6 +219,14 @@ def test_adapter_of_another_base(options: Make, tmp_path: Path, text: Path) -> N
         ({"sparsity": "1:4"}, "option sparsity: input should be '2:4', got '1:4'"),
         ({"act_order": True}, "act_order belongs to quantizer gptq"),
         ({"compensate": "none", "adapter_bits": 4}, "adapter_bits needs a compensation"),
+        (
+            {"compensate": "svd", "quantizer": "gptq", "adapter_aware": True},
+            "adapter_aware needs the adapter of compensate eora",
+        ),
+        (
+            {"adapter_aware": True},
+            "adapter_aware concerns quantizer gptq and sparsity: rtn alone weighs no errors",
+        ),
         ({"colour": "red"}, "unknown option colour"),
         (
             {"samples": "many"},

@@ -169,6 +169,7 @@ CALLS = [
     Call("eora_certified", (D, C), {"rank": 2}, ("d", "c")),
     Call("stationarity", (D, C, B, A), {}, ("d", "c", "b", "a")),
     Call("quantize_adapter", (B, A, C), {"bits": 4}, ("b", "a", "c")),
+    Call("residual_moment", (C, A), {}, ("c", "a")),
     Call("explained_error", (SPECTRA,), {}, ("spectra",)),
     Call("residual_damage", (SPECTRA, EACH), {}, ("spectra", "energy")),
     Call("subspace_overlap", (W, D, C), {"rank": 2}, ("w", "w_hat", "c")),
@@ -379,6 +380,8 @@ def test_a4_not_finite_is_refused_with_name_and_position(call: Call, bad: float)
         (Call("nearest_level", (np.zeros((0,)), [0.0]), {}), (0,)),
         (Call("error_spectrum", (np.zeros((0, 3)), np.eye(3)), {}), (0,)),
         (Call("error_spectrum", (np.zeros((3, 0)), np.eye(0)), {}), (0,)),
+        (Call("residual_moment", (np.eye(3), np.zeros((0, 3))), {}), (3, 3)),
+        (Call("residual_moment", (np.zeros((0, 0)), np.zeros((2, 0))), {}), (0, 0)),
     ],
 )
 def test_a2_zero_size(call: Call, shape: tuple[int, ...]) -> None:

@@ -461,3 +461,71 @@ def test_e7_refusals_and_an_adapter_of_nothing() -> None:
     zero = ref.quantize_adapter(np.zeros((3, 2)), np.zeros((2, 4)), np.eye(4), bits=4)
     assert not zero.A.weight.any()
     assert not zero.B.weight.any()
+
+
+# --- E-8 --------------------------------------------------------------------------------------------------------------
+
+
+@LAW
+@given(seeds, shapes, st.integers(1, 4))
+def test_e8_prices_an_error_at_the_best_b(seed: int, shape: tuple[int, int], rows: int) -> None:
+    """Against least squares for B, which never forms A C Aᵀ."""
+    D, C = problem(seed, shape)
+    A = rng(seed + 1).standard_normal((min(rows, shape[1]), shape[1]))
+    S = np.linalg.cholesky(C)
+    B = np.linalg.lstsq((A @ S).T, (D @ S).T, rcond=None)[0].T
+    cond = float(np.linalg.cond(A @ S)) ** 2
+    near(
+        ref.objective(D, ref.residual_moment(C, A)),
+        ref.objective(D - B @ A, C),
+        roundings=factorisation(*shape),
+        magnitude=cond * ref.objective(D, C),
+    )
+
+
+@LAW
+@given(seeds, st.integers(2, 9), st.integers(1, 3))
+def test_e8_only_the_row_space_counts(seed: int, k: int, rows: int) -> None:
+    g = rng(seed)
+    C, A = psd(g, k), g.standard_normal((min(rows, k), k))
+    T = g.standard_normal((len(A) + 1, len(A)))  # mixes, and adds a dependent row
+    cond = float(np.linalg.cond(A @ np.linalg.cholesky(C)) * np.linalg.cond(T)) ** 2
+    H = ref.residual_moment(C, A)
+    near(ref.residual_moment(C, T @ A), H, roundings=factorisation(k), magnitude=cond * np.trace(C))
+    near(A @ H, np.zeros(A.shape), roundings=factorisation(k), magnitude=cond * np.abs(A) @ np.abs(C))
+    assert np.linalg.eigvalsh(H)[0] >= -gamma(factorisation(k)) * cond * np.trace(C)
+    assert np.linalg.eigvalsh(C - H)[0] >= -gamma(factorisation(k)) * cond * np.trace(C)
+
+
+def test_e8_rows_of_a_patch_price_the_patch_itself() -> None:
+    D, C = problem(0)
+    near(
+        ref.objective(D, ref.residual_moment(C, ref.eora(D, C, rank=3).A)),
+        ref.optimum(D, C, rank=3),
+        roundings=factorisation(12),
+        magnitude=ref.objective(D, C) * float(np.linalg.cond(C)),
+    )
+
+
+def test_e8_eora_of_the_identity_leaves_the_tail_of_the_moment() -> None:
+    """What the compression recipe uses: leading eigenvectors of C without an eigenproblem of its own."""
+    C = psd(rng(3), 10)
+    H = ref.residual_moment(C, ref.eora(np.eye(10), C, rank=4).A)
+    near(
+        np.linalg.eigvalsh(H),
+        np.concatenate([np.zeros(4), np.linalg.eigvalsh(C)[:6]]),
+        roundings=factorisation(10),
+        magnitude=np.linalg.norm(C, 2),
+    )
+
+
+def test_e8_degenerate_rows() -> None:
+    C = np.diag([4.0, 0.0, 1.0])
+    np.testing.assert_array_equal(ref.residual_moment(C, np.zeros((2, 3))), C)
+    np.testing.assert_array_equal(ref.residual_moment(C, [[0.0, 1.0, 0.0]]), C)  # serves a dead channel only
+    H = ref.residual_moment(C, [[1.0, 5.0, 0.0], [1.0, -5.0, 0.0]])  # the same to every input
+    np.testing.assert_array_equal(H > 0, np.diag([True, False, True]))
+    assert H[2, 2] == 1
+    assert H[0, 0] <= gamma(factorisation(3)) * 4
+    with pytest.raises(SpecError, match=r"\[E-8\] c must have shape \(2, 2\), got \(3, 3\)"):
+        ref.residual_moment(C, np.ones((1, 2)))

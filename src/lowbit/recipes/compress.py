@@ -68,6 +68,7 @@ RECORD = "lowbit.json"
 _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
 _LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
+_ROUGHLY = 1e-3  # relative distance from the optimum at which the directions of an adapter to come are good enough
 _SCALE_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PACKAGES = ("numpy", "scipy", "torch", "transformers")
 
@@ -495,13 +496,14 @@ class _Run:
                 matrix = self.arrays.give(self.arrays.take(moment.matrix).to(self.arrays.moment_dtype))
                 magnitude = self.arrays.take(moment.magnitude).to(torch.float32)
                 del moment
+            aim = self._aim(matrix)
             for linear in decoder.linears[index]:
                 if groups[linear.name] != leader:
                     continue
                 started = time.perf_counter()
                 name = f"{prefix}.{linear.name}"
                 try:
-                    stored, patch, record = self._compress_linear(index, linear, name, matrix, magnitude)
+                    stored, patch, record = self._compress_linear(index, linear, name, matrix, aim, magnitude)
                 except SpecError as error:
                     raise RecipeError(f"{name}: {error}") from error
                 tensors.update(stored.tensors)
@@ -517,7 +519,7 @@ class _Run:
                         time.perf_counter() - started,
                     )
                 )
-            del matrix
+            del matrix, aim
         packed = {f"{prefix}.{linear.name}.weight" for linear in decoder.linears[index]}
         kept = []
         for name in decoder.block_names(index):
@@ -579,18 +581,35 @@ class _Run:
 
     # ---- one layer -----------------------------------------------------------------------------------------------
 
+    def _aim(self, c: Any) -> Any:
+        """Second moment that the compression works with: all of ``c``, or what the adapter will leave of it.
+
+        An error without structure is removed best along the leading eigenvectors of C. EoRA of the identity is these:
+        its D C Dᵀ is C itself. Roughly is enough, as the adapter is solved for anew.
+        """
+        if not self.options.aware:
+            return c
+        with self.clock("compensate"):
+            same = self.arrays.give(torch.eye(c.shape[0]))
+            rows = self.backend.eora_certified(same, c, rank=self.options.rank, tolerance=_ROUGHLY).A
+            return self.backend.residual_moment(c, rows)
+
     def _compress_linear(
-        self, index: int, linear: Linear, name: str, c: Any, magnitude: torch.Tensor
+        self, index: int, linear: Linear, name: str, c: Any, aim: Any, magnitude: torch.Tensor
     ) -> tuple[_Stored, _Patch | None, dict[str, Any]]:
-        """Quantize and compensate one layer; with ``rounds`` above 1 in turns, keeping the best stored pair."""
+        """Quantize and compensate one layer; with ``rounds`` above 1 in turns, keeping the best stored pair.
+
+        A round starts from the last adapter: from what its BA does not carry, or, where the compression knows of the
+        adapter, from the directions that its A does not reach, with B left free.
+        """
         options, arrays, clock = self.options, self.arrays, self.clock
         with clock("read"):
             w = self.decoder.linear_weight(index, linear)
         target = w
         best: tuple[float, float, _Stored, _Patch | None] | None = None
-        for _ in range(options.rounds):
+        for turn in range(options.rounds):
             with clock("quantize"):
-                stored = self._quantize(name, linear, target, c)
+                stored = self._quantize(name, linear, target, aim)
             d = w - stored.weight
             with clock("errors"):
                 before = max(0.0, self.backend.objective(arrays.give(d), c))
@@ -601,7 +620,10 @@ class _Run:
                 product = patch.b.to(torch.float32) @ patch.a.to(torch.float32)
                 with clock("errors"):
                     after = max(0.0, self.backend.objective(arrays.give(d - product), c))
-                target = w - product
+                if not options.aware:
+                    target = w - product
+                elif turn + 1 < options.rounds:
+                    aim = self.backend.residual_moment(c, arrays.give(patch.a.to(torch.float32)))
             if best is None or after < best[0]:
                 best = (after, before, stored, patch)
         assert best is not None

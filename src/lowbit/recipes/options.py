@@ -37,6 +37,9 @@ class CompressOptions(BaseModel):
     clip_search: bool | None = Field(
         default=None, description="search the clipping ratio of every group; none: where EoRA follows"
     )
+    adapter_aware: bool | None = Field(
+        default=None, description="GPTQ and pruning spare what the adapter restores; none: where EoRA follows"
+    )
     damping: float = Field(default=0.01, ge=0, le=1, description="GPTQ: share of the mean Hessian diagonal")
     sparsity: Literal["2:4"] | None = None
     pruner: Literal["sparsegpt", "wanda"] = "sparsegpt"
@@ -84,6 +87,10 @@ class CompressOptions(BaseModel):
             raise ValueError("act_order needs static_groups: otherwise the groups are not runs of columns")
         if self._joint and self.clip_search:
             raise ValueError("clip_search is not available for joint SparseGPT pruning and quantization")
+        if self.adapter_aware and self.compensate != "eora":
+            raise ValueError("adapter_aware needs the adapter of compensate eora")
+        if self.adapter_aware and not self._weighs:
+            raise ValueError("adapter_aware concerns quantizer gptq and sparsity: rtn alone weighs no errors")
         if self.adapter_bits and self.compensate == "none":
             raise ValueError("adapter_bits needs a compensation")
         if self.rounds > 1 and self.compensate == "none":
@@ -107,6 +114,22 @@ class CompressOptions(BaseModel):
         return self.clip_search
 
     @property
+    def _weighs(self) -> bool:
+        """Whether the second moment of the inputs takes part in the compression itself."""
+        return self.quantizer == "gptq" or self.sparsity is not None
+
+    @property
+    def aware(self) -> bool:
+        """Whether the compression is told which directions of the inputs the adapter will restore.
+
+        Left open, it is where EoRA follows a compression that weighs errors: without, GPTQ keeps its errors small just
+        where the adapter would have removed them.
+        """
+        if self.adapter_aware is None:
+            return self.compensate == "eora" and self._weighs
+        return self.adapter_aware
+
+    @property
     def scheme(self) -> Literal["asymmetric", "symmetric-full"]:
         """Grid of the stored codes; symmetric means the compressed-tensors convention, scale = 2 amax / (2^b - 1)."""
         return "symmetric-full" if self.symmetric else "asymmetric"
@@ -118,6 +141,7 @@ class CompressOptions(BaseModel):
         fields = self.model_dump(mode="json", exclude=set(_PLACES))
         fields["evaluate"] = self.evaluate is not None
         fields["clip_search"] = self.clips
+        fields["adapter_aware"] = self.aware
         return fields
 
 
