@@ -79,7 +79,13 @@ def compress(
             show_default="auto",
         ),
     ] = None,
-    damping: Annotated[float, typer.Option(help="GPTQ: share of the mean Hessian diagonal.")] = 0.01,
+    damping: Annotated[
+        float | None,
+        typer.Option(
+            help="GPTQ: share of the mean Hessian diagonal; 0.01, or 0.1 where it knows the adapter, if not said.",
+            show_default="auto",
+        ),
+    ] = None,
     sparsity: Annotated[str | None, typer.Option(help="2:4.")] = None,
     pruner: Annotated[str, typer.Option(help="sparsegpt or wanda.")] = "sparsegpt",
     compensate: Annotated[str, typer.Option(help="eora, svd, act-svd or none.")] = "eora",

@@ -220,7 +220,13 @@ edit(
     ),
 )
 
-edit("E-8", "B left out: the moment itself", "eigenspace", "residual_moment", ("H: F64 = C - G.T @ G", "H: F64 = C.copy()"))
+edit(
+    "E-8",
+    "B left out: the moment itself",
+    "eigenspace",
+    "residual_moment",
+    ("H: F64 = C - G.T @ G", "H: F64 = C.copy()"),
+)
 edit(
     "E-8",
     "rows taken as orthogonal",

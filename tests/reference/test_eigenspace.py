@@ -508,7 +508,7 @@ def test_e8_rows_of_a_patch_price_the_patch_itself() -> None:
 
 
 def test_e8_eora_of_the_identity_leaves_the_tail_of_the_moment() -> None:
-    """What the compression recipe uses: leading eigenvectors of C without an eigenproblem of its own."""
+    """An error without structure, D = I, loses the leading eigenvectors of C."""
     C = psd(rng(3), 10)
     H = ref.residual_moment(C, ref.eora(np.eye(10), C, rank=4).A)
     near(

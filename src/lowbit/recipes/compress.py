@@ -68,7 +68,6 @@ RECORD = "lowbit.json"
 _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
 _LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
-_ROUGHLY = 1e-3  # relative distance from the optimum at which the directions of an adapter to come are good enough
 _SCALE_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PACKAGES = ("numpy", "scipy", "torch", "transformers")
 
@@ -496,14 +495,13 @@ class _Run:
                 matrix = self.arrays.give(self.arrays.take(moment.matrix).to(self.arrays.moment_dtype))
                 magnitude = self.arrays.take(moment.magnitude).to(torch.float32)
                 del moment
-            aim = self._aim(matrix)
             for linear in decoder.linears[index]:
                 if groups[linear.name] != leader:
                     continue
                 started = time.perf_counter()
                 name = f"{prefix}.{linear.name}"
                 try:
-                    stored, patch, record = self._compress_linear(index, linear, name, matrix, aim, magnitude)
+                    stored, patch, record = self._compress_linear(index, linear, name, matrix, magnitude)
                 except SpecError as error:
                     raise RecipeError(f"{name}: {error}") from error
                 tensors.update(stored.tensors)
@@ -519,7 +517,7 @@ class _Run:
                         time.perf_counter() - started,
                     )
                 )
-            del matrix, aim
+            del matrix
         packed = {f"{prefix}.{linear.name}.weight" for linear in decoder.linears[index]}
         kept = []
         for name in decoder.block_names(index):
@@ -581,21 +579,22 @@ class _Run:
 
     # ---- one layer -----------------------------------------------------------------------------------------------
 
-    def _aim(self, c: Any) -> Any:
-        """Second moment that the compression works with: all of ``c``, or what the adapter will leave of it.
+    def _aim(self, name: str, linear: Linear, w: torch.Tensor, c: Any) -> Any:
+        """Second moment that the compression of ``w`` works with: all of ``c``, or what the adapter will leave of it.
 
-        An error without structure is removed best along the leading eigenvectors of C. EoRA of the identity is these:
-        its D C Dᵀ is C itself. Roughly is enough, as the adapter is solved for anew.
+        Which directions the adapter will take is guessed from the error of a compression that knows nothing of the
+        inputs.
         """
         if not self.options.aware:
             return c
+        with self.clock("quantize"):
+            plain = self._quantize(name, linear, w, None)
         with self.clock("compensate"):
-            same = self.arrays.give(torch.eye(c.shape[0]))
-            rows = self.backend.eora_certified(same, c, rank=self.options.rank, tolerance=_ROUGHLY).A
-            return self.backend.residual_moment(c, rows)
+            error = self.arrays.give(w - plain.weight)
+            return self.backend.residual_moment(c, self.backend.eora_certified(error, c, rank=self.options.rank).A)
 
     def _compress_linear(
-        self, index: int, linear: Linear, name: str, c: Any, aim: Any, magnitude: torch.Tensor
+        self, index: int, linear: Linear, name: str, c: Any, magnitude: torch.Tensor
     ) -> tuple[_Stored, _Patch | None, dict[str, Any]]:
         """Quantize and compensate one layer; with ``rounds`` above 1 in turns, keeping the best stored pair.
 
@@ -605,7 +604,7 @@ class _Run:
         options, arrays, clock = self.options, self.arrays, self.clock
         with clock("read"):
             w = self.decoder.linear_weight(index, linear)
-        target = w
+        target, aim = w, self._aim(name, linear, w, c)
         best: tuple[float, float, _Stored, _Patch | None] | None = None
         for turn in range(options.rounds):
             with clock("quantize"):
@@ -682,8 +681,13 @@ class _Run:
         return parts
 
     def _quantize(self, name: str, linear: Linear, target: torch.Tensor, c: Any) -> _Stored:
-        """Compressed form of ``target`` (m, k) float32 as the file will hold it."""
+        """Compressed form of ``target`` (m, k) float32 as the file will hold it.
+
+        Without a second moment ``c`` weights are pruned by magnitude and rounded to nearest.
+        """
         options, backend, arrays = self.options, self.backend, self.arrays
+        if c is None:
+            options = options.model_copy(update={"pruner": "wanda", "quantizer": "rtn", "act_order": False})
         w = arrays.give(target)
         scheme, scale_dtype = options.scheme, _SCALE_DTYPES[self.storage]
         mask: torch.Tensor | None = None
@@ -697,14 +701,15 @@ class _Run:
                     bits=options.bits,
                     scheme=scheme,
                     group_size=options.group_size,
-                    damping=options.damping,
+                    damping=options.damps,
                     scale_dtype=scale_dtype,
                 )
                 return self._pack(name, linear, joint.codes, joint.scale, joint.zero_point)
             if options.pruner == "sparsegpt":
-                pruned = backend.sparsegpt(w, c, keep=2, of=4, damping=options.damping)
+                pruned = backend.sparsegpt(w, c, keep=2, of=4, damping=options.damps)
             else:
-                moments = arrays.take(c).diagonal().clamp(min=0).contiguous()
+                k = target.shape[1]
+                moments = torch.ones(k) if c is None else arrays.take(c).diagonal().clamp(min=0).contiguous()
                 pruned = backend.wanda(w, arrays.give(moments), keep=2, of=4)
             dense = arrays.take(pruned.weight).to(torch.float32)
             if options.bits == 16:
@@ -721,7 +726,7 @@ class _Run:
                 act_order=options.act_order,
                 static_groups=options.static_groups,
                 clip_search=options.clips,
-                damping=options.damping,
+                damping=options.damps,
                 scale_dtype=scale_dtype,
             )
             codes, scale, zero_point = result.codes, result.scale, result.zero_point
@@ -785,7 +790,7 @@ class _Run:
                 c,
                 bits=options.adapter_bits,
                 group_size=options.group_size,
-                damping=options.damping,
+                damping=options.adapter_damps,
                 scale_dtype=_SCALE_DTYPES[self.storage],
             )
             b, a = low.B.weight, low.A.weight

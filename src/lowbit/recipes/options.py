@@ -40,7 +40,9 @@ class CompressOptions(BaseModel):
     adapter_aware: bool | None = Field(
         default=None, description="GPTQ and pruning spare what the adapter restores; none: where EoRA follows"
     )
-    damping: float = Field(default=0.01, ge=0, le=1, description="GPTQ: share of the mean Hessian diagonal")
+    damping: float | None = Field(
+        default=None, ge=0, le=1, description="GPTQ: share of the mean Hessian diagonal; none: 0.01, 0.1 adapter-aware"
+    )
     sparsity: Literal["2:4"] | None = None
     pruner: Literal["sparsegpt", "wanda"] = "sparsegpt"
     compensate: Literal["eora", "svd", "act-svd", "none"] = "eora"
@@ -130,6 +132,19 @@ class CompressOptions(BaseModel):
         return self.adapter_aware
 
     @property
+    def adapter_damps(self) -> float:
+        """Damping where the adapter itself is quantized, with the whole second moment."""
+        return 0.01 if self.damping is None else self.damping
+
+    @property
+    def damps(self) -> float:
+        """Damping of Hessians: the published 0.01, and ten times that without the directions of most energy.
+
+        The mean diagonal of what an adapter leaves is far smaller, and noise of the calibration text a larger share.
+        """
+        return 0.1 if self.damping is None and self.aware else self.adapter_damps
+
+    @property
     def scheme(self) -> Literal["asymmetric", "symmetric-full"]:
         """Grid of the stored codes; symmetric means the compressed-tensors convention, scale = 2 amax / (2^b - 1)."""
         return "symmetric-full" if self.symmetric else "asymmetric"
@@ -142,6 +157,7 @@ class CompressOptions(BaseModel):
         fields["evaluate"] = self.evaluate is not None
         fields["clip_search"] = self.clips
         fields["adapter_aware"] = self.aware
+        fields["damping"] = self.damps
         return fields
 
 
