@@ -64,7 +64,10 @@ def compress(
     group_size: Annotated[int, typer.Option(help="Columns per scale; 0 for one scale per row.")] = 64,
     symmetric: Annotated[bool, typer.Option(help="Symmetric codes: transformers loads them as they are.")] = False,
     quantizer: Annotated[str, typer.Option(help="rtn or gptq.")] = "rtn",
-    act_order: Annotated[bool, typer.Option(help="GPTQ: columns by falling importance.")] = False,
+    act_order: Annotated[
+        bool | None,
+        typer.Option(help="GPTQ: columns by falling importance; with static groups if not said.", show_default="auto"),
+    ] = None,
     static_groups: Annotated[bool, typer.Option(help="GPTQ: all group scales from the original weights.")] = True,
     clip_search: Annotated[
         bool | None,

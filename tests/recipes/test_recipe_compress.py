@@ -111,7 +111,8 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
     [
         {"bits": 2, "group_size": 0},
         {"bits": 8, "symmetric": True, "compensate": "none"},
-        {"bits": 4, "quantizer": "gptq", "act_order": True},
+        {"bits": 4, "quantizer": "gptq"},
+        {"bits": 4, "quantizer": "gptq", "act_order": False},
         {"bits": 3, "quantizer": "gptq", "static_groups": False, "compensate": "svd"},
         {"bits": 3, "clip_search": True, "compensate": "act-svd"},
         {"bits": 3, "adapter_bits": 4},
@@ -212,6 +213,26 @@ def test_clipping_is_searched_where_eora_follows(options: Make, changes: dict[st
     chosen = options(**changes)
     assert chosen.clips is searched
     assert chosen.signature()["clip_search"] is searched
+
+
+@pytest.mark.parametrize(
+    ("changes", "ordered"),
+    [
+        ({}, False),
+        ({"quantizer": "gptq"}, True),
+        ({"quantizer": "gptq", "static_groups": False}, False),
+        ({"quantizer": "gptq", "act_order": False}, False),
+        ({"quantizer": "gptq", "sparsity": "2:4"}, False),  # one pass from left to right
+        ({"quantizer": "gptq", "sparsity": "2:4", "pruner": "wanda"}, True),
+    ],
+    ids=lambda value: " ".join(f"{key}={v}" for key, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_columns_go_by_importance_where_groups_are_static(
+    options: Make, changes: dict[str, Any], ordered: bool
+) -> None:
+    chosen = options(**changes)
+    assert chosen.orders is ordered
+    assert chosen.signature()["act_order"] is ordered
 
 
 @pytest.mark.parametrize(

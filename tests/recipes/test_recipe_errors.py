@@ -218,6 +218,14 @@ def test_adapter_of_another_base(options: Make, tmp_path: Path, text: Path) -> N
         ({"rank": 0}, "option rank: input should be greater than or equal to 1, got 0"),
         ({"sparsity": "1:4"}, "option sparsity: input should be '2:4', got '1:4'"),
         ({"act_order": True}, "act_order belongs to quantizer gptq"),
+        (
+            {"act_order": True, "quantizer": "gptq", "static_groups": False},
+            "act_order needs static_groups: otherwise the groups are not runs of columns",
+        ),
+        (
+            {"act_order": True, "quantizer": "gptq", "sparsity": "2:4"},
+            "act_order is not available for joint SparseGPT pruning and quantization",
+        ),
         ({"compensate": "none", "adapter_bits": 4}, "adapter_bits needs a compensation"),
         (
             {"compensate": "svd", "quantizer": "gptq", "adapter_aware": True},

@@ -687,7 +687,7 @@ class _Run:
         """
         options, backend, arrays = self.options, self.backend, self.arrays
         if c is None:
-            options = options.model_copy(update={"pruner": "wanda", "quantizer": "rtn", "act_order": False})
+            options = options.model_copy(update={"pruner": "wanda", "quantizer": "rtn", "act_order": None})
         w = arrays.give(target)
         scheme, scale_dtype = options.scheme, _SCALE_DTYPES[self.storage]
         mask: torch.Tensor | None = None
@@ -723,7 +723,7 @@ class _Run:
                 bits=options.bits,
                 scheme=scheme,
                 group_size=options.group_size,
-                act_order=options.act_order,
+                act_order=options.orders,
                 static_groups=options.static_groups,
                 clip_search=options.clips,
                 damping=options.damps,
@@ -907,7 +907,7 @@ class _Run:
                 scheme=self.options.scheme,
                 group_size=self.options.group_size,
                 ignore=self.decoder.outer_linears(),
-                act_order=self.options.act_order,
+                act_order=self.options.orders,
             )
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 

@@ -32,7 +32,9 @@ class CompressOptions(BaseModel):
     group_size: int | None = Field(default=64, ge=0, description="columns per scale; 0 or none: one scale per row")
     symmetric: bool = False
     quantizer: Literal["rtn", "gptq"] = "rtn"
-    act_order: bool = Field(default=False, description="GPTQ: columns by falling Hessian diagonal")
+    act_order: bool | None = Field(
+        default=None, description="GPTQ: columns by falling Hessian diagonal; none: with static groups"
+    )
     static_groups: bool = Field(default=True, description="GPTQ: all group scales from the original weights")
     clip_search: bool | None = Field(
         default=None, description="search the clipping ratio of every group; none: where EoRA follows"
@@ -85,6 +87,8 @@ class CompressOptions(BaseModel):
             raise ValueError("quantizer gptq needs bits 2, 3, 4 or 8; bits 16 only prunes")
         if self.act_order and self.quantizer != "gptq":
             raise ValueError("act_order belongs to quantizer gptq")
+        if self.act_order and self._joint:
+            raise ValueError("act_order is not available for joint SparseGPT pruning and quantization")
         if self.act_order and not self.static_groups:
             raise ValueError("act_order needs static_groups: otherwise the groups are not runs of columns")
         if self._joint and self.clip_search:
@@ -103,6 +107,13 @@ class CompressOptions(BaseModel):
     def _joint(self) -> bool:
         """Pruned and quantized in one pass, by SparseGPT."""
         return self.sparsity is not None and self.quantizer == "gptq" and self.pruner == "sparsegpt"
+
+    @property
+    def orders(self) -> bool:
+        """Whether GPTQ takes columns by falling diagonal: with static groups that costs a reader nothing."""
+        if self.act_order is None:
+            return self.quantizer == "gptq" and self.static_groups and not self._joint
+        return self.act_order
 
     @property
     def clips(self) -> bool:
@@ -155,6 +166,7 @@ class CompressOptions(BaseModel):
         The number of threads that ran is part of the plan in any case."""
         fields = self.model_dump(mode="json", exclude=set(_PLACES))
         fields["evaluate"] = self.evaluate is not None
+        fields["act_order"] = self.orders
         fields["clip_search"] = self.clips
         fields["adapter_aware"] = self.aware
         fields["damping"] = self.damps
