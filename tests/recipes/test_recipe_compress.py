@@ -372,6 +372,13 @@ def test_the_readme_says_how_to_load(
     assert names["model"](input_ids=torch.arange(8)[None]).logits.shape == (1, 8, 264)
 
 
+@pytest.mark.parametrize(("quantizer", "aware"), [("gptq", None), ("gptq", False), ("rtn", None)])
+def test_the_readme_says_which_weights_need_their_adapter(options: Make, quantizer: str, aware: bool | None) -> None:
+    result = compress(options(quantizer=quantizer, adapter_aware=aware))
+    told = "compressed for use with the adapter" in (result.out / "README.md").read_text()
+    assert told is (quantizer == "gptq" and aware is None)
+
+
 def test_gpt2_is_stored_dense_and_says_so(options: Make) -> None:
     result = compress(options("gpt2"))
     assert result.record["loads_with"]["format"] == "dense"

@@ -29,11 +29,22 @@ def readme(record: Mapping[str, Any]) -> str:
         "```",
         "",
         *_remark(options, loads),
+        *_needs_adapter(options),
         "`lowbit eval DIR --adapter DIR/adapter --text FILE` measures it from these files. `lowbit.json` holds "
         "everything needed to reproduce it, `report.html` shows it.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _needs_adapter(options: Mapping[str, Any]) -> list[str]:
+    if not options["adapter_aware"]:
+        return []
+    return [
+        "The weights were compressed for use with the adapter: errors were let grow where it removes them. Without it "
+        "the model is worse than one made with `--no-adapter-aware`.",
+        "",
+    ]
 
 
 def _perplexities(perplexity: Mapping[str, Any] | None) -> list[str]:
