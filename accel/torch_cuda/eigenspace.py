@@ -249,7 +249,11 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
     rows = a.to(torch.float64)
     image = rows @ h
     energy = (image * rows).sum(1)
-    seen = energy > _NO_ENERGY * ((rows.abs() @ h.abs()) * rows.abs()).sum(1)
+    bulk, size = torch.zeros_like(energy), rows.abs()
+    for start in range(0, h.shape[0], _PANEL):  # no second matrix as large as h
+        columns = slice(start, start + _PANEL)
+        bulk += ((size @ h[:, columns].abs()) * size[:, columns]).sum(1)
+    seen = energy > _NO_ENERGY * bulk
     scale = energy[seen].rsqrt()[:, None]
     rows, image = rows[seen] * scale, image[seen] * scale
     values, vectors = torch.linalg.eigh(rows @ image.T)
@@ -259,7 +263,12 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
     floor = h.diagonal() * (h.shape[0] * 2 * _U64)
     h.addmm_(image.T, image, alpha=-1)
     h.diagonal().copy_(torch.maximum(h.diagonal(), floor))
-    return ((h + h.T) / 2).to(_float(c))
+    for start in range(0, h.shape[0], _PANEL):  # addmm is symmetric up to rounding only
+        rest = slice(start, None)
+        strip = (h[start : start + _PANEL, rest] + h[rest, start : start + _PANEL].mT) / 2
+        h[start : start + _PANEL, rest] = strip
+        h[rest, start : start + _PANEL] = strip.mT
+    return h.to(_float(c))
 
 
 def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Tensor]:
