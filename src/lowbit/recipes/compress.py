@@ -68,6 +68,7 @@ RECORD = "lowbit.json"
 _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
 _LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
+_ROUGHLY = 1e-3  # distance from the optimum at which the directions of an adapter to come are good enough
 _SCALE_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PACKAGES = ("numpy", "scipy", "torch", "transformers")
 
@@ -591,7 +592,8 @@ class _Run:
             plain = self._quantize(name, linear, w, None)
         with self.clock("compensate"):
             error = self.arrays.give(w - plain.weight)
-            return self.backend.residual_moment(c, self.backend.eora_certified(error, c, rank=self.options.rank).A)
+            guess = self.backend.eora_certified(error, c, rank=self.options.rank, tolerance=_ROUGHLY)
+            return self.backend.residual_moment(c, guess.A)
 
     def _compress_linear(
         self, index: int, linear: Linear, name: str, c: Any, magnitude: torch.Tensor
