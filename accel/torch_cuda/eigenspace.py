@@ -239,6 +239,10 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
         H = C − C Aᵀ (A C Aᵀ)⁺ A C,   tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]
 
     Shapes: c (k, k), a (r, k) → (k, k), type of c but at least float32. Computed in float64.
+
+    Raises:
+        SpecError: E-8 for shapes, types, and a c that is not symmetric or has a diagonal below 0; A-4 for NaN and
+            infinities.
     """
     check_matrix("E-8", "a", a.shape, (None, None))
     check_square("E-8", "c", c.shape, a.shape[1])

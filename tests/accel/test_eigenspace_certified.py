@@ -389,3 +389,18 @@ def test_values_that_are_not_finite_are_named(side: Side, bad: float) -> None:
 def test_finite_values_whose_sum_overflows_are_accepted(side: Side) -> None:
     d = np.full((5, 6), 3e38, np.float32)
     assert side.module._problem("E-1", side.own(d), side.own(np.eye(6, dtype=np.float32))) is None
+
+
+def test_the_residual_moment_of_several_panels_is_that_of_the_specification(side: Side) -> None:
+    """More columns than two panels: sums and the mirror image are made panel by panel."""
+    from lowbit import reference
+
+    random = np.random.default_rng(0)
+    k = 1100
+    x = random.standard_normal((2 * k, k)) * random.lognormal(size=k)
+    c, a = x.T @ x, random.standard_normal((7, k))
+    found = np.asarray(side.module.residual_moment(side.own(c), side.own(a)))
+    assert np.array_equal(found, found.T)
+    size = np.sqrt(np.outer(np.diag(c), np.diag(c)))
+    # A C and A C Aᵀ are sums of k and k² products; seven random rows are far from dependent
+    assert np.all(np.abs(found - reference.residual_moment(c, a)) <= 8 * k * U64 * size)
