@@ -332,6 +332,6 @@ def test_docstrings_become_markdown() -> None:
 
 def test_figures_are_what_the_specification_computes() -> None:
     run = subprocess.run(
-        [sys.executable, str(TOOLS / "figures.py"), "--check"], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, str(TOOLS / "figures"), "--check"], capture_output=True, text=True, check=False, timeout=120
     )
     assert run.returncode == 0, run.stdout + run.stderr
