@@ -335,3 +335,36 @@ def test_figures_are_what_the_specification_computes() -> None:
         [sys.executable, str(TOOLS / "figures"), "--check"], capture_output=True, text=True, check=False, timeout=120
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+METHODS = {
+    "RTN": "uniform packing", "GPTQ": "gptq", "SparseGPT, Wanda": "sparsity", "EoRA": "eigenspace",
+    "SVD, activation-scaled SVD": "low_rank", "NormalFloat and other codebooks": "codebook", "LoftQ": "loftq",
+    "ternary weights, min-max": "ternary", "BCQ": "binary_coding", "AlphaTuning": "scale_tuning",
+    "mixed precision": "mixed_precision", "RA-LoRA": "rank_budget", "DoRA": "dora", "RoLoRA, QuaRot": "rotation",
+    "LSQ, LSQ+": "learned_step", "OFQ": "statsq oscillation qk_reparam", "KD-QAT, TSLD": "distill diagnostics",
+    "ACS": "coreset", "GQA-LUT": "lut lut_search",
+}  # fmt: skip
+"""Row of the README's table → files of the specification."""
+
+
+def test_the_table_of_methods_says_what_the_code_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    status = importlib.import_module("status")
+    stands: dict[str, list[list[str]]] = {}
+    for _, op, (_, _, _, numba, torch, kernel, _, command) in status.rows():
+        stands.setdefault(getattr(reference, op).__module__.rpartition(".")[2], []).append(
+            [numba, torch, kernel, command]
+        )
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Methods")[2].partition("## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line[:1] == "|"]
+    said = {row[0].strip(): row[3:] for row in rows[2:]}
+    assert set(said) == set(METHODS)
+    for method, files in METHODS.items():
+        columns = list(zip(*(cells for file in files.split() for cells in stands[file]), strict=True))
+        numba, torch, kernel, command = said[method]
+        assert (numba, torch) == tuple("yes" if set(column) == {"yes"} else "no" for column in columns[:2]), method
+        kinds = set(columns[2])
+        assert kernel == ("some" if len(kinds) == 2 else kinds.pop()), method
+        assert (command != "no") == ("yes" in columns[3]), f"{method}: does a command call it?"

@@ -44,15 +44,20 @@ def vectors_of() -> Counter[str]:
     return Counter(case.get("op", record["op"]) for record in vectors.load() for case in record["cases"])
 
 
+def _is_backend(node: ast.expr) -> bool:
+    """``backend`` or ``self.backend``: the name that workflows give a loaded backend."""
+    return (node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")) == "backend"
+
+
 @functools.cache
 def used_by_workflows() -> frozenset[str]:
-    """Operations that a command calls on a loaded backend: names after a dot in the sources of the workflows."""
+    """Operations that a command calls: the attributes of ``backend`` in the sources of the workflows."""
     names: set[str] = set()
     linked = {"reference", "accel", "conformance"}
     folder = ROOT / "src" / "lowbit"
     for path in (p for p in folder.rglob("*.py") if not linked & set(p.relative_to(folder).parts)):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute):
+            if isinstance(node, ast.Attribute) and _is_backend(node.value):
                 names.add(node.attr)
     return frozenset(names & set(operations()))
 
