@@ -112,10 +112,10 @@ def test_backends_share_types_and_checks_but_no_algorithm(module: str, path: Pat
     numba, torch = inside(module, "lowbit.accel.numba_cpu"), inside(module, "lowbit.accel.torch_cuda")
     frameworks = {"numba", "llvmlite"} if numba else {"torch", "triton"} if torch else set()
     assert third_party(names) <= {"numpy", "scipy", *frameworks}
-    own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.boundary"
+    own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.common"
     for name in names:
         if inside(name, "lowbit"):
-            shared = ("lowbit.accel.boundary", "lowbit.accel.hadamard", "lowbit.accel.lut_search")
+            shared = ("lowbit.accel.common", "lowbit.accel.boundary", "lowbit.accel.hadamard", "lowbit.accel.lut_search")
             allowed = inside(name, *CONTRACT, *shared, own_backend)
             assert allowed, f"{module} imports {name}: a conformance test would compare it with itself"
 
