@@ -1,1 +1,1 @@
-"""What the fast backends share: refusals, shapes, small tables, and the iteration of the certified solve."""
+"""What the fast backends share: refusals, shapes, small tables, and the iteration behind certified patches."""

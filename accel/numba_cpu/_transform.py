@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel import hadamard
+from lowbit.accel.common import hadamard
 
 from ._arrays import Array, fixed, refuse_found, working_dtype
 from ._hadamard import BYTES, COLUMNS, FAR, NEAR, combinations, picked_sums, table_tile

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import binary_groups, check_binary_scale, check_bits, check_planes, code_range
+from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_planes
+from lowbit.accel.common.uniform import check_bits, code_range
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     BINARY_METHODS,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_block_size, check_codebook_product, check_scales
+from lowbit.accel.common.codebook import check_block_size, check_codebook_product, check_scales
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DoubleScale
 

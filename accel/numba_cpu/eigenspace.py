@@ -12,14 +12,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from lowbit.accel.boundary import check_matrix, check_patch, check_square
 from lowbit.accel.common import krylov
+from lowbit.accel.common.low_rank import check_patch
+from lowbit.accel.common.refusals import check_either, check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
@@ -290,8 +291,7 @@ def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "t
     """
     check_patch("E-4", d.shape, rank, "balanced")
     _problem("E-4", d, c)
-    if policy not in ("nvlabs", "truncate"):
-        raise SpecError("E-4", f"policy must be 'nvlabs' or 'truncate', got {policy!r}")
+    check_either("E-4", "policy", policy, get_args(EigenPolicy))
     dtype = _float(d)
     c64 = c.astype(np.float64)
     values, q = np.linalg.eigh((c64 + c64.T) / 2)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel import lut_search as shared
-from lowbit.accel.boundary import check_whole
+from lowbit.accel.common import lut_search as shared
+from lowbit.accel.common.refusals import check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     GeneticSearch,

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel import hadamard
-from lowbit.accel.boundary import check_seed, check_square
+from lowbit.accel.common import hadamard
+from lowbit.accel.common.philox import check_seed
+from lowbit.accel.common.refusals import check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,
