@@ -9,15 +9,9 @@ from typing import get_args
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import CodebookQuantizer, Iterate
 
-from .refusals import check_either, check_matrix
+from .refusals import check_block_size, check_either, check_matrix
 
-__all__ = ["check_block_size", "check_codebook_product", "check_loftq", "check_scales"]
-
-
-def check_block_size(clause: str, block_size: int) -> None:
-    """Refuse a block size that is not a positive integer."""
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
-        raise SpecError(clause, f"block_size must be a positive integer, got {block_size!r}")
+__all__ = ["check_codebook_product", "check_loftq", "check_scales"]
 
 
 def check_scales(clause: str, shape: Sequence[int], size: int, block_size: int) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GroupScales
 
-from .refusals import check_either
+from .refusals import check_block_size, check_either
 from .uniform import grid_groups
 
 __all__ = ["check_gptq", "check_group_scales", "check_n_of_m"]
@@ -15,8 +15,7 @@ __all__ = ["check_gptq", "check_group_scales", "check_n_of_m"]
 
 def check_gptq(clause: str, k: int, group_size: int | None, block_size: int) -> int:
     """Refuse bad block and group sizes; return the length of one group."""
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
-        raise SpecError(clause, f"block_size must be a positive integer, got {block_size!r}")
+    check_block_size(clause, block_size)
     if group_size is None:
         return k
     grid_groups((1, k), "group", group_size)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from lowbit.reference.errors import SpecError
 
 __all__ = [
+    "check_block_size",
     "check_choice",
     "check_damping",
     "check_either",
@@ -52,6 +53,12 @@ def check_number(clause: str, name: str, value: float, low: float = -math.inf, h
     ):
         raise SpecError(clause, f"{name} must be a finite number in {low}..{high}, got {value!r}")
     return float(value)
+
+
+def check_block_size(clause: str, block_size: int) -> None:
+    """Refuse a block size that is not a positive integer."""
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
+        raise SpecError(clause, f"block_size must be a positive integer, got {block_size!r}")
 
 
 def check_matrix(clause: str, name: str, shape: Sequence[int], expected: tuple[int | None, ...]) -> None:
