@@ -314,7 +314,7 @@ def test_outer_norm_bounds_what_the_basis_misses(forced: Side) -> None:
     wide = d.astype(np.float64)
     m = wide @ c.astype(np.float64) @ wide.T * op.d_scale**2 * op.c_scale
     outside = np.eye(64) - v.T @ v
-    norm = np.linalg.norm(outside @ m @ outside, 2)
+    norm = float(np.linalg.norm(outside @ m @ outside, 2))
     for enough in (0.0, 2 * norm, math.inf):
         assert krylov._outer_norm(op, space, enough) >= norm
 
