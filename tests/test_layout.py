@@ -107,16 +107,15 @@ def test_reference_knows_numpy_scipy_and_what_stands_above_it(module: str, path:
 
 
 @pytest.mark.parametrize("module, path", ACCEL, ids=ids)
-def test_backends_share_types_and_checks_but_no_algorithm(module: str, path: Path) -> None:
+def test_backends_share_common_and_no_algorithm_of_the_reference(module: str, path: Path) -> None:
     names = imports(module, path)
     numba, torch = inside(module, "lowbit.accel.numba_cpu"), inside(module, "lowbit.accel.torch_cuda")
     frameworks = {"numba", "llvmlite"} if numba else {"torch", "triton"} if torch else set()
     assert third_party(names) <= {"numpy", "scipy", *frameworks}
-    own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.boundary"
+    own_backend = ".".join(module.split(".")[:3]) if numba or torch else "lowbit.accel.common"
     for name in names:
         if inside(name, "lowbit"):
-            shared = ("lowbit.accel.boundary", "lowbit.accel.hadamard", "lowbit.accel.lut_search")
-            allowed = inside(name, *CONTRACT, *shared, own_backend)
+            allowed = inside(name, *CONTRACT, "lowbit.accel.common", own_backend)
             assert allowed, f"{module} imports {name}: a conformance test would compare it with itself"
 
 

@@ -6,7 +6,8 @@ depend on the number of threads, except in the last digits of operations that ha
 patches of chapters C and E, and products of chapter D.
 
 Compiled code is kept beside the sources (or in Numba's cache folder when that is not writable), so only the first call
-on a machine waits for the compiler.
+on a machine waits for the compiler. Where neither can be written to, a warning names ``NUMBA_CACHE_DIR``, and every
+process compiles for itself.
 """
 
 from __future__ import annotations

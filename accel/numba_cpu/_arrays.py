@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lowbit.accel.boundary import check_matrix, refuse_nonfinite
+from lowbit.accel.common.refusals import check_matrix, refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
 from ._jit import kernel, pieces, share

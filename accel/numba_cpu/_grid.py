@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowbit.accel.boundary import check_bits, code_range
+from lowbit.accel.common.uniform import check_bits, code_range
 from lowbit.reference.errors import SpecError
 
 from ._jit import from_key, kernel, order_key

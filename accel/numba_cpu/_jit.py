@@ -12,6 +12,7 @@ import itertools
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,6 +48,12 @@ _SHARED = tuple(
     sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in Path(__file__).resolve().parent.glob("_*.py"))
 )
 
+_NO_CACHE = (
+    "Numba finds no folder for machine code, neither beside lowbit nor in the user's cache: kernels are compiled "
+    "anew in every process. Set NUMBA_CACHE_DIR to a folder that can be written to."
+)
+_cached = True  # until Numba finds no place
+
 
 def kernel(function: F) -> F:
     """Compile on first use for the argument types seen, keep the machine code on disk, release the GIL.
@@ -54,7 +61,15 @@ def kernel(function: F) -> F:
     Division by zero follows IEEE 754 (no branch per element), and no fast-math flag is set: every operation rounds
     where it is written, and a division stays a division.
     """
-    compiled: Any = njit(nogil=True, cache=True, error_model="numpy")(function)
+    global _cached
+    try:
+        compiled: Any = njit(nogil=True, cache=_cached, error_model="numpy")(function)
+    except RuntimeError as error:  # of Numba, which looks for a folder that it can write to
+        if "no locator available" not in str(error):
+            raise
+        _cached = False
+        warnings.warn(_NO_CACHE, stacklevel=2)
+        return kernel(function)
     # Numba notices a change of the file that holds a kernel, not of the helpers it calls: add theirs to the stamp.
     index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if index is not None and hasattr(index, "_source_stamp"):

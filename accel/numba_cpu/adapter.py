@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
-from lowbit.accel.boundary import check_bits, check_damping, check_matrix
+from lowbit.accel.common.refusals import check_damping, check_either, check_matrix
+from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import AdapterMethod, QuantizedAdapter, QuantizedWeight, ScaleDtype, Scheme
 
@@ -68,8 +71,7 @@ def quantize_adapter(
     Raises:
         SpecError: E-7 for arguments that do not fit together, G-1 and Q-1 from the method; A-4 for NaN and infinities.
     """
-    if method not in ("rtn", "gptq"):
-        raise SpecError("E-7", f"method must be 'rtn' or 'gptq', got {method!r}")
+    check_either("E-7", "method", method, get_args(AdapterMethod))
     check_bits(bits, scheme)
     check_damping("E-7", damping)
     if group_size is not None and (isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1):

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_number, check_range, check_tuning, check_whole
+from lowbit.accel.common.oscillation import check_range
+from lowbit.accel.common.refusals import check_number, check_whole
+from lowbit.accel.common.scale_tuning import check_tuning
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed, refuse_found, weights

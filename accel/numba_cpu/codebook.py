@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_block_size, check_codebook_product, check_scales
+from lowbit.accel.common.codebook import check_codebook_product, check_scales
+from lowbit.accel.common.refusals import check_block_size
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DoubleScale
 

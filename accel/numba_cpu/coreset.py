@@ -11,17 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import (
-    acs_blend,
-    check_choice,
-    check_class_logits,
-    check_label_range,
-    check_matrix,
-    check_number,
-    check_seed,
-    check_whole,
-    class_budget,
-)
+from lowbit.accel.common.coreset import acs_blend, check_class_logits, check_label_range, class_budget
+from lowbit.accel.common.philox import check_seed
+from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     CENTERS,

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_choice, check_layer, check_maps, check_matrix, check_number, check_whole
+from lowbit.accel.common.diagnostics import check_layer, check_maps
+from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     PAIRS,

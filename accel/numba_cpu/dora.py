@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from lowbit.accel.boundary import check_matrix, check_patch, check_rows, check_update
+from lowbit.accel.common.dora import check_rows, check_update
+from lowbit.accel.common.low_rank import check_patch
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     DecompositionChange,

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowbit.accel.boundary import check_damping, check_gptq, check_matrix, check_square
+from lowbit.accel.common.gptq import check_gptq, check_group_scales
+from lowbit.accel.common.refusals import check_damping, check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GroupScales, InverseFactor, QuantizedWeight, ScaleDtype, Scheme, SparseWeight
 
@@ -589,8 +590,7 @@ def gptq(
     given = weights("G-2", "w", w)
     check_matrix("G-2", "w", given.shape, (None, None))
     k = given.shape[1]
-    if group_scales not in ("current", "block"):
-        raise SpecError("G-2", f"group_scales must be 'current' or 'block', got {group_scales!r}")
+    check_group_scales("G-2", group_scales)
     group = check_gptq("G-2", k, group_size, block_size)
     dtype = working_dtype(given, weights("G-2", "h", h))
     dynamic = group_size is not None and not static_groups

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_loftq
+from lowbit.accel.common.codebook import check_loftq
 from lowbit.reference.types import CodebookQuantizer, Iterate, LoftQ, LowRank
 
 from ._arrays import Array, fixed, refuse_bad, weights, working_dtype

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from lowbit.accel.boundary import check_matrix, check_patch
+from lowbit.accel.common.low_rank import check_patch
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LowRank, Split
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from lowbit.accel.boundary import check_choice, check_number, check_table, check_tie, check_whole
+from lowbit.accel.common.lut import check_table, check_tie
+from lowbit.accel.common.refusals import check_choice, check_number, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     TABLE_FUNCTIONS,

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_allocation, check_binary, check_matrix, cluster_counts
+from lowbit.accel.common.binary_coding import check_binary
+from lowbit.accel.common.mixed_precision import check_allocation, cluster_counts
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryMethod, BitAllocation
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from lowbit.accel.common.refusals import check_either
 from lowbit.reference.errors import SpecError
+from lowbit.reference.types import PackLayout
 
 from ._arrays import Array, integers
 from ._jit import kernel, pieces, share
@@ -135,8 +137,7 @@ def _unpack_padded(bits: int) -> Callable[..., Any]:
 
 def _check(bits: int, layout: str) -> str:
     """Clause of a layout, after refusing what neither layout has."""
-    if layout not in ("dense", "padded"):
-        raise SpecError("Q-6", f"layout must be 'dense' or 'padded', got {layout!r}")
+    check_either("Q-6", "layout", layout, get_args(PackLayout))
     clause = "Q-6" if layout == "dense" else "Q-7"
     if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 8:
         raise SpecError(clause, f"packing takes 1 to 8 bits, got {bits!r}")

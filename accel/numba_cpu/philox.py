@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_bound, check_counters, check_seed
+from lowbit.accel.common.philox import check_bound, check_counters, check_seed
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed

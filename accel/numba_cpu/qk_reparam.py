@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_attention, check_choice, check_heads, check_matrix
+from lowbit.accel.common.oscillation import check_attention, check_heads
+from lowbit.accel.common.refusals import check_choice, check_matrix
 from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace, QkrGradient, QkrQuantizers
 
 from ._arrays import Array, finite_weights, fixed, working_dtype

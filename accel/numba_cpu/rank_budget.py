@@ -8,19 +8,12 @@ where they are looked at, in float64 and in the specification's order of operati
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from lowbit.accel.boundary import (
-    check_budget,
-    check_choice,
-    check_matrix,
-    check_number,
-    check_patch,
-    check_square,
-    check_whole,
-)
+from lowbit.accel.common.low_rank import check_budget, check_patch
+from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_square, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Leftover, LowRank, Normalisation, RankPool, Split
 
@@ -336,7 +329,7 @@ def gradient_importance(gradient: Array, /, *, normalisation: Normalisation = "m
 
     Shapes: gradient (T, m).
     """
-    check_choice("K-3", "normalisation", normalisation, ("mean", "sum"))
+    check_choice("K-3", "normalisation", normalisation, get_args(Normalisation))
     given = weights("K-3", "gradient", gradient)
     check_matrix("K-3", "gradient", given.shape, (None, None))
     flat = fixed(given, working_dtype(given)).reshape(-1)
@@ -617,7 +610,7 @@ def nest_patch(b: Array, a: Array, c: Array, /, *, split: Split = "balanced") ->
 
     Shapes: b (m, R), a (R, k), c (k, k) → B (m, R), A (R, k).
     """
-    check_choice("K-11", "split", split, ("balanced", "left"))
+    check_choice("K-11", "split", split, get_args(Split))
     given = [weights("K-11", name, x) for name, x in (("b", b), ("a", a), ("c", c))]
     check_matrix("K-11", "b", given[0].shape, (None, None))
     check_matrix("K-11", "a", given[1].shape, (given[0].shape[1], None))

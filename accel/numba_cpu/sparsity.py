@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_gptq, check_matrix, check_n_of_m
+from lowbit.accel.common.gptq import check_gptq, check_group_scales, check_n_of_m
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GroupScales, Pruned, ScaleDtype, Scheme, SparseWeight
 
@@ -56,8 +57,7 @@ def sparsegpt(
     check_matrix("G-5", "w", given.shape, (None, None))
     k = given.shape[1]
     check_n_of_m("G-5", k, keep, of)
-    if group_scales not in ("current", "block"):
-        raise SpecError("G-5", f"group_scales must be 'current' or 'block', got {group_scales!r}")
+    check_group_scales("G-5", group_scales)
     if bits is None and group_size is not None:
         raise SpecError("G-5", f"group_size {group_size} without bits: there is nothing to scale")
     group = check_gptq("G-5", k, group_size, block_size)

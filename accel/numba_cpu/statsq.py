@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_choice, check_steps, check_whole
+from lowbit.accel.common.oscillation import check_steps
+from lowbit.accel.common.refusals import check_choice, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
 

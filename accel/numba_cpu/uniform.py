@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.boundary import check_bits, code_range, grid_groups
+from lowbit.accel.common.uniform import check_bits, code_range, grid_groups
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import ClippedGrid, Granularity, Grid, ScaleDtype, Scheme
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import refuse_nonfinite
+from lowbit.accel.common.refusals import refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import code_range
+from lowbit.accel.common.uniform import code_range
 from lowbit.reference.types import (
     AcsSchedule,
     DoraLayout,

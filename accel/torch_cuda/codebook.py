@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_block_size, check_codebook_product, check_matrix, check_scales
+from lowbit.accel.common.codebook import check_codebook_product, check_scales
+from lowbit.accel.common.refusals import check_block_size, check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DoubleScale
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_choice, check_labels, check_lengths, check_number, check_pair, check_scores
+from lowbit.accel.common.distill import check_labels, check_lengths, check_pair, check_scores
+from lowbit.accel.common.refusals import check_choice, check_number
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DIVERGENCES, IGNORED_TOKENS, Divergence, IgnoredTokens, LossGradient
 

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_matrix, check_patch, check_rows, check_update
+from lowbit.accel.common.dora import check_rows, check_update
+from lowbit.accel.common.low_rank import check_patch
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     DecompositionChange,

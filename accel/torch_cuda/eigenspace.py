@@ -9,16 +9,18 @@ Source: Liu et al. 2024, EoRA, arXiv 2410.21271.
 
 from __future__ import annotations
 
+import functools
 import math
-import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_matrix, check_patch, check_square
+from lowbit.accel.common import krylov
+from lowbit.accel.common.low_rank import check_patch
+from lowbit.accel.common.refusals import check_either, check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
@@ -38,7 +40,6 @@ __all__ = [
 ]
 
 _U64 = 2.0**-53
-_U32 = 2.0**-24
 _NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
 _DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
 _PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough to stay in cache
@@ -118,11 +119,7 @@ def _top(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return values.flip(0).clamp_min(0), vectors[:, -rank:].flip(1)
 
 
-def _balance(values: Tensor, size: int) -> Tensor:
-    """sqrt of the singular values sqrt(λ), and 1 where λ is zero up to rounding; shape of ``values``."""
-    values = values.clamp_min(0)
-    floor = values.max() * (size * _U64) if values.numel() else 0.0
-    return torch.where(values > floor, values, torch.ones_like(values)).pow(0.25)
+_balance = functools.partial(krylov.balance, torch)
 
 
 def _factors(u: Tensor, values: Tensor, d: Tensor, split: Split, dtype: torch.dtype) -> LowRank[Tensor]:
@@ -285,8 +282,7 @@ def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = 
     """
     check_patch("E-4", d.shape, rank, "balanced")
     _problem("E-4", d, c)
-    if policy not in ("nvlabs", "truncate"):
-        raise SpecError("E-4", f"policy must be 'nvlabs' or 'truncate', got {policy!r}")
+    check_either("E-4", "policy", policy, get_args(EigenPolicy))
     dtype = _float(d)
     c64 = c.to(torch.float64)
     values, q = torch.linalg.eigh((c64 + c64.T) / 2)
@@ -309,38 +305,6 @@ def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = 
 
 
 # --- the certified solve ---------------------------------------------------------------------------------------------
-#
-# Vectors are rows, so that every product with D or C reads them along memory. Block Krylov iteration on M = D C Dᵀ
-# from a seeded Gaussian block gives an orthonormal basis V; M V is formed once per block, in float32 (float64 for
-# float64 input), everything of basis size in float64. Three facts make the certificate:
-#
-# (1) With T = V M Vᵀ, residual S = (I − VᵀV) M Vᵀ and β ≥ ‖(I − VᵀV) M (I − VᵀV)‖, in a basis that starts with V
-#         M  ≤  [[T, Sᵀ], [S, β I]]          (the difference has one block, β I − (...) ≥ 0)
-#     so the top r eigenvalues of that small matrix bound those of M. Only the last block of S is more than rounding.
-# (2) Rounding F of the computed M V is measured, not assumed: exact products would make V M Vᵀ symmetric, so its
-#     antisymmetric part is a sample of F, which then enters (1) beside S.
-# (3) β comes from p fresh Gaussian probes g: Σ ‖Hᑫ g‖² ≥ λ_max(H)²ᑫ χ²_p, so
-#         λ_max(H) ≤ (Σ ‖Hᑫ g‖² / x)^(1/2q)   except with probability P(χ²_p < x) = 1e-10.
-#
-# The bound on the optimum is then J − (bound of (1) − Σ θ_i), with J = tr(E C Eᵀ) taken from E = D − B A itself: a
-# sum of squares, accurate relative to J where tr M − Σ θ_i would cancel.
-
-_EXACT_BELOW = 1000  # min(m, k) up to which the exact solve is used: faster there, and a Krylov basis may break down
-_FILL = 0.5  # of the space: the largest basis that is still a saving
-_OVERSAMPLE = 16
-_MULTIPLE = 16  # block sizes are multiples of this
-_SEED = 0x10B17
-_WIDE, _NARROW = 1024, 256  # columns of the panels of E and of the strips of its Gram matrix
-_PROBES = 16
-_CHI2 = 0.43368156896587584  # P(χ² with 16 degrees of freedom < this) = 1e-10
-_POWERS = 8  # most applications spent on β
-_SAFETY = 2.0  # on the measured rounding of M V (a root mean square of thousands of samples)
-_UNIT = {torch.float32: _U32, torch.float64: _U64}
-_TRACE_ERROR = {torch.float32: 4 * _U32, torch.float64: 64 * _U64}  # of J, relative: see `_trace`
-
-
-class _Stalled(Exception):
-    """The fast path cannot certify this problem; the message says why."""
 
 
 def _empty(rows: int, cols: int, like: Tensor) -> Tensor:
@@ -350,317 +314,71 @@ def _empty(rows: int, cols: int, like: Tensor) -> Tensor:
     return torch.empty(rows, cols, dtype=like.dtype, device=like.device)
 
 
-def _power_of_two(x: Tensor) -> float:
-    """2^-e with max|x| in [2^e, 2^(e+1)), or 1 for a zero matrix."""
-    low, high = torch.aminmax(x)
-    top = max(-float(low), float(high))
-    return 2.0 ** -math.floor(math.log2(top)) if top > 0 else 1.0
+class _Operator(krylov.Operator):
+    xp: ClassVar[Any] = torch
 
+    def __init__(self, d: Tensor, c: Tensor) -> None:
+        super().__init__(d, c)
+        self._random = torch.Generator().manual_seed(krylov.SEED)
 
-def _block(rank: int) -> int:
-    """Rows of a Krylov block: the rank and some more, so that the last wanted vectors converge too."""
-    return -(-(rank + _OVERSAMPLE) // _MULTIPLE) * _MULTIPLE
-
-
-class _Operator:
-    """X → X M scaled by powers of two, M = D C Dᵀ, for rows X (b, m); products in the precision of d and c."""
-
-    def __init__(self, d: Tensor, c: Tensor, d_scale: float, c_scale: float) -> None:
-        self.d, self.c, self.d_scale, self.c_scale = d, c, d_scale, c_scale
-
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor:
         # As columns, which BLAS multiplies faster: half the time for 16 of them, a tenth less for 80.
-        columns = x.to(self.d.dtype).T.contiguous()
+        columns = rows.to(self.d.dtype).T.contiguous()
         y = (self.d.T @ columns).mul_(self.d_scale)
         z = (self.c @ y).mul_(self.c_scale)
-        return (self.d @ z).mul_(self.d_scale).T.to(x.dtype).contiguous()
+        w: Tensor = (self.d @ z).mul_(self.d_scale)
+        return w.T.contiguous()
 
+    def start(self, block: int) -> Tensor:
+        drawn = torch.randn(block, self.d.shape[0], generator=self._random)
+        return drawn.to(self.d.device, torch.float64)
 
-def _orthonormal(rows: Tensor, size: Tensor, unit: float) -> Tensor:
-    """Orthonormal basis of the span of ``rows`` (b, m), float64; directions within rounding of ``size`` are left out.
+    def probes(self) -> Tensor:
+        drawn = torch.randn(krylov.PROBES, self.d.shape[0], generator=self._random, dtype=torch.float64)
+        return drawn.to(self.d.device, self.d.dtype)
 
-    Gram eigenvectors twice: stable for any rank, unlike a Cholesky factor. Rows below rounding of what they were
-    before projection (``size``, (b,)) hold no information and are dropped, which is how a breakdown ends the basis.
-    """
-    rows = rows[rows.norm(dim=1) > size * (4 * unit)]
-    for tolerance in (1e-10, 1e-2):
-        if rows.shape[0]:
-            rows = rows / rows.norm(dim=1, keepdim=True)
-            values, vectors = torch.linalg.eigh(rows @ rows.T)
-            keep = values > tolerance * values[-1]
-            rows = (vectors[:, keep] / values[keep].sqrt()).T @ rows
-    return rows
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(dtype)
 
+    def zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self.d.device)
 
-class _Krylov:
-    """Growing orthonormal basis V (rows), T = V M Vᵀ, the residual of the last block, and measured rounding."""
+    def ascending(self, x: Tensor) -> Tensor:
+        return x.sort().values
 
-    def __init__(self, op: _Operator, start: Tensor) -> None:
-        self.op = op
-        self.dtype = op.d.dtype
-        self.unit = _UNIT[self.dtype]
-        self._store = start.new_empty((8 * start.shape[0], start.shape[1]))
-        self._take(start, 0)
-        self.t = start.new_zeros((0, 0), dtype=torch.float64)
-        self.noise = start.new_zeros(0, dtype=torch.float64)  # (K,): squared norm of the rounding F per basis row
-        self.next = start.new_zeros((0, 0), dtype=torch.float64)  # residual rows of the last block
-        self.size = self.noise
-        self.last = 0
+    def contiguous(self, x: Tensor) -> Tensor:
+        return x.contiguous()
 
-    def _take(self, rows: Tensor, known: int) -> None:
-        """V is the first ``known`` rows and these, (K, m), orthonormal in float64; rounding it for products is in F."""
-        count = known + rows.shape[0]
-        if count > self._store.shape[0]:
-            self._store = torch.cat((self._store, torch.empty_like(self._store)))
-        self._store[known:count] = rows
-        self.v = self._store[:count]
+    def residual(self, b: Tensor, a: Tensor, z: Tensor, theta: Tensor) -> float:
+        d, c, d_scale = self.d, self.c, self.d_scale
+        m, k = d.shape
+        wide, narrow = krylov.WIDE, krylov.NARROW
+        positive = theta > 0
+        # In units of D alone: Θ is that of the scaled operator, so Θ/c_scale belongs to d_scale·D and the given C.
+        w = z[positive].to(torch.float64) / (theta[positive] / self.c_scale).sqrt()[:, None]
 
-    def extend(self) -> None:
-        """Apply M to the newest block and take it into T."""
-        known = self.t.shape[0]
-        w = self.op(self.v[known:].to(self.dtype)).to(torch.float64)
-        size = w.norm(dim=1)
-        if not math.isfinite(float(size.sum())):
-            raise _Stalled("the products overflow the working precision")
-        cross = self.v @ w.T  # (K, b)
-        self.next = w - cross.T @ self.v
-        square = cross[known:]
-        b, m = square.shape[0], w.shape[1]
-        # E skew_ij² = (φ_i² + φ_j²)/m for independent rounding of norm φ_i in row i. The median over j of such a
-        # squared normal variable is 0.4549 of its mean, and not moved by the few rows that are much larger.
-        skew = (square - square.T).square().sort(dim=1).values
-        phi = skew[:, min((b + 1) // 2, b - 1)] * (m / 0.4549)  # entry 0 of a sorted row is the diagonal
-        self.noise = torch.cat((self.noise, torch.maximum(phi, (0.5 * self.unit * size).square())))
-        grown = square.new_zeros((known + b, known + b))
-        grown[:known, :known] = self.t
-        grown[:known, known:] = cross[:known]
-        grown[known:, :known] = cross[:known].T
-        grown[known:, known:] = (square + square.T) / 2
-        self.t = grown
-        self.size = size
-        self.last = b
+        def panel(j: int, out: Tensor) -> Tensor:
+            part = d[:, j : j + wide]
+            return torch.addmm(part, b, a[:, j : j + wide], beta=d_scale, alpha=-d_scale, out=out[:, : part.shape[1]])
 
-    def advance(self) -> bool:
-        """Orthonormalise the residual into a new block; False when nothing is left of it (an invariant subspace)."""
-        # A short residual is less orthogonal to V than float64 allows, by the factor that it is shorter than the
-        # product it came from; the second projection is of unit rows, and what it leaves is rounding.
-        rows = _orthonormal(self.next, self.size, self.unit)
-        rows = _orthonormal(rows - (rows @ self.v.T) @ self.v, rows.new_zeros(rows.shape[0]), self.unit)
-        # What deflation left out counts with the rounding of that block, all of it in every row: its rows may be alike.
-        left = self.next - (self.next @ rows.T) @ rows
-        self.noise[-self.last :] += left.square().sum()
-        if rows.shape[0] == 0:
-            self.next = self.next[:0]
-            return False
-        self._take(rows, self.v.shape[0])
-        return True
-
-
-class _Ritz:
-    """Ritz values (descending) and vectors of a Krylov basis, with what the bound (1) needs."""
-
-    def __init__(self, space: _Krylov) -> None:
-        values, vectors = torch.linalg.eigh(space.t)
-        self.values = values.flip(0)
-        self.y = vectors.flip(1)  # (K, K), columns
-        rest = space.next
-        gram_values, gram_vectors = torch.linalg.eigh(rest @ rest.T)
-        root = gram_values.clamp_min(0).sqrt()[:, None] * gram_vectors.T  # (b, b)
-        self.s = root @ self.y[self.y.shape[0] - rest.shape[0] :] if rest.shape[0] else rest.new_zeros((0, len(values)))
-        self.phi = _SAFETY * (space.noise @ self.y.square()).sqrt()  # (K,): norm of F per Ritz vector
-
-    def outlook(self, rank: int, beta: float, dimension: int) -> tuple[float, float]:
-        """The shares of residual and of rounding in what `excess` bounds, each alone and to second order; no bound."""
-        gap = (self.values[:rank] - beta).clamp_min(1e-300)
-        residual = float((self.s[:, :rank].square().sum(0) / gap).sum())
-        return residual, self._rounding(rank, beta, dimension, 1.0)
-
-    def excess(self, rank: int, beta: float, dimension: int, weight: float) -> float:
-        """Bound on (Σ of the top r eigenvalues of M) − (Σ of the top r Rayleigh quotients)."""
-        # The sum of the top r eigenvalues is convex: (1) is p times a matrix with 1/p of the residual alone plus 1 − p
-        # times one with 1/(1 − p) of the rounding alone, for any 0 < p < 1 (``weight``).
-        count, b = len(self.values), self.s.shape[0]
-        small = self.values.new_zeros((count + b, count + b))
-        small[:count, :count].diagonal().copy_(self.values)
-        small[count:, :count] = self.s / weight
-        small[:count, count:] = self.s.T / weight
-        small[count:, count:].diagonal().fill_(beta)
-        residual = self._gain(torch.linalg.eigvalsh(small), rank, beta, dimension) * weight
-        return residual + self._rounding(rank, beta, dimension, 1 - weight)
-
-    def _gain(self, bounds: Tensor, rank: int, beta: float, dimension: int) -> float:
-        """Top r sum of ``bounds`` and the β of the dimensions outside the basis, less that of the Ritz values."""
-        outside = bounds.new_full((min(rank, max(dimension - len(self.values), 0)),), beta)
-        largest = torch.cat((bounds, outside)).sort(descending=True).values[:rank]
-        return max(float(largest.sum() - self.values[:rank].sum()), 0.0)
-
-    def _rounding(self, rank: int, beta: float, dimension: int, weight: float) -> float:
-        values, count = self.values, len(self.values)
-        # (2): rows of F are the rounding errors of different products, so F Fᵀ ≤ (1 + sqrt(K/m))² diag(φ²), as for
-        # independent rows of length m; then the small matrix falls apart into 2 x 2 ones.
-        phi = (1 + math.sqrt(count / dimension)) / weight * self.phi
-        bounds = (values + beta) / 2 + torch.hypot((values - beta) / 2, phi)
-        rounding = self._gain(bounds, rank, beta, dimension) * weight
-        # Between a kept and a dropped Ritz vector: a pair with gap g and coupling ν gains at most min(ν, ν²/g).
-        nu = torch.maximum(self.phi[:rank, None], self.phi[None, rank:]) / math.sqrt(dimension)
-        gap = (values[:rank, None] - values[None, rank:]).clamp_min(0)
-        pairs = torch.where(gap > nu, nu * (nu / gap.clamp_min(1e-300)), nu)
-        return rounding + float(pairs.sum()) + _U64 * count * float(values[:rank].sum())
-
-
-def _outer_norm(op: _Operator, space: _Krylov, enough: float, generator: torch.Generator) -> float:
-    """Upper bound of ‖(I − VᵀV) M (I − VᵀV)‖ by fresh probes (3); stops as soon as it is below ``enough``."""
-    v, m = space.v.to(space.dtype), space.v.shape[1]
-    g = torch.randn(_PROBES, m, generator=generator, dtype=torch.float64).to(device=v.device, dtype=v.dtype)
-    log_scale, best = 0.0, math.inf
-    g = g - (g @ v.T) @ v
-    for power in range(1, _POWERS + 1):
-        g = op(g)
-        for _ in range(2):
-            g = g - (g @ v.T) @ v
-        square = float(g.square().sum(dtype=torch.float64))
-        if square == 0:
-            return 0.0
-        bound = math.exp((log_scale + math.log(square / _CHI2)) / (2 * power))
-        best = min(best, bound * (1 + 64 * _U32))
-        if best <= enough:
-            break
-        g = g / math.sqrt(square)
-        log_scale += math.log(square)
-    return best
-
-
-def _start(dimension: int, block: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Orthonormal rows of a seeded Gaussian block."""
-    x = torch.randn(block, dimension, generator=generator).to(like.device, torch.float64)
-    return _orthonormal(x, x.new_zeros(block), _U64)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-class _Solved(NamedTuple):
-    """Leading invariant subspace of the scaled operator, within ``excess`` of the best in the sum of eigenvalues."""
-
-    op: _Operator
-    u: Tensor  # (r, m) rows, working precision
-    theta: Tensor  # (r,) Rayleigh quotients, float64, scaled
-    excess: float  # scaled
-
-
-def _solve(d: Tensor, c: Tensor, rank: int, tolerance: float) -> _Solved:
-    """Block Krylov until (1) to (3) leave at most two thirds of the tolerance; raises `_Stalled` when they cannot."""
-    dtype, m = d.dtype, d.shape[0]
-    if tolerance < 4 * _TRACE_ERROR[dtype]:
-        raise _Stalled(f"tolerance {tolerance:g} is below what {_name(dtype)} products can certify")
-    generator = torch.Generator().manual_seed(_SEED)
-    op = _Operator(d, c, _power_of_two(d), _power_of_two(c))
-    block = _block(rank)
-    limit = int(_FILL * min(d.shape))
-    space = _Krylov(op, _start(m, block, d, generator))
-    restarts = 0
-    exhausted = False
-    while True:
-        if not exhausted:
-            space.extend()
-        count = space.t.shape[0]
-        if count >= 3 * block or restarts or exhausted or count + block > limit:
-            ritz = _Ritz(space)
-            # The part of the optimum inside the basis is a lower bound of it; aim at two thirds of the tolerance.
-            allowed = 0.65 * tolerance * float(ritz.values[rank:].clamp_min(0).sum())
-            # A cheap look with a guess of β, before the real one and the real bound are paid for.
-            residual, rounding = ritz.outlook(rank, float(ritz.values[min(count, block) - 1]), m)
-            if (math.sqrt(residual) + math.sqrt(rounding)) ** 2 <= allowed:
-                beta = _outer_norm(op, space, 0.9 * float(ritz.values[rank - 1]), generator)
-                # The best weight to second order.
-                weight = math.sqrt(residual) / max(math.sqrt(residual) + math.sqrt(rounding), 1e-300)
-                excess = ritz.excess(rank, beta, m, min(max(weight, 0.1), 0.9))
-                if excess <= allowed:
-                    break
-            if rounding > allowed and residual < 0.1 * allowed:
-                # Rounding of a basis row is that of its largest Ritz component; Ritz vectors as first block grade it.
-                if restarts:
-                    share = rounding / max(2 * allowed, 1e-300)
-                    raise _Stalled(f"{_name(dtype)} rounding alone takes {share:.1e} of the tolerance")
-                restarts += 1
-                exhausted = False
-                space = _Krylov(op, ritz.y[:, :block].T @ space.v)
-                continue
-        if exhausted:
-            raise _Stalled(f"the Krylov space is exhausted at {count} dimensions")
-        if count + block > limit:
-            raise _Stalled(f"the basis would exceed half of the space ({limit} of {min(d.shape)} dimensions)")
-        exhausted = not space.advance()
-    u = (ritz.y[:, :rank].T @ space.v).to(dtype)
-    return _Solved(op, u, ritz.values[:rank], excess)
-
-
-def _patch(d: Tensor, solved: _Solved, split: Split) -> tuple[LowRank[Tensor], Tensor]:
-    """Factors of the wanted split, and Uᵀ D before scaling."""
-    op, u, theta = solved.op, solved.u, solved.theta
-    plain = u @ d
-    if split == "left":
-        return LowRank(B=u.T.contiguous(), A=plain), plain
-    unit = 1.0 / (op.d_scale * op.d_scale) / op.c_scale  # value of 1 in the caller's units
-    scale = (_balance(theta, max(d.shape)) * unit**0.25).to(d.dtype)
-    return LowRank(B=(u.T * scale).contiguous(), A=plain / scale[:, None]), plain
-
-
-def _certified(d: Tensor, c: Tensor, rank: int, tolerance: float, split: Split) -> Compensation[Tensor]:
-    """The fast path with its numbers; raises `_Stalled` when it cannot certify the tolerance."""
-    dtype = d.dtype
-    solved = _solve(d, c, rank, tolerance)
-    op = solved.op
-    (b, a), plain = _patch(d, solved, split)
-    z = (plain * op.d_scale) @ c  # (r, k)
-    found = _residual_objective(d, c, b, a, z, solved.theta, op)
-    unit = 1.0 / (op.d_scale * op.d_scale) / op.c_scale
-    excess = solved.excess * unit
-    # J of the factors as they are, against J as computed: 4u for the sum of m·k² products, whose rounding averages
-    # out; and the rounding δ of E = D − B A, whose first-order share 2⟨δ, E C⟩ is of the order u·sqrt(J tr M / m).
-    total = found + float(solved.theta.sum()) * unit
-    spread = 8 * _UNIT[dtype] * math.sqrt(max(found, 0.0) * total / min(d.shape))
-    lower = found * (1 - _TRACE_ERROR[dtype]) - spread - excess
-    if not found <= lower * (1 + tolerance):
-        raise _Stalled(f"the bound leaves a gap of {(found - lower) / max(found, 1e-300):.1e} of the objective")
-    return Compensation(B=b, A=a, objective=found, lower_bound=lower, method="krylov")
-
-
-def _residual_objective(d: Tensor, c: Tensor, b: Tensor, a: Tensor, z: Tensor, theta: Tensor, op: _Operator) -> float:
-    """J = tr(E C Eᵀ) of E = D − B A, without the cancellation of ⟨EᵀE, C⟩ over the directions that A has removed.
-
-    For any Z (r, k) and Θ > 0: J = tr(E C′ Eᵀ) + ‖Θ^{-1/2} Z Eᵀ‖² with C′ = C − Zᵀ Θ⁻¹ Z. With Z = U_rᵀ D C the
-    eigenvalues of D C′ Dᵀ are those of M beyond the first r, so the terms of the sum are of the size of J, not of
-    tr M; and Z Eᵀ is only the residual of the eigenvectors.
-    """
-    (m, k), d_scale = d.shape, op.d_scale
-    positive = theta > 0
-    # In units of D alone: Θ is that of the scaled operator, so Θ/c_scale belongs to d_scale·D and the given C.
-    w = z[positive].to(torch.float64) / (theta[positive] / op.c_scale).sqrt()[:, None]
-
-    def panel(j: int, out: Tensor) -> Tensor:
-        part = d[:, j : j + _WIDE]
-        return torch.addmm(part, b, a[:, j : j + _WIDE], beta=d_scale, alpha=-d_scale, out=out[:, : part.shape[1]])
-
-    left, right = _empty(m, min(_WIDE, k), d), _empty(m, min(_WIDE, k), d)
-    residual = d.new_zeros((w.shape[0], m))
-    total = 0.0
-    for i in range(0, k, _WIDE):
-        e = panel(i, left)
-        residual.addmm_(w[:, i : i + _WIDE].to(d.dtype), e.T)
-        for j in range(i, k, _WIDE):
-            f = e if j == i else panel(j, right)
-            for p in range(0, e.shape[1], _NARROW):
-                first = p if j == i else 0  # of the diagonal panel only the upper triangle, by strips
-                gram = e[:, p : p + _NARROW].T @ f[:, first:]
-                rest = c[i + p : i + p + gram.shape[0], j + first : j + _WIDE].to(torch.float64, copy=True)
-                rest.addmm_(w[:, i + p : i + p + gram.shape[0]].T, w[:, j + first : j + _WIDE], alpha=-1)
-                gram *= rest.to(gram.dtype)
-                sums = gram.sum(dim=0, dtype=torch.float64)
-                total += 2 * float(sums.sum()) - (float(sums[:_NARROW].sum()) if j == i else 0.0)
-    total += float(residual.square().sum(dtype=torch.float64))
-    return total / d_scale / d_scale
+        left, right = _empty(m, min(wide, k), d), _empty(m, min(wide, k), d)
+        residual = d.new_zeros((w.shape[0], m))
+        total = 0.0
+        for i in range(0, k, wide):
+            e = panel(i, left)
+            residual.addmm_(w[:, i : i + wide].to(d.dtype), e.T)
+            for j in range(i, k, wide):
+                f = e if j == i else panel(j, right)
+                for p in range(0, e.shape[1], narrow):
+                    first = p if j == i else 0  # of the diagonal panel only the upper triangle, by strips
+                    gram = e[:, p : p + narrow].T @ f[:, first:]
+                    rest = c[i + p : i + p + gram.shape[0], j + first : j + wide].to(torch.float64, copy=True)
+                    rest.addmm_(w[:, i + p : i + p + gram.shape[0]].T, w[:, j + first : j + wide], alpha=-1)
+                    gram *= rest.to(gram.dtype)
+                    sums = gram.sum(dim=0, dtype=torch.float64)
+                    total += 2 * float(sums.sum()) - (float(sums[:narrow].sum()) if j == i else 0.0)
+        total += float(residual.square().sum(dtype=torch.float64))
+        return total / d_scale / d_scale
 
 
 def _exact(d: Tensor, c: Tensor, rank: int, split: Split) -> Compensation[Tensor]:
@@ -683,16 +401,13 @@ def _checked(d: Tensor, c: Tensor, rank: int, tolerance: float, split: Split) ->
     _problem("E-5", d, c)
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise SpecError("E-5", f"tolerance must be finite and not negative, got {tolerance!r}")
-    return min(d.shape) > _EXACT_BELOW and 4 * _block(rank) <= _FILL * min(d.shape)
+    return krylov.worth(d.shape, rank)
 
 
-def _loud(name: str, d: Tensor, rank: int, stalled: _Stalled) -> None:
-    """Say that the exact solve has to follow, and why."""
-    warnings.warn(
-        f"{name}: no fast certificate for shape {tuple(d.shape)}, rank {rank}: {stalled}; solving exactly instead",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+def _operator(d: Tensor, c: Tensor) -> _Operator:
+    """In the type of the factors, C rounded or widened to it."""
+    dtype = _float(d)
+    return _Operator(d.to(dtype), c.to(dtype))
 
 
 def eora_certified(
@@ -711,11 +426,10 @@ def eora_certified(
     Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
     """
     if _checked(d, c, rank, tolerance, split):
-        dtype = _float(d)
         try:
-            return _certified(d.to(dtype), c.to(dtype), rank, tolerance, split)
-        except _Stalled as stalled:
-            _loud("eora_certified", d, rank, stalled)
+            return krylov.certified(_operator(d, c), rank, tolerance, split)
+        except krylov.Stalled as stalled:
+            krylov.loud("eora_certified", d.shape, rank, stalled)
     return _exact(d, c, rank, split)
 
 
@@ -730,10 +444,8 @@ def eora_within(
     Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
     """
     if _checked(d, c, rank, tolerance, split):
-        dtype = _float(d)
         try:
-            d, c = d.to(dtype), c.to(dtype)
-            return _patch(d, _solve(d, c, rank, tolerance), split)[0]
-        except _Stalled as stalled:
-            _loud("eora_within", d, rank, stalled)
+            return krylov.within(_operator(d, c), rank, tolerance, split)
+        except krylov.Stalled as stalled:
+            krylov.loud("eora_within", d.shape, rank, stalled)
     return eora(d, c, rank=rank, split=split)

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowbit.accel.boundary import check_choice, check_clip, check_learned_step, check_whole
+from lowbit.accel.common.learned_step import check_learned_step
+from lowbit.accel.common.refusals import check_choice, check_whole
+from lowbit.accel.common.ternary import check_clip
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 

@@ -24,14 +24,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import (
-    check_damping,
-    check_gptq,
-    check_group_scales,
-    check_matrix,
-    check_square,
-    code_range,
-)
+from lowbit.accel.common.gptq import check_gptq, check_group_scales
+from lowbit.accel.common.refusals import check_damping, check_matrix, check_square
+from lowbit.accel.common.uniform import code_range
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GroupScales, InverseFactor, QuantizedWeight, ScaleDtype, Scheme
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowbit.accel.boundary import check_bits, check_planes
+from lowbit.accel.common.binary_coding import check_planes
+from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryCode, LowRank, QuantizedWeight, Scheme
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_choice, check_learned_step, check_matrix, gradient_scale, step_view
+from lowbit.accel.common.learned_step import check_learned_step, gradient_scale, step_view
+from lowbit.accel.common.refusals import check_choice, check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_INITS, LsqCount, LsqGradient, LsqInit, LsqStart
 

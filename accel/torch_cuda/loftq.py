@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_loftq
+from lowbit.accel.common.codebook import check_loftq
 from lowbit.reference.types import CodebookQuantizer, Iterate, LoftQ, LowRank
 
 from .arrays import as_weights, operation, refuse_nan, working_dtype

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_choice, check_number, check_table, check_tie, check_whole
+from lowbit.accel.common.lut import check_table, check_tie
+from lowbit.accel.common.refusals import check_choice, check_number, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     TABLE_FUNCTIONS,

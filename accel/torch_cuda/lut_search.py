@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.accel import lut_search as shared
-from lowbit.accel.boundary import check_whole
+from lowbit.accel.common import lut_search as shared
+from lowbit.accel.common.refusals import check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     GeneticSearch,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_allocation, check_binary, check_matrix, cluster_counts
+from lowbit.accel.common.binary_coding import check_binary
+from lowbit.accel.common.mixed_precision import check_allocation, cluster_counts
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryMethod, BitAllocation
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_choice, check_matrix, check_number, check_range, check_tuning
+from lowbit.accel.common.oscillation import check_range
+from lowbit.accel.common.refusals import check_choice, check_matrix, check_number
+from lowbit.accel.common.scale_tuning import check_tuning
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     FREEZE_VALUES,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_bound, check_counters, check_seed
+from lowbit.accel.common.philox import check_bound, check_counters, check_seed
 from lowbit.reference.errors import SpecError
 
 from .arrays import as_integers, operation

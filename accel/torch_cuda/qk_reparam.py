@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_attention, check_choice, check_heads, check_matrix
+from lowbit.accel.common.oscillation import check_attention, check_heads
+from lowbit.accel.common.refusals import check_choice, check_matrix
 from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace, QkrGradient, QkrQuantizers
 
 from .arrays import as_weights, operation, refuse_nan, working_dtype

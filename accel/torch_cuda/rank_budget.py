@@ -14,15 +14,8 @@ import struct
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import (
-    check_budget,
-    check_choice,
-    check_matrix,
-    check_number,
-    check_patch,
-    check_square,
-    check_whole,
-)
+from lowbit.accel.common.low_rank import check_budget, check_patch
+from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_square, check_whole
 from lowbit.reference.errors import SpecError, Unsupported
 from lowbit.reference.types import Leftover, LowRank, Normalisation, RankPool, Split
 

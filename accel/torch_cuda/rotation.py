@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowbit.accel import hadamard
-from lowbit.accel.boundary import check_matrix, check_seed, check_square
+from lowbit.accel.common import hadamard
+from lowbit.accel.common.philox import check_seed
+from lowbit.accel.common.refusals import check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import binary_groups, check_matrix, check_norm, check_planes, check_train, check_tuning
+from lowbit.accel.common.binary_coding import binary_groups, check_planes
+from lowbit.accel.common.refusals import check_matrix
+from lowbit.accel.common.scale_tuning import check_norm, check_train, check_tuning
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import ScaleNorm, Trained, TunedScales
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import (
-    check_bits,
-    check_damping,
-    check_gptq,
-    check_group_scales,
-    check_matrix,
-    check_n_of_m,
-)
+from lowbit.accel.common.gptq import check_gptq, check_group_scales, check_n_of_m
+from lowbit.accel.common.refusals import check_damping, check_matrix
+from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GroupScales, Pruned, ScaleDtype, Scheme, SparseWeight
 

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_choice, check_steps, check_whole
+from lowbit.accel.common.oscillation import check_steps
+from lowbit.accel.common.refusals import check_choice, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
 

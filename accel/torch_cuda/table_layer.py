@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowbit.accel.boundary import check_choice, check_tie
+from lowbit.accel.common.lut import check_tie
+from lowbit.accel.common.refusals import check_choice
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction, TableTie
 
 from . import backend, lut

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.accel.boundary import check_choice, check_clip, check_matrix, check_number, check_whole, shared_shape
+from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
+from lowbit.accel.common.ternary import check_clip, shared_shape
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MIN_MAX_SCHEMES, OUTERMOST, MinMaxScheme, Outermost, Sharing, TernaryCode
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lowbit.accel.common import krylov
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation
 
@@ -52,10 +53,10 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
 @pytest.fixture
 def forced(side: Side, monkeypatch: pytest.MonkeyPatch) -> Side:
     """The Krylov path at any size, with blocks as small as the rank allows and a basis up to the whole space."""
-    monkeypatch.setattr(side.module, "_EXACT_BELOW", 0)
-    monkeypatch.setattr(side.module, "_FILL", 1.0)
-    monkeypatch.setattr(side.module, "_MULTIPLE", 1)
-    monkeypatch.setattr(side.module, "_OVERSAMPLE", 4)
+    monkeypatch.setattr(krylov, "EXACT_BELOW", 0)
+    monkeypatch.setattr(krylov, "FILL", 1.0)
+    monkeypatch.setattr(krylov, "MULTIPLE", 1)
+    monkeypatch.setattr(krylov, "OVERSAMPLE", 4)
     return side
 
 
@@ -294,7 +295,7 @@ def test_a_failed_certificate_is_loud(
     rng = np.random.default_rng(8)
     n = 96
     values = 1 - 1e-3 * np.arange(n) / n if spectrum == "slow" else np.sort(SPECTRA[spectrum](n, rng))[::-1]
-    monkeypatch.setattr(forced.module, "_FILL", 0.5)
+    monkeypatch.setattr(krylov, "FILL", 0.5)
     d, c = problem(values, n, rng, moment="identity" if spectrum == "all equal" else "wishart")
     with pytest.warns(RuntimeWarning, match=f"no fast certificate.*({reason}).*solving exactly"):
         found = forced.certified(d, c, rank=4, **options)
@@ -304,28 +305,18 @@ def test_a_failed_certificate_is_loud(
 
 def test_outer_norm_bounds_what_the_basis_misses(forced: Side) -> None:
     """β must be above the norm outside the basis also when the basis is deliberately bad."""
-    module = forced.module
     rng = np.random.default_rng(10)
     d, c = problem(np.sort(rng.random(64))[::-1], 64, rng)
-    own_d, own_c = forced.own(d), forced.own(c)
-    if forced.own is np.asarray:
-        op: Any = module._Operator(own_d, own_c)
-        basis: Any = np.linalg.qr(rng.standard_normal((64, 9)))[0].T
-        generator: Any = np.random.default_rng(0)
-    else:
-        import torch
-
-        op = module._Operator(own_d, own_c, module._power_of_two(own_d), module._power_of_two(own_c))
-        basis = torch.from_numpy(np.linalg.qr(rng.standard_normal((64, 9)))[0].T.copy())
-        generator = torch.Generator().manual_seed(0)
-    space = module._Krylov(op, basis)
+    op: Any = forced.module._Operator(forced.own(d), forced.own(c))
+    basis = forced.own(np.linalg.qr(rng.standard_normal((64, 9)))[0].T.copy())
+    space = krylov._Krylov(op, basis)
     v = np.asarray(basis)
     wide = d.astype(np.float64)
     m = wide @ c.astype(np.float64) @ wide.T * op.d_scale**2 * op.c_scale
     outside = np.eye(64) - v.T @ v
-    norm = np.linalg.norm(outside @ m @ outside, 2)
+    norm = float(np.linalg.norm(outside @ m @ outside, 2))
     for enough in (0.0, 2 * norm, math.inf):
-        assert module._outer_norm(op, space, enough, generator) >= norm
+        assert krylov._outer_norm(op, space, enough) >= norm
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -273,3 +276,33 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     if child == 0:
         os._exit(0 if backend.round_half_even(x).sum() == expected else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_without_a_place_for_machine_code_kernels_run_with_one_warning(tmp_path: Path) -> None:
+    """A copy of the package beside which, as in the user's cache, a regular file is in the way of every folder."""
+    package, wall = tmp_path / "lowbit", tmp_path / "wall"
+    shutil.copytree(Path(lowbit.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "vectors"))
+    for place in (wall, package / "accel" / "numba_cpu" / "__pycache__"):
+        place.write_text("no folder")
+    environment = {
+        **os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1",
+        "NUMBA_CACHE_DIR": str(wall / "numba"), "XDG_CACHE_HOME": str(wall / "cache"), "HOME": str(wall),
+        "LOCALAPPDATA": str(wall),
+    }  # fmt: skip
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True, timeout=300
+        )
+
+    code = (
+        "import lowbit, numpy as np; b = lowbit.load('numba');"
+        "w = b.pack(np.arange(40, dtype=np.int32).reshape(1, 40) % 8, bits=3);"
+        "print(lowbit.__file__, b.unpack(w, bits=3, length=40).sum(), b.round_half_even(np.array([2.5]))[0])"
+    )
+    found = run("-c", code)
+    assert found.stdout.split() == [str(package / "__init__.py"), "140", "2.0"]
+    assert found.stderr.count("UserWarning") == 1
+    assert "NUMBA_CACHE_DIR" in found.stderr
+    pytest.importorskip("typer")
+    assert "float32 on cpu" in run("-m", "lowbit", "info").stdout

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lowbit.accel.hadamard import factors
+from lowbit.accel.common.hadamard import factors
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -17,7 +17,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.tables import TABLE_SEARCH
 from lowbit.reference.types import SEARCH_DRAWS, SEARCH_FITS, SEARCH_OBJECTIVES
 
-from .boundary import check_choice, check_whole
+from .refusals import check_choice, check_whole
 
 __all__ = [
     "FUNCTIONS",

@@ -1,0 +1,1 @@
+"""What the fast backends share: refusals, shapes, small tables, and the iteration behind certified patches."""

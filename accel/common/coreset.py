@@ -1,0 +1,46 @@
+"""Chapter X: logits and labels of samples, and how many of them are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import ACS_SCHEDULES
+
+from .refusals import check_choice, check_number, check_whole
+
+__all__ = ["acs_blend", "check_class_logits", "check_label_range", "class_budget"]
+
+
+def check_class_logits(clause: str, name: str, shape: Sequence[int], ndim: int = 2) -> None:
+    """Refuse logits of another number of axes, or without a class."""
+    if len(shape) != ndim or shape[-1] == 0:
+        raise SpecError(clause, f"{name} must have {ndim} axes and at least one class, got shape {tuple(shape)}")
+
+
+def check_label_range(clause: str, least: int, most: int, classes: int | None) -> None:
+    """Refuse labels whose smallest or largest names no class."""
+    if least < 0 or (classes is not None and most >= classes):
+        wrong = least if least < 0 else most
+        raise SpecError(clause, f"labels must lie in 0..{'' if classes is None else classes - 1}, got {wrong}")
+
+
+def acs_blend(epoch: float, epochs: int, schedule: str) -> float:
+    """Share of the error-vector score at ``epoch``; refuses what clause X-3 refuses."""
+    check_whole("X-3", "epochs", epochs, 1)
+    check_number("X-3", "epoch", epoch, 0, epochs)
+    check_choice("X-3", "schedule", schedule, ACS_SCHEDULES)
+    left = 1 - epoch / epochs  # of the training
+    if schedule in ("paper", "cosine"):
+        quarter_wave = math.sin(left * math.pi / 2)  # a sine of what is left is exact at both ends
+        return quarter_wave if schedule == "paper" else quarter_wave * quarter_wave
+    if schedule in ("linear", "quadratic", "sqrt"):
+        power = {"linear": 1.0, "quadratic": 2.0, "sqrt": 0.5}[schedule]
+        return left if power == 1 else 1 - math.pow(epoch / epochs, power)
+    return {"half": 0.5, "error-vector": 1.0, "disagreement": 0.0}[schedule]
+
+
+def class_budget(fraction: float, members: int) -> int:
+    """How many of ``members`` samples are kept: half to even, of the product in float64."""
+    return round(float(fraction) * members)
