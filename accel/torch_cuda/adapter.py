@@ -11,7 +11,14 @@ from lowbit.reference.types import AdapterMethod, QuantizedAdapter, QuantizedWei
 
 from .arrays import as_weights, operation, refuse_nan
 from .gptq import check_moment, damp, gptq, repair
-from .uniform import check_grid_options, dequantize, fit_grid, quantize
+from .uniform import (
+    check_dequantize,
+    check_grid_options,
+    check_quantize,
+    dequantize_checked,
+    fit_grid,
+    quantize_checked,
+)
 
 __all__ = ["quantize_adapter"]
 
@@ -77,8 +84,8 @@ def quantize_adapter(
             group_size=g,
             scale_dtype=scale_dtype,
         )
-        codes = quantize(w, scale, zero, bits=bits, scheme=scheme)
-        weight = dequantize(codes, scale, zero)
+        codes = quantize_checked(*check_quantize(w, scale, zero, bits, scheme), bits, scheme)
+        weight = dequantize_checked(*check_dequantize(codes, scale, zero))
         index = torch.arange(size, dtype=torch.int32, device=w.device) // (g or max(size, 1))
         return QuantizedWeight(codes, scale, zero, index, weight, _loss(w, weight, h, damping))
 
