@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def quantize_adapter(
     Raises:
         SpecError: E-7, Q-1, Q-2, G-1 for parameters and shapes, A-4 for NaN or infinities.
     """
-    if method not in ("rtn", "gptq"):
+    if method not in get_args(AdapterMethod):
         raise SpecError("E-7", f"method must be 'rtn' or 'gptq', got {method!r}")
     b, a = as_weights("E-7", "b", b), as_weights("E-7", "a", a, like=b)
     check_matrix("E-7", "b", b.shape, (None, None))
