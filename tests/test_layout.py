@@ -214,15 +214,35 @@ def test_the_specification_exports_operations_and_nothing_else() -> None:
     assert sorted(reference.__all__) == sorted(protocol.operations())
 
 
+BACKENDS: dict[str, tuple[str, dict[str, object]]] = {
+    "reference": ("reference", {}),
+    "numba": ("numba", {}),
+    "numba-configured": ("numba", {"threads": 1}),
+    "torch": ("torch", {}),
+    "torch-configured": ("torch", {"kernels": "torch"}),
+}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> object:
+    """Every backend that can be imported here, as a module and as its ``configure`` gives it."""
+    module, options = BACKENDS[request.param]
+    if module != "reference":
+        pytest.importorskip(module)
+    loaded: object = lowbit.load(module, **options)
+    return loaded
+
+
 @pytest.mark.parametrize("name", protocol.operations())
-def test_protocol_and_reference_have_one_signature(name: str) -> None:
+def test_protocol_and_backends_have_one_signature(backend: object, name: str) -> None:
+    """Names, kinds and defaults; of configured objects too, whose operations are wrapped."""
     declared = next(vars(p)[name] for p in protocol.PROTOCOLS if name in vars(p))
 
     def shape(function: object) -> list[tuple[str, object, object]]:
         parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
         return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
 
-    assert shape(getattr(reference, name)) == shape(declared)
+    assert shape(getattr(backend, name)) == shape(declared)
 
 
 def documented() -> set[str]:

@@ -19,7 +19,7 @@ from ._jit import kernel, pieces, share
 from ._product import add_product, columns_per_tile, pack_straight
 from ._vector import MR
 
-__all__ = ["gram", "moment_leaf", "moment_merge", "moment_total", "recency_moment"]
+__all__ = ["moment_leaf", "moment_merge", "moment_total", "recency_moment"]
 
 _TILE = 64
 

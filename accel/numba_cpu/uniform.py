@@ -19,7 +19,7 @@ from ._grid import GridRule, group_range, plan, refuse_overflow, scale_and_zero
 from ._jit import as_float, as_int, kernel, pieces, share
 from ._vector import LANES, lane_sum
 
-__all__ = ["clip_search", "dequantize", "fit_grid", "group_ranges", "quantize"]
+__all__ = ["clip_search", "dequantize", "fit_grid", "quantize"]
 
 CHUNK = 256  # values whose powers are summed in the precision of the data; chunks are added in float64, in order
 

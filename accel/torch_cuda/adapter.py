@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,14 @@ from lowbit.reference.types import AdapterMethod, QuantizedAdapter, QuantizedWei
 
 from .arrays import as_weights, operation, refuse_nan
 from .gptq import check_moment, damp, gptq, repair
-from .uniform import check_grid_options, dequantize, fit_grid, quantize
+from .uniform import (
+    check_dequantize,
+    check_grid_options,
+    check_quantize,
+    dequantize_checked,
+    fit_grid,
+    quantize_checked,
+)
 
 __all__ = ["quantize_adapter"]
 
@@ -47,7 +56,7 @@ def quantize_adapter(
     Raises:
         SpecError: E-7, Q-1, Q-2, G-1 for parameters and shapes, A-4 for NaN or infinities.
     """
-    if method not in ("rtn", "gptq"):
+    if method not in get_args(AdapterMethod):
         raise SpecError("E-7", f"method must be 'rtn' or 'gptq', got {method!r}")
     b, a = as_weights("E-7", "b", b), as_weights("E-7", "a", a, like=b)
     check_matrix("E-7", "b", b.shape, (None, None))
@@ -77,8 +86,8 @@ def quantize_adapter(
             group_size=g,
             scale_dtype=scale_dtype,
         )
-        codes = quantize(w, scale, zero, bits=bits, scheme=scheme)
-        weight = dequantize(codes, scale, zero)
+        codes = quantize_checked(*check_quantize(w, scale, zero, bits, scheme), bits, scheme)
+        weight = dequantize_checked(*check_dequantize(codes, scale, zero))
         index = torch.arange(size, dtype=torch.int32, device=w.device) // (g or max(size, 1))
         return QuantizedWeight(codes, scale, zero, index, weight, _loss(w, weight, h, damping))
 

@@ -15,9 +15,12 @@ from torch import Tensor
 from lowbit.accel.common.refusals import refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
+from . import policy
+
 __all__ = [
     "as_integers",
     "as_weights",
+    "asarray",
     "full_precision",
     "operation",
     "refuse_nan",
@@ -154,13 +157,14 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            for device in _AUTOCAST:
-                if torch.is_autocast_enabled(device):
+        with torch.no_grad(), full_precision():
+            mixed = [device for device in _AUTOCAST if torch.is_autocast_enabled(device)]
+            if not mixed:  # and no stack to build
+                return function(*args, **kwargs)
+            with contextlib.ExitStack() as stack:
+                for device in mixed:
                     stack.enter_context(torch.autocast(device, enabled=False))
-            stack.enter_context(full_precision())
-            return function(*args, **kwargs)
+                return function(*args, **kwargs)
 
     return run
 
@@ -181,6 +185,19 @@ def transposed(x: Tensor) -> Tensor:
     for start in range(0, x.shape[0], 64):
         result[:, start : start + 64] = x[start : start + 64].mT
     return result
+
+
+def asarray(x: npt.NDArray[Any], /) -> Tensor:
+    """NumPy → tensor on the backend's device, same dtype and values; shares memory on a CPU where torch can.
+
+    ``ml_dtypes.bfloat16`` arrays become torch.bfloat16.
+    """
+    x = np.asarray(x)
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.uint16).copy()).view(torch.bfloat16).to(policy.device())
+    if not x.flags.writeable or any(s < 0 for s in x.strides) or not x.dtype.isnative:
+        x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(x).to(policy.device())
 
 
 def to_numpy(x: Tensor, /) -> npt.NDArray[Any]:

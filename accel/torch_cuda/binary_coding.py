@@ -26,7 +26,9 @@ from lowbit.reference.types import (
     Scheme,
 )
 
+from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 from .uniform import check_grid
 
 __all__ = [
@@ -35,14 +37,14 @@ __all__ = [
     "bcq_from_grid",
     "bcq_pack",
     "bcq_product",
+    "bcq_product_checked",
     "bcq_refit",
     "bcq_unpack",
     "bcq_weight",
-    "check_product",
-    "dense_weight",
     "lookup_tables",
-    "product_checked",
 ]
+
+triton.KERNELS.update(bcq_product=triton.anything)
 
 _RANK_CUT = 2.0**-12  # an eigenvalue or pivot of the Gram matrix of at most nine ±1 columns is 0 or above this
 _LOOKUPS = 2  # planes times inputs up to which "auto" looks up: gathers are dear on a CPU
@@ -585,8 +587,13 @@ def check_product(
     return x.to(dtype), planes, scale.to(dtype), None if offset is None else offset.to(dtype)
 
 
-def product_checked(x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None, method: str) -> Tensor:
-    """The body of :func:`bcq_product`."""
+def bcq_product_checked(
+    x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None, /, *, method: ProductMethod = "auto"
+) -> Tensor:
+    """The product of arguments that are known to fit and share a dtype; layers call it, NaN passes through it."""
+    if method != "dequantize" and by_kernel("bcq_product", x):
+        product: Tensor = triton.launcher("binary_coding").bcq_product(x, planes, scale, offset)
+        return product
     (t, k), (groups, q, m) = x.shape, scale.shape
     if 0 in (t, k, m):
         return torch.zeros((t, m), dtype=x.dtype, device=x.device)
@@ -635,4 +642,4 @@ def bcq_product(
     Raises:
         SpecError: B-10 for shapes that do not fit, A-4 for NaN and infinities.
     """
-    return product_checked(*check_product(x, planes, scale, offset, method), method)
+    return bcq_product_checked(*check_product(x, planes, scale, offset, method), method=method)

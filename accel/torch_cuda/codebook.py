@@ -10,6 +10,7 @@ from lowbit.accel.common.refusals import check_block_size, check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DoubleScale
 
+from . import policy, triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 from .packing import unpack_checked
 from .rounding import level_table, midpoints_of
@@ -25,16 +26,18 @@ __all__ = [
     "quantize_scale",
 ]
 
+triton.KERNELS.update(codebook_matmul=triton.anything)
+
 _HALVES = 1 << 19  # from this many codes on, a table over all half-words pays for itself
 
 
-def normal_float(*, bits: int, offset: float = 0.9677083, device: torch.device | str = "cpu") -> Tensor:
+@operation
+def normal_float(*, bits: int, offset: float = 0.9677083) -> Tensor:
     """NormalFloat levels: quantiles of the normal distribution, from -1 to 1.  [N-1]
 
     Args:
         bits: 2 to 8.
         offset: outermost probability, above 0.5 and below 1.
-        device: where the levels are wanted.
 
     Returns:
         float64, (2^bits,), ascending.
@@ -46,19 +49,24 @@ def normal_float(*, bits: int, offset: float = 0.9677083, device: torch.device |
         raise SpecError("N-1", f"bits must be in 2..8, got {bits!r}")
     if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not 0.5 < offset < 1:
         raise SpecError("N-1", f"offset must be above 0.5 and below 1, got {offset!r}")
+    return normal_levels(bits, offset).to(policy.device())
+
+
+def normal_levels(bits: int, offset: float = 0.9677083) -> Tensor:
+    """:func:`normal_float` of checked arguments, on the CPU."""
     half = 2 ** (bits - 1)
     above = torch.special.ndtri(torch.linspace(0.5, offset, half + 1, dtype=torch.float64))
     below = torch.special.ndtri(torch.linspace(0.5, offset, half, dtype=torch.float64))
     levels: Tensor = torch.cat([-below[1:].flip(0), above]) / above[-1]
-    return levels.to(device)
+    return levels
 
 
-def dynamic_float(*, bits: int, device: torch.device | str = "cpu") -> Tensor:
+@operation
+def dynamic_float(*, bits: int) -> Tensor:
     """Levels of the dynamic float that double quantization uses.  [N-1a]
 
     Args:
         bits: 3 to 8.
-        device: where the levels are wanted.
 
     Returns:
         float64, (2^bits,), ascending.
@@ -73,7 +81,7 @@ def dynamic_float(*, bits: int, device: torch.device | str = "cpu") -> Tensor:
         steps = torch.arange(1, 2 ** (e + 1), 2, dtype=torch.float64)
         decades.append((0.1 + steps * (0.9 / 2 ** (e + 1))) * 10.0 ** (e - bits + 2))
     positive, ends = torch.cat(decades), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    return torch.cat([-positive.flip(0), ends[:1], positive, ends[1:]]).to(device)
+    return torch.cat([-positive.flip(0), ends[:1], positive, ends[1:]]).to(policy.device())
 
 
 def largest(x: Tensor, size: int) -> Tensor:
@@ -286,7 +294,7 @@ def check_product(
 
 
 def product_checked(x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, bits: int, block: int) -> Tensor:
-    """The body of :func:`codebook_matmul`: tiles of restored rows, each multiplied and forgotten."""
+    """:func:`codebook_matmul` in torch: tiles of restored rows, each multiplied and forgotten."""
     (tokens, k), m = x.shape, words.shape[0]
     dtype = working_dtype(x, scale)
     x, scale, table = x.to(dtype), scale.to(dtype), levels.to(dtype)
@@ -333,4 +341,8 @@ def codebook_matmul(
     Raises:
         SpecError: N-6 for shapes and levels, A-4 for NaN or infinities.
     """
-    return product_checked(*check_product(x, words, scale, levels, bits, block_size), bits, block_size)
+    x, words, scale, levels = check_product(x, words, scale, levels, bits, block_size)
+    if working_dtype(x, scale) == torch.float32 and policy.by_kernel("codebook_matmul", x):
+        y: Tensor = triton.launcher("codebook").codebook_matmul(x, words, scale, levels, bits, block_size)
+        return y
+    return product_checked(x, words, scale, levels, bits, block_size)

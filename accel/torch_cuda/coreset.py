@@ -33,7 +33,7 @@ from lowbit.reference.types import (
     Purpose,
 )
 
-from . import philox, triton
+from . import philox, policy, triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "select_coreset",
 ]
 
+triton.KERNELS.update(error_vector_score=triton.narrow, disagreement_score=triton.narrow, acs_score=triton.narrow)
 
 _ONE_THREAD = 1 << 15  # length from which torch splits the sum of a single row
 
@@ -189,7 +190,7 @@ def scored_by_kernel(given: Mixed) -> Tensor:
         t = None
     if blend == 0:
         y = None
-    out: Tensor = triton.launcher().scores(x, None if t is None else t.contiguous(), y, blend)
+    out: Tensor = triton.launcher("coreset").scores(x, None if t is None else t.contiguous(), y, blend)
     if not bool(torch.isfinite(out).all()):
         given.refuse()
     return out
@@ -209,7 +210,8 @@ def error_vector_score(logits: Tensor, labels: Tensor, /) -> Tensor:
     Raises:
         SpecError: X-1 for shapes and labels, A-4 for NaN or infinities.
     """
-    return scored(check_error_vector(logits, labels))
+    given = check_error_vector(logits, labels)
+    return (scored_by_kernel if policy.by_kernel("error_vector_score", given.x) else scored)(given)
 
 
 @operation
@@ -225,7 +227,8 @@ def disagreement_score(logits: Tensor, reference: Tensor, /) -> Tensor:
     Raises:
         SpecError: X-2 for shapes, A-4 for NaN or infinities.
     """
-    return scored(check_disagreement(logits, reference))
+    given = check_disagreement(logits, reference)
+    return (scored_by_kernel if policy.by_kernel("disagreement_score", logits, reference) else scored)(given)
 
 
 @operation
@@ -246,7 +249,8 @@ def acs_score(
     Raises:
         SpecError: X-3 for shapes, labels and parameters, A-4 for NaN or infinities.
     """
-    return scored(check_acs(logits, reference, labels, epoch, epochs, schedule))
+    given = check_acs(logits, reference, labels, epoch, epochs, schedule)
+    return (scored_by_kernel if policy.by_kernel("acs_score", logits, reference) else scored)(given)
 
 
 @operation
@@ -551,13 +555,14 @@ def herding(x: Tensor, /, *, count: int) -> Tensor:
     return torch.tensor(chosen, dtype=torch.int32, device=a.device)
 
 
-def random_score(size: int, seed: int, index: int, device: torch.device) -> Tensor:
-    """A score by chance, float64 (size,), on a device.  [X-12]"""
+@operation
+def random_score(*, size: int, seed: int, index: int = 0) -> Tensor:
+    """A score by chance, float64.  [X-12]"""
     check_whole("X-12", "size", size, 0)
     check_whole("X-12", "index", index, 0, 2**32 - 1)
     check_seed(seed)
-    address = torch.zeros((size, 4), dtype=torch.int64, device=device)
-    address[:, 0] = torch.arange(size, device=device)
+    address = torch.zeros((size, 4), dtype=torch.int64, device=policy.device())
+    address[:, 0] = torch.arange(size, device=address.device)
     address[:, 2], address[:, 3] = index, int(Purpose.SAMPLE)
     w = philox.words(address, seed)
     return ((w[:, 0] << 21) + (w[:, 1] >> 11)).to(torch.float64) * 2.0**-53  # 53 bits: below 2^53, exact

@@ -7,7 +7,8 @@ cache; elsewhere a batch is masked and taken in a few large launches. :mod:`.dis
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +20,23 @@ from lowbit.reference.types import DIVERGENCES, IGNORED_TOKENS, Divergence, Igno
 
 from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
 
 IGNORED = -100
+WIDEST_MAP = 16384  # keys of an attention map whose rows fit the registers of a program
+
+
+def _fits(op: str, facts: Mapping[str, Any], /) -> Literal[True] | str:
+    """Whether the kernel takes the dtype, and a row fits."""
+    reason = triton.narrow(op, facts)
+    if reason is True and facts.get("width", 0) > WIDEST_MAP:
+        return f"a row of {facts['width']} keys is too large for one program: torch serves it"
+    return reason
+
+
+triton.KERNELS.update(attention_map_loss=_fits)
 
 
 def pair(clause: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +279,9 @@ def attention_map_loss(
     Raises:
         SpecError: W-5 for shapes and parameters, A-4 for NaN or infinities in valid rows and keys.
     """
-    return map_loss(check_map_loss(student, teacher, lengths, floor))
+    given = check_map_loss(student, teacher, lengths, floor)
+    wide = student.shape[-1]
+    return (map_loss_by_kernel if by_kernel("attention_map_loss", student, teacher, width=wide) else map_loss)(given)
 
 
 def check_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, floor: float) -> Maps:
@@ -306,7 +322,7 @@ def map_loss_by_kernel(given: Maps) -> LossGradient[Tensor]:
     student, teacher, lengths, _, least = given
     if not student.numel():
         return map_loss(given)
-    terms, gradient = triton.launcher().attention_map_loss(
+    terms, gradient = triton.launcher("distill").attention_map_loss(
         student.contiguous(), teacher.contiguous(), lengths.detach(), math.log(least)
     )
     loss = float(terms.sum()) / (student.shape[0] * student.shape[1])

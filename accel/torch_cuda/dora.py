@@ -23,13 +23,12 @@ from lowbit.reference.types import (
     LowRank,
 )
 
+from . import triton
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
 from .low_rank import truncated_svd
+from .policy import by_kernel
 
 __all__ = [
-    "Update",
-    "check_factors",
-    "check_weight",
     "decomposition_change",
     "dora_forward",
     "dora_gradient",
@@ -42,9 +41,9 @@ __all__ = [
     "dvora_factors",
     "dvora_gradient",
     "factored_norm",
-    "norms",
-    "quotient",
 ]
+
+triton.KERNELS.update(dora_norm=triton.anything)
 
 
 class Update(NamedTuple):
@@ -113,6 +112,14 @@ def norms(given: Update) -> Tensor:
     return found
 
 
+def _norms(given: Update) -> Tensor:
+    """D-1 and D-2, by one kernel for both or by :func:`norms` for both, so that they agree where B is 0."""
+    if by_kernel("dora_norm", given.w):
+        found: Tensor = triton.launcher("dora").dora_norm(*given)
+        return found
+    return norms(given)
+
+
 def quotient(magnitude: Tensor, c: Tensor) -> Tensor:
     """m / c, and 1 for a row without direction."""
     used = c > 0
@@ -133,7 +140,7 @@ def dora_magnitude(w: Tensor, /, *, layout: DoraLayout = "linear") -> Tensor:
     Raises:
         SpecError: D-1 for shape and layout, A-4 for NaN or infinities.
     """
-    return norms(check_weight("D-1", w, layout))
+    return _norms(check_weight("D-1", w, layout))
 
 
 @operation
@@ -153,7 +160,7 @@ def dora_norm(w: Tensor, b: Tensor, a: Tensor, /, *, scaling: float, layout: Dor
     Raises:
         SpecError: D-2 for shapes, scaling and layout, A-4 for NaN or infinities.
     """
-    return norms(check_factors("D-2", w, b, a, scaling, layout))
+    return _norms(check_factors("D-2", w, b, a, scaling, layout))
 
 
 @operation

@@ -152,7 +152,7 @@ class _DoRA(torch.autograd.Function):
 def _norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
     """‖W_i + (B A)_i‖ in float64 away from the CPU: the fused kernel where there is one."""
     if _OPS.supports("dora_norm", device=w.device, dtype=w.dtype) is True:
-        found: Tensor = triton.launcher().dora_norm(w, b, a)
+        found: Tensor = triton.launcher("dora").dora_norm(w, b, a)
         return found.to(torch.float64)
     wide = torch.float64 if w.dtype == torch.float64 else torch.float32
     return dora.norms(dora.Update(w.to(wide), b.to(torch.float64), a.to(wide))).to(torch.float64)
@@ -274,7 +274,7 @@ class DoRALinear(nn.Module):
     def merged_weight(self) -> Tensor:
         """W' = diag(m / c) (W + s B A), (out, in), dense, in the dtype of the factors; the layer is left as it is."""
         w = self._weight()
-        return _OPS.dora_weight(w.to(self.A.dtype), self.B, self.A, self.magnitude, scaling=self.scaling)
+        return dora.dora_weight(w.to(self.A.dtype), self.B, self.A, self.magnitude, scaling=self.scaling)
 
     @torch.no_grad()
     def merge(self) -> Self:

@@ -24,7 +24,7 @@ from lowbit.accel.common.refusals import check_either, check_matrix, check_squar
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
-from .arrays import refuse_nan
+from .arrays import operation, refuse_nan
 from .gptq import check_moment
 
 __all__ = [
@@ -152,6 +152,7 @@ def _trace(e: Tensor, c: Tensor) -> float:
     return total
 
 
+@operation
 def objective(d: Tensor, c: Tensor, /) -> float:
     """J = tr(D C Dᵀ), the error that no patch is left with.  [E-1]
 
@@ -162,6 +163,7 @@ def objective(d: Tensor, c: Tensor, /) -> float:
     return _trace(d.to(dtype), c.to(dtype))
 
 
+@operation
 def eora(d: Tensor, c: Tensor, /, *, rank: int, split: Split = "balanced") -> LowRank[Tensor]:
     """The rank-r patch that minimises tr[(D − BA) C (D − BA)ᵀ], computed exactly in float64.  [E-2]
 
@@ -176,6 +178,7 @@ def eora(d: Tensor, c: Tensor, /, *, rank: int, split: Split = "balanced") -> Lo
     return _factors(u, values[:rank], d, split, _float(d))
 
 
+@operation
 def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
     """Singular values of D C^{1/2}, descending.  [E-3]
 
@@ -199,6 +202,7 @@ def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
     return spectrum
 
 
+@operation
 def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
     """min J over all patches of rank r: Σ_{i>r} s_i².  [E-3]"""
     check_patch("E-3", d.shape, rank, "balanced")
@@ -206,6 +210,7 @@ def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
     return float(_eigen(d, c, 0)[0][rank:].sum())
 
 
+@operation
 def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
     """Relative residuals of the first-order conditions, 0 at the optimum.  [E-6]
 
@@ -230,6 +235,7 @@ def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
     return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
 
 
+@operation
 def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
     """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
 
@@ -272,6 +278,7 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
     return h.to(_float(c))
 
 
+@operation
 def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Tensor]:
     """The published recipe: float64 eigenvectors of C, then a full singular value decomposition of D C^{1/2}.  [E-4]
 
@@ -410,6 +417,7 @@ def _operator(d: Tensor, c: Tensor) -> _Operator:
     return _Operator(d.to(dtype), c.to(dtype))
 
 
+@operation
 def eora_certified(
     d: Tensor, c: Tensor, /, *, rank: int, tolerance: float = 1e-6, split: Split = "balanced"
 ) -> Compensation[Tensor]:

@@ -13,11 +13,10 @@ from lowbit.accel.common.ternary import check_clip
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 
-from . import backend, learned_step
+from . import learned_step
+from . import operations as _OPS
 
 __all__ = ["FakeMinMax", "FakeTernary", "LearnedStep"]
-
-_OPS = backend.TorchBackend()  # kernels="auto": Triton for values that live on CUDA
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -13,7 +13,7 @@ from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryCode, LowRank, QuantizedWeight, Scheme
 
-from . import backend
+from . import operations as _OPS
 from .binary_coding import dense_weight
 from .dora_layer import DoRALinear
 from .fake_quant_layers import FakeMinMax, FakeTernary, LearnedStep
@@ -35,8 +35,6 @@ __all__ = [
     "StatsQLinear",
     "TableActivation",
 ]
-
-_OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 
 
 class QuantLinear(nn.Module):

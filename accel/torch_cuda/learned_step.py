@@ -17,8 +17,11 @@ from lowbit.reference.types import LSQ_INITS, LsqCount, LsqGradient, LsqInit, Ls
 
 from . import triton
 from .arrays import as_weights, operation, refuse_nan, working_dtype
+from .policy import by_kernel
 
 __all__ = ["lsq", "lsq_code", "lsq_gradient", "lsq_init"]
+
+triton.KERNELS.update(lsq=triton.narrow, lsq_code=triton.narrow, lsq_gradient=triton.narrow)
 
 TILE = 1 << 17  # values of a tile on a CPU; elsewhere a launch takes what there is
 
@@ -159,7 +162,8 @@ def lsq_code(
     Raises:
         SpecError: S-2 for parameters and shapes, A-4 for NaN or infinities.
     """
-    return codes_checked(plan("S-2", x, step, offset, bits, signed, axis, epsilon))
+    q = plan("S-2", x, step, offset, bits, signed, axis, epsilon)
+    return from_kernel(q, "S-2", codes=True) if by_kernel("lsq_code", q.given, q.step) else codes_checked(q)
 
 
 def codes_checked(q: Plan) -> Tensor:
@@ -171,12 +175,12 @@ def codes_checked(q: Plan) -> Tensor:
     return out.reshape(q.given.shape)
 
 
-def by_kernel(q: Plan, clause: str, *, codes: bool) -> Tensor:
+def from_kernel(q: Plan, clause: str, *, codes: bool) -> Tensor:
     """S-2 or S-3 by a kernel."""
     if not q.x.numel():
         return codes_checked(q) if codes else values_checked(q)
     out: Tensor
-    out, bad = triton.launcher().lsq(*q.for_kernels(), q.low, q.high, codes)
+    out, bad = triton.launcher("learned_step").lsq(*q.for_kernels(), q.low, q.high, codes)
     if bool(bad.any()):
         refuse_nan(clause, "x", q.given)
     return out.reshape(q.given.shape)
@@ -195,7 +199,8 @@ def lsq(
     epsilon: float = 0.0,
 ) -> Tensor:
     """Values step · code + offset, arguments as in :func:`lsq_code`, in their widest dtype or float32.  [S-3]"""
-    return values_checked(plan("S-3", x, step, offset, bits, signed, axis, epsilon))
+    q = plan("S-3", x, step, offset, bits, signed, axis, epsilon)
+    return from_kernel(q, "S-3", codes=False) if by_kernel("lsq", q.given, q.step) else values_checked(q)
 
 
 def values_checked(q: Plan) -> Tensor:
@@ -238,7 +243,9 @@ def lsq_gradient(
     Raises:
         SpecError: S-4 for parameters and shapes, A-4 for NaN or infinities.
     """
-    return gradient_checked(*plan_gradient(grad, x, step, offset, bits, signed, axis, epsilon, count))
+    given = plan_gradient(grad, x, step, offset, bits, signed, axis, epsilon, count)
+    serve = gradient_by_kernel if by_kernel("lsq_gradient", given[0].given, given[0].step) else gradient_checked
+    return serve(*given)
 
 
 def plan_gradient(
@@ -277,7 +284,7 @@ def gradient_by_kernel(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
     """S-4 to S-6 by a kernel."""
     if not q.x.numel():
         return gradient_checked(q, grad, g)
-    found = triton.launcher().lsq_gradient(grad.contiguous(), *q.for_kernels(), q.low, q.high)
+    found = triton.launcher("learned_step").lsq_gradient(grad.contiguous(), *q.for_kernels(), q.low, q.high)
     if bool(found.bad.any()):
         refuse_nan("S-4", "x", q.given)
         refuse_nan("S-4", "grad", grad)

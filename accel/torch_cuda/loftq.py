@@ -9,7 +9,7 @@ from lowbit.accel.common.codebook import check_loftq
 from lowbit.reference.types import CodebookQuantizer, Iterate, LoftQ, LowRank
 
 from .arrays import as_weights, operation, refuse_nan, working_dtype
-from .codebook import largest, nearest, normal_float, restored
+from .codebook import largest, nearest, normal_levels, restored
 from .low_rank import truncated_svd
 
 __all__ = ["loftq"]
@@ -19,7 +19,7 @@ _WIDENED = 1e-8  # what the published uniform quantizer adds to its range
 
 def _blocks(rest: Tensor, bits: int, block: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Value, codes, scale and offset of NormalFloat blocks; the scale is stored in ``dtype`` before the codes."""
-    levels = normal_float(bits=bits, device=rest.device)
+    levels = normal_levels(bits).to(rest.device)
     scale = largest(rest, block).to(dtype)
     exact = scale.to(torch.float64)
     codes = nearest(rest, exact, levels, block)

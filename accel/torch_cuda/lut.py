@@ -22,6 +22,7 @@ from lowbit.reference.types import (
 
 from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 
 __all__ = [
     "evaluate_codes",
@@ -38,6 +39,8 @@ __all__ = [
     "table_softmax",
     "verify_table",
 ]
+
+triton.KERNELS.update(evaluate_codes=triton.anything, lookup_codes=triton.anything)
 
 _INT32 = 2**31 - 1
 _BITS = 24
@@ -280,7 +283,8 @@ def evaluate_codes(q: Tensor, table: IntegerTable[Tensor], /, *, tie: TableTie =
     Raises:
         SpecError: L-8, L-9.
     """
-    return evaluated(*check_evaluate(q, table, tie))
+    given = check_evaluate(q, table, tie)
+    return (evaluated_by_kernel if by_kernel("evaluate_codes", given[0]) else evaluated)(*given)
 
 
 Lines = tuple[Tensor, Tensor, Tensor]
@@ -310,7 +314,7 @@ def evaluated(codes: Tensor, table: Lines, tie: TableTie) -> Tensor:
 
 def evaluated_by_kernel(codes: Tensor, table: Lines, tie: TableTie) -> Tensor:
     """L-9 by a kernel."""
-    out: Tensor = triton.launcher().evaluate_codes(codes.contiguous(), *table, tie == "right")
+    out: Tensor = triton.launcher("lut").evaluate_codes(codes.contiguous(), *table, tie == "right")
     return out
 
 
@@ -329,7 +333,8 @@ def lookup_codes(q: Tensor, entries: Tensor, /, *, low: int = -128) -> Tensor:
     Raises:
         SpecError: L-11, A-4.
     """
-    return looked_up(*check_lookup(q, entries, low))
+    given = check_lookup(q, entries, low)
+    return (looked_up_by_kernel if by_kernel("lookup_codes", given[0]) else looked_up)(*given)
 
 
 def check_lookup(q: Tensor, entries: Tensor, low: int) -> tuple[Tensor, Tensor, int]:
@@ -359,7 +364,7 @@ def looked_up(codes: Tensor, entries: Tensor, low: int) -> Tensor:
 
 def looked_up_by_kernel(codes: Tensor, entries: Tensor, low: int) -> Tensor:
     """L-11 by a kernel."""
-    out: Tensor = triton.launcher().lookup_codes(codes.contiguous(), entries, low)
+    out: Tensor = triton.launcher("lut").lookup_codes(codes.contiguous(), entries, low)
     return out
 
 
@@ -613,7 +618,7 @@ def verify_table(
     first = check_whole("L-18", "low", low, -_INT32, _INT32 - v.numel())
     codes = torch.arange(first, first + v.numel(), dtype=torch.int32, device=v.device)
     unit = 2.0 ** -(table.fraction_bits + table.scale_bits)
-    y = evaluate_codes(codes, table, tie=tie).to(torch.float64) * unit
+    y = evaluated(*check_evaluate(codes, table, tie)).to(torch.float64) * unit
     if not v.numel():
         return TableReport(0.0, 0.0, first, 0, 0)
     error = (y - v).abs()

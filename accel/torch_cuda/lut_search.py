@@ -21,13 +21,14 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     GeneticSearch,
     OptimalTable,
+    SearchDraws,
     SearchFit,
     SearchObjective,
     SearchProblem,
     TableFunction,
 )
 
-from . import philox
+from . import philox, policy
 from .arrays import as_integers, as_weights, operation, refuse_nan
 
 __all__ = [
@@ -197,18 +198,24 @@ def _mutated(genome: Tensor, turn: _Turn, plan: shared.Plan) -> Tensor:
     return gene.clamp(*plan.span)
 
 
+@operation
 def genetic_search(
-    device: torch.device,
-    function: str,
+    *,
+    function: TableFunction,
     entries: int,
-    seed: int,
-    draws: str,
-    rounding: bool | None,
-    generations: int,
-    population: int,
+    seed: int = 42,
+    draws: SearchDraws = "addressed",
+    rounding: bool | None = None,
+    generations: int = 500,
+    population: int = 50,
 ) -> GeneticSearch[Tensor]:
-    """The search of clauses L-21 and L-22."""
+    """The published genetic search of a table, with addressed or with the published random numbers.  [L-21, L-22]
+
+    Raises:
+        SpecError: L-21.
+    """
     plan = shared.check_plan(function, entries, seed, draws, rounding, generations, population)
+    device = policy.device()
     low, high = plan.span
     if draws == "published":
         legacy = np.random.RandomState(seed)
@@ -244,9 +251,10 @@ def genetic_search(
 # --- the optimal search
 
 
-def knot_grid(device: torch.device, function: str, fraction_bits: int) -> Tensor:
-    """The grid of clause L-23, float64."""
-    return _tensor(shared.grid(function, fraction_bits), device)
+@operation
+def knot_grid(*, function: TableFunction, fraction_bits: int = 6) -> Tensor:
+    """Multiples of 2^−f in the published range of breakpoints, between the two sentinels, float64.  [L-23]"""
+    return _tensor(shared.grid(function, fraction_bits), policy.device())
 
 
 @operation

@@ -26,10 +26,13 @@ from lowbit.reference.types import (
 
 from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 from .statsq import back, by_scale, check_weight, in_steps, row_scales
 from .ternary import not_above
 
 __all__ = ["boundary_statistics", "cga_mask", "cga_step", "start_oscillation", "track_oscillation"]
+
+triton.KERNELS.update(track_oscillation=triton.narrow)
 
 
 def check_boolean(clause: str, name: str, x: Tensor, shape: torch.Size, *, like: Tensor) -> Tensor:
@@ -132,7 +135,9 @@ def track_oscillation(
         SpecError: O-4 for shapes and parameters, A-4 for NaN or infinities.
     """
     state = (previous, direction, frequency, total, average, frozen, target)
-    return tracked(check_step(codes, state, momentum, threshold, freeze_to, targets))
+    given = check_step(codes, state, momentum, threshold, freeze_to, targets)
+    serve = tracked_by_kernel if by_kernel("track_oscillation", given.frequency, given.average) else tracked
+    return serve(given)
 
 
 def check_step(
@@ -194,7 +199,7 @@ def tracked_by_kernel(given: Step) -> Oscillation[Tensor]:
     # f > limit says the same of float32 numbers as f > the largest of them that is not above the limit
     limit = float(not_above(torch.tensor(given.limit, dtype=torch.float64), torch.float32))
     average, rewritten = given.freeze_to == "average", given.targets == "rewritten"
-    found = triton.launcher().track(codes, tuple(state), given.momentum, limit, average, rewritten)
+    found = triton.launcher("oscillation").track(codes, tuple(state), given.momentum, limit, average, rewritten)
     if bool(found.bad.any()):
         given.refuse_means()
         given.refuse_direction()

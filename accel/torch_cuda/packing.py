@@ -9,10 +9,14 @@ from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import PackLayout
 
+from . import triton
 from .arrays import as_integers, operation, row_chunks, working_dtype
+from .policy import by_kernel
 from .uniform import check_grid, check_spread, dequantize_checked
 
 __all__ = ["dequantize_packed", "pack", "unpack"]
+
+triton.KERNELS.update(dict.fromkeys(__all__, triton.anything))
 
 _CLAUSE = {"dense": "Q-6", "padded": "Q-7"}
 
@@ -93,11 +97,15 @@ def pack(codes: Tensor, /, *, bits: int, layout: PackLayout = "dense") -> Tensor
         SpecError: Q-6 or Q-7 for shapes, widths and codes outside the range.
     """
     codes = check_pack(codes, bits, layout)
+    if by_kernel("pack", codes):
+        width = word_count(codes.shape[1], bits, layout)
+        words: Tensor = triton.launcher("packing").pack(codes, bits, layout == "padded", width)
+        return words
     return pack_checked(codes, bits, layout)
 
 
 def pack_checked(codes: Tensor, bits: int, layout: str) -> Tensor:
-    """The body of :func:`pack`."""
+    """:func:`pack` in torch."""
     n, k = codes.shape
     words = torch.empty((n, word_count(k, bits, layout)), dtype=torch.int32, device=codes.device)
     if words.numel() == 0:
@@ -134,11 +142,14 @@ def unpack(words: Tensor, /, *, bits: int, length: int, layout: PackLayout = "de
         SpecError: Q-6 or Q-7 when the number of words does not match ``length``.
     """
     words = check_unpack(words, bits, length, layout)
+    if by_kernel("unpack", words):
+        codes: Tensor = triton.launcher("packing").unpack(words, bits, layout == "padded", length)
+        return codes
     return unpack_checked(words, bits, length, layout)
 
 
 def unpack_checked(words: Tensor, bits: int, length: int, layout: str) -> Tensor:
-    """The body of :func:`unpack`."""
+    """:func:`unpack` in torch."""
     n = words.shape[0]
     codes = torch.empty((n, length), dtype=torch.int32, device=words.device)
     if codes.numel() == 0:
@@ -193,6 +204,11 @@ def dequantize_packed(
     words, scale, zero_point = check_dequantize_packed(
         words, scale, zero_point, bits=bits, length=length, layout=layout
     )
+    if by_kernel("dequantize_packed", scale):
+        values: Tensor = triton.launcher("packing").dequantize_packed(
+            words, scale, zero_point, bits, layout == "padded", length, offset, working_dtype(scale)
+        )
+        return values
     return dequantize_packed_checked(words, scale, zero_point, bits, length, layout, offset)
 
 
@@ -209,7 +225,7 @@ def check_dequantize_packed(
 def dequantize_packed_checked(
     words: Tensor, scale: Tensor, zero_point: Tensor, bits: int, length: int, layout: str, offset: int
 ) -> Tensor:
-    """The body of :func:`dequantize_packed`: rows in cache-sized runs, so that no full matrix of codes exists."""
+    """:func:`dequantize_packed` in torch: rows in cache-sized runs, so that no full matrix of codes exists."""
     n = words.shape[0]
     dtype = working_dtype(scale)
     values = torch.empty((n, length), dtype=dtype, device=words.device)

@@ -12,7 +12,7 @@ from lowbit.reference.errors import SpecError
 
 from .arrays import as_integers, operation
 
-__all__ = ["philox_integers", "philox_normal", "philox_uniform", "philox_words", "words"]
+__all__ = ["philox_integers", "philox_normal", "philox_uniform", "philox_words"]
 
 _MASK = 0xFFFFFFFF
 

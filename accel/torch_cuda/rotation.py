@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from lowbit.reference.types import (
     Scheme,
 )
 
-from . import philox, triton, uniform
+from . import philox, policy, triton, uniform
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = [
@@ -53,6 +54,28 @@ _WIDEST = 64  # rows of a table of powers of two: beyond, two products are cheap
 # --- Hadamard
 
 
+def _split(order: int) -> tuple[int, int]:
+    """(K, 2^t) of an order, K the product of all other factors."""
+    parts = hadamard.factors(order)
+    twos = parts[-1] if parts[-1] & (parts[-1] - 1) == 0 else 1
+    return order // twos, twos
+
+
+def _transformable(op: str, facts: Mapping[str, Any], /) -> Literal[True] | str:
+    """Whether a row fits the registers of a program, and its table a product of float32."""
+    if facts.get("dtype") == torch.float64:
+        return "Hadamard transforms of float64 are matrix products: torch serves them"
+    order = facts.get("order")
+    if order is not None:
+        odd, twos = _split(order)
+        if odd > 64 or order > 1 << 15:
+            return f"a row of {order} = {odd} x {twos} is too large for one program: torch serves it"
+    return True
+
+
+triton.KERNELS.update(hadamard_transform=_transformable)
+
+
 @functools.lru_cache(maxsize=64)
 def _table(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The table of a factor as a tensor; made outside of inference mode so that every later call may use it."""
@@ -73,11 +96,16 @@ def _small(orders: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def hadamard_matrix(order: int, device: torch.device) -> Tensor:
-    """The matrix of clause H-1, int32."""
-    made = torch.ones((1, 1), dtype=torch.int32, device=device)
+@operation
+def hadamard_matrix(*, order: int) -> Tensor:
+    """The ±1 matrix of an order, int32.  [H-1]
+
+    Raises:
+        SpecError: H-1, an order without a construction.
+    """
+    made = torch.ones((1, 1), dtype=torch.int32, device=policy.device())
     for n in hadamard.factors(order):
-        made = torch.kron(made, _table(n, torch.int32, device))
+        made = torch.kron(made, _table(n, torch.int32, made.device))
     return made
 
 
@@ -127,12 +155,12 @@ def transform_checked(x: Tensor, size: int, transpose: bool) -> Tensor:
 
 def transform_by_kernel(x: Tensor, size: int, transpose: bool) -> Tensor:
     """The transform of checked arguments by the Triton kernel."""
-    odd, twos = triton.split(size)
+    odd, twos = _split(size)
     matrix = torch.ones((1, 1), dtype=torch.float32, device=x.device)
     for n in hadamard.factors(size):
         if odd > 1 and n != twos:
             matrix = torch.kron(matrix, _table(n, torch.float32, x.device))
-    out: Tensor = triton.launcher().hadamard_transform(x, matrix.mT if transpose else matrix, twos)
+    out: Tensor = triton.launcher("rotation").hadamard_transform(x, matrix.mT if transpose else matrix, twos)
     if out.numel() and not bool(torch.isfinite(out.reshape(-1, size)[:, 0]).all()):
         refuse_nan("H-2", "x", x)
     return out
@@ -153,7 +181,9 @@ def hadamard_transform(x: Tensor, /, *, block_size: int | None = None, transpose
     Raises:
         SpecError: H-1 for an order without a construction, H-2, A-4 for NaN and infinities.
     """
-    return transform_checked(*check_transform(x, block_size), transpose)
+    x, size = check_transform(x, block_size)
+    serve = transform_by_kernel if policy.by_kernel("hadamard_transform", x, order=size) else transform_checked
+    return serve(x, size, transpose)
 
 
 def check_kronecker(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,16 +224,17 @@ def kronecker_transform(x: Tensor, table: Tensor, /, *, transpose: bool = False)
 # --- random rotations
 
 
-def _addresses(rows: int, columns: int, index: int, purpose: Purpose, device: torch.device) -> Tensor:
-    return torch.from_numpy(hadamard.addresses(rows, columns, index, purpose)).to(device)
+def _addresses(rows: int, columns: int, index: int, purpose: Purpose) -> Tensor:
+    return torch.from_numpy(hadamard.addresses(rows, columns, index, purpose)).to(policy.device())
 
 
-def random_hadamard(order: int, seed: int, index: int, device: torch.device) -> Tensor:
-    """The rotation of clause H-3, float64."""
-    matrix = hadamard_matrix(order, device)
+@operation
+def random_hadamard(*, order: int, seed: int, index: int = 0) -> Tensor:
+    """Hadamard rotation with random signs, float64.  [H-3]"""
+    matrix = hadamard_matrix(order=order)
     hadamard.check_index(index)
     check_seed(seed)
-    words = philox.words(_addresses(1, order, index, Purpose.SIGNS, device), seed).reshape(-1)[:order]
+    words = philox.words(_addresses(1, order, index, Purpose.SIGNS), seed).reshape(-1)[:order]
     signs = 1 - 2 * (words >> 31)
     return (signs[:, None] * matrix.mT).to(torch.float64) / math.sqrt(order)
 
@@ -233,12 +264,13 @@ def _haar(z: Tensor) -> Tensor:
     return made
 
 
-def random_orthogonal(order: int, seed: int, index: int, device: torch.device) -> Tensor:
-    """The rotation of clause H-4a, float64."""
+@operation
+def random_orthogonal(*, order: int, seed: int, index: int = 0) -> Tensor:
+    """Haar distributed rotation, float64.  [H-4a]"""
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise SpecError("H-4", f"order must be a positive integer, got {order!r}")
     hadamard.check_index(index)
-    normals = philox.philox_normal(_addresses(order, order, index, Purpose.HAAR, device), seed=seed)
+    normals = philox.philox_normal(_addresses(order, order, index, Purpose.HAAR), seed=seed)
     return _haar(normals.reshape(order, -1)[:, :order])
 
 
@@ -510,8 +542,9 @@ def quantize_activations(
     scale, zero = uniform.fit_grid(
         x, bits=bits, scheme=scheme, granularity=granularity, group_size=group_size, clip_ratio=clip_ratio  # type: ignore[arg-type]
     )  # fmt: skip
-    codes = uniform.quantize(x, scale, zero, bits=bits, scheme=scheme)
-    return QuantizedActivations(codes, scale, zero, uniform.dequantize(codes, scale, zero))
+    codes = uniform.quantize_checked(*uniform.check_quantize(x, scale, zero, bits, scheme), bits, scheme)
+    values = uniform.dequantize_checked(*uniform.check_dequantize(codes, scale, zero))
+    return QuantizedActivations(codes, scale, zero, values)
 
 
 @operation

@@ -14,8 +14,11 @@ from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
 
 from . import triton
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 
 __all__ = ["statsq", "statsq_grad"]
+
+triton.KERNELS.update(dict.fromkeys(__all__, triton.narrow))
 
 
 def check_weight(clause: str, w: Tensor, bits: int) -> Tensor:
@@ -79,7 +82,7 @@ def quantized_by_kernel(w: Tensor, n: int, clause: str, *, with_codes: bool) -> 
     """:func:`quantized` by a kernel."""
     if not w.numel():
         return quantized(w, n, clause, with_codes=with_codes)
-    values, codes, alpha = triton.launcher().statsq(by_scale(w).contiguous(), n, with_codes)
+    values, codes, alpha = triton.launcher("oscillation").statsq(by_scale(w).contiguous(), n, with_codes)
     if not bool(torch.isfinite(alpha).all()):
         refuse_nan(clause, "w", w)
     return back(values, w.shape), None if codes is None else back(codes, w.shape), alpha
@@ -99,12 +102,9 @@ def statsq(w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
     Raises:
         SpecError: O-1 for a width or shape, A-4 for NaN or infinities.
     """
-    return code_of(w := check_weight("O-1", w, bits), quantized(w, 1 << (bits - 1), "O-1", with_codes=True))
-
-
-def code_of(w: Tensor, found: tuple[Tensor, Tensor | None, Tensor]) -> StatsCode[Tensor]:
-    """What :func:`quantized` found, as the operation answers it."""
-    values, codes, alpha = found
+    w = check_weight("O-1", w, bits)
+    serve = quantized_by_kernel if by_kernel("statsq", w) else quantized
+    values, codes, alpha = serve(w, 1 << (bits - 1), "O-1", with_codes=True)
     assert codes is not None
     return StatsCode(values, codes, alpha.reshape(*(1,) * (w.ndim - 2), -1, 1))
 
@@ -125,7 +125,8 @@ def statsq_grad(w: Tensor, grad: Tensor, /, *, bits: int, path: GradientPath = "
     Raises:
         SpecError: O-3 for shapes and options, A-4 for NaN or infinities.
     """
-    return grad_checked(*check_grad(w, grad, bits, path))
+    given = check_grad(w, grad, bits, path)
+    return (grad_by_kernel if by_kernel("statsq_grad", *given[:2]) else grad_checked)(*given)
 
 
 def check_grad(w: Tensor, grad: Tensor, bits: int, path: str) -> tuple[Tensor, Tensor, int, bool]:
@@ -157,10 +158,12 @@ def grad_by_kernel(w: Tensor, grad: Tensor, n: int, through_scale: bool) -> Tens
     if not w.numel():
         return grad_checked(w, grad, n, through_scale)
     if through_scale:
-        found, bad = triton.launcher().statsq_pull(by_scale(w).contiguous(), by_scale(grad).contiguous(), n)
+        found, bad = triton.launcher("oscillation").statsq_pull(
+            by_scale(w).contiguous(), by_scale(grad).contiguous(), n
+        )
         out = back(found, w.shape)
     else:
-        out, bad = triton.launcher().straight_through(grad.contiguous(), w.contiguous(), math.inf)
+        out, bad = triton.launcher("ternary").straight_through(grad.contiguous(), w.contiguous(), math.inf)
     if bool(bad.any()):
         refuse_nan("O-3", "w", w)
         refuse_nan("O-3", "grad", grad)

@@ -11,12 +11,11 @@ from lowbit.accel.common.lut import check_tie
 from lowbit.accel.common.refusals import check_choice
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction, TableTie
 
-from . import backend, lut
+from . import lut
+from . import operations as _OPS
 from .arrays import refuse_nan
 
 __all__ = ["TableActivation"]
-
-_OPS = backend.TorchBackend()  # kernels="auto": Triton for codes that live on CUDA
 
 
 class _Deployed(torch.autograd.Function):

@@ -19,8 +19,11 @@ from lowbit.reference.types import MIN_MAX_SCHEMES, OUTERMOST, MinMaxScheme, Out
 
 from . import triton
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 
 __all__ = ["clamped_uniform", "min_max", "straight_through", "twn", "twn_code"]
+
+triton.KERNELS.update(dict.fromkeys(__all__, triton.narrow))
 
 TILE = 1 << 17  # values of a tile on a CPU; elsewhere a launch takes what there is
 
@@ -143,7 +146,8 @@ def twn_code(
     Raises:
         SpecError: T-1 for parameters and shapes, A-4 for NaN and infinities.
     """
-    return twn_code_checked(*check_ternary(x, granularity, threshold, clip))
+    given, t = check_ternary(x, granularity, threshold, clip)
+    return (twn_code_by_kernel if by_kernel("twn_code", given.x) else twn_code_checked)(given, t)
 
 
 def twn_code_checked(given: Groups, threshold: float) -> TernaryCode[Tensor]:
@@ -162,7 +166,7 @@ def twn_code_by_kernel(given: Groups, threshold: float) -> TernaryCode[Tensor]:
     """T-1 by kernels."""
     if not given.x.numel():
         return twn_code_checked(given, threshold)
-    found = triton.launcher().ternary(given.rows().contiguous(), given.clip, threshold, 1)
+    found = triton.launcher("ternary").ternary(given.rows().contiguous(), given.clip, threshold, 1)
     given.refuse(found.bad)
     return TernaryCode(found.out.reshape(given.x.shape), found.scale.reshape(given.shape))
 
@@ -170,7 +174,8 @@ def twn_code_by_kernel(given: Groups, threshold: float) -> TernaryCode[Tensor]:
 @operation
 def twn(x: Tensor, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None) -> Tensor:
     """Ternary values: code times scale of :func:`twn_code`, with its arguments, in x's dtype or float32.  [T-2]"""
-    return twn_checked(*check_ternary(x, granularity, threshold, clip))
+    given, t = check_ternary(x, granularity, threshold, clip)
+    return (twn_by_kernel if by_kernel("twn", given.x) else twn_checked)(given, t)
 
 
 def twn_checked(given: Groups, threshold: float) -> Tensor:
@@ -190,7 +195,7 @@ def twn_by_kernel(given: Groups, threshold: float) -> Tensor:
     """T-2 by kernels."""
     if not given.x.numel():
         return twn_checked(given, threshold)
-    found = triton.launcher().ternary(given.rows().contiguous(), given.clip, threshold, 0)
+    found = triton.launcher("ternary").ternary(given.rows().contiguous(), given.clip, threshold, 0)
     given.refuse(found.bad)
     out: Tensor = found.out.reshape(given.x.shape)
     return out
@@ -228,7 +233,8 @@ def clamped_uniform(
     Raises:
         SpecError: T-3 for parameters and shapes, A-4 for NaN and infinities.
     """
-    return clamped_checked(*check_clamped(x, bits, granularity, clip, outermost))
+    given, b, ends = check_clamped(x, bits, granularity, clip, outermost)
+    return (clamped_by_kernel if by_kernel("clamped_uniform", given.x) else clamped_checked)(given, b, ends)
 
 
 def clamped_checked(given: Groups, bits: int, outermost: Outermost) -> Tensor:
@@ -253,7 +259,7 @@ def clamped_by_kernel(given: Groups, bits: int, outermost: Outermost) -> Tensor:
     if not given.x.numel():
         return clamped_checked(given, bits, outermost)
     kind = 3 if outermost == "bounded" else 2
-    found = triton.launcher().ternary(given.rows().contiguous(), given.clip, 1.0, kind, bits)
+    found = triton.launcher("ternary").ternary(given.rows().contiguous(), given.clip, 1.0, kind, bits)
     given.refuse(found.bad)
     out: Tensor = found.out.reshape(given.x.shape)
     return out
@@ -303,7 +309,8 @@ def min_max(
     Raises:
         SpecError: T-4 for parameters, shapes and a range that overflows, A-4 for NaN and infinities.
     """
-    return min_max_checked(check_min_max(x, bits, scheme, granularity, clip, epsilon))
+    given = check_min_max(x, bits, scheme, granularity, clip, epsilon)
+    return (min_max_by_kernel if by_kernel("min_max", given.groups.x) else min_max_checked)(given)
 
 
 def refuse_range(levels: int, largest: float, dtype: torch.dtype) -> None:
@@ -338,7 +345,9 @@ def min_max_by_kernel(given: Range) -> Tensor:
     groups, n = given.groups, given.levels
     if not groups.x.numel():
         return min_max_checked(given)
-    out, reaches = triton.launcher().min_max(groups.rows().contiguous(), n, groups.clip, given.wider, given.symmetric)
+    out, reaches = triton.launcher("ternary").min_max(
+        groups.rows().contiguous(), n, groups.clip, given.wider, given.symmetric
+    )
     largest = float(reaches.max())
     if math.isinf(largest):
         refuse_nan(groups.clause, "x", groups.x)
@@ -379,7 +388,11 @@ def straight_through(grad: Tensor, x: Tensor, /, *, clip: float | None) -> Tenso
     Raises:
         SpecError: T-5 for shapes and a clip not above 0, A-4 for NaN and infinities.
     """
-    return straight_through_checked(check_passed(grad, x, clip))
+    given = check_passed(grad, x, clip)
+    serve = (
+        straight_through_by_kernel if by_kernel("straight_through", given.grad, given.x) else straight_through_checked
+    )
+    return serve(given)
 
 
 def straight_through_checked(given: Passed) -> Tensor:
@@ -402,7 +415,9 @@ def straight_through_by_kernel(given: Passed) -> Tensor:
     if not grad.numel():
         return torch.zeros(grad.shape, dtype=torch.float32, device=grad.device)
     out: Tensor
-    out, bad = triton.launcher().straight_through(grad.contiguous(), x.contiguous(), not_below(bound, torch.float32))
+    out, bad = triton.launcher("ternary").straight_through(
+        grad.contiguous(), x.contiguous(), not_below(bound, torch.float32)
+    )
     if bool(bad.any()):
         refuse_nan("T-5", "grad", grad)
         refuse_nan("T-5", "x", x)

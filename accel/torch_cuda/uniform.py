@@ -14,9 +14,13 @@ from lowbit.accel.common.uniform import check_bits, code_range, grid_groups
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import ClippedGrid, Granularity, Grid, ScaleDtype, Scheme
 
+from . import triton
 from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .policy import by_kernel
 
 __all__ = ["clip_search", "dequantize", "fit_grid", "quantize"]
+
+triton.KERNELS.update(quantize=triton.anything, dequantize=triton.anything)
 
 SMALLEST = 2.0**-126  # smallest normal float32: no scale is below it
 _SCALE_BITS: dict[str, tuple[int, float, float]] = {  # bits of the significand, smallest normal, largest value
@@ -361,6 +365,9 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, /, *, bits: int, sche
         SpecError: Q-1, Q-3 for parameters and shapes, A-4 for NaN or infinities.
     """
     x, scale, zero_point = check_quantize(x, scale, zero_point, bits, scheme)
+    if by_kernel("quantize", x):
+        codes: Tensor = triton.launcher("uniform").quantize(x, scale, zero_point, *code_range(bits, scheme))
+        return codes
     return quantize_checked(x, scale, zero_point, bits, scheme)
 
 
@@ -377,7 +384,7 @@ def check_quantize(
 
 
 def quantize_checked(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, scheme: str) -> Tensor:
-    """The body of :func:`quantize`, in cache-sized runs of rows."""
+    """:func:`quantize` in torch, in cache-sized runs of rows."""
     low, high = code_range(bits, scheme)
     dtype = working_dtype(x, scale)
     work = dtype if fits_float32(zero_point) else torch.float64
@@ -416,6 +423,9 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, /) -> Tensor:
         SpecError: Q-4 for shapes and dtypes, A-4 for NaN or infinities in ``scale``.
     """
     codes, scale, zero_point = check_dequantize(codes, scale, zero_point)
+    if by_kernel("dequantize", scale):
+        values: Tensor = triton.launcher("uniform").dequantize(codes, scale, zero_point, working_dtype(scale))
+        return values
     return dequantize_checked(codes, scale, zero_point)
 
 
@@ -428,7 +438,7 @@ def check_dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> tuple[
 
 
 def dequantize_checked(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """The body of :func:`dequantize`, in cache-sized runs of rows."""
+    """:func:`dequantize` in torch, in cache-sized runs of rows."""
     dtype = working_dtype(scale)
     integer = torch.int32 if fits_float32(zero_point) and codes.dtype != torch.int64 else torch.int64
     levels, s, z = _rows(codes, scale, zero_point)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
 import lowbit  # noqa: E402
+from lowbit.accel.torch_cuda import policy  # noqa: E402
+from lowbit.accel.torch_cuda.triton import KERNELS  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 from lowbit.reference.protocol import Backend, operations  # noqa: E402
 
@@ -175,6 +182,54 @@ def test_supports_gives_reasons() -> None:
     assert torch_cuda.supports("quantize") == "kernels='auto' uses Triton on cuda only, not on cpu"
     assert torch_cuda.configure(kernels="torch").supports("quantize") == "kernels='torch' was asked for"
     assert repr(torch_cuda.configure(kernels="torch")) == "TorchBackend(device='cpu', kernels='torch')"
+
+
+FROM_NOTHING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("normal_float", {"bits": 4}),
+    ("dynamic_float", {"bits": 4}),
+    ("hadamard_matrix", {"order": 12}),
+    ("random_hadamard", {"order": 12, "seed": 1}),
+    ("knot_grid", {"function": "exp", "fraction_bits": 1}),
+    ("random_score", {"size": 3, "seed": 1}),
+)
+
+
+@pytest.mark.parametrize(("op", "options"), FROM_NOTHING)
+def test_arrays_from_nothing_live_where_the_object_says(op: str, options: dict[str, Any]) -> None:
+    """And nowhere else: not after a refusal, not in another thread, not for another object."""
+    there = torch_cuda.TorchBackend("meta")
+    assert getattr(there, op)(**options).device.type == "meta"
+    with pytest.raises(SpecError):
+        there.normal_float(bits=99)
+    assert getattr(torch_cuda, op)(**options).device.type == "cpu"
+    policy_of = policy.under(there, lambda: (policy.device().type, pool.submit(policy.device).result().type))
+    with ThreadPoolExecutor(1) as pool:
+        assert policy_of() == ("meta", "cpu")
+    inner = policy.under(there, lambda: getattr(torch_cuda.configure(), op)(**options))
+    assert inner().device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", KERNELS)
+def test_cuda_tensors_are_served_as_supports_says(op: str, dtype: str) -> None:
+    with FakeTensorMode():
+        x = torch.empty(3, dtype=getattr(torch, dtype), device="cuda")
+    expected = torch_cuda.supports(op, device="cuda", dtype=x.dtype) is True
+    assert policy.by_kernel(op, x) is expected
+    assert policy.by_kernel(op, torch.zeros(3, dtype=x.dtype)) is False
+    assert policy.under(torch_cuda.configure(kernels="torch"), policy.by_kernel)(op, x) is False
+    wide = torch_cuda.supports(op, device="cuda", dtype=torch.float64) is True
+    with FakeTensorMode():
+        assert policy.by_kernel(op, x, torch.empty(1, dtype=torch.float64, device="cuda")) is wide
+
+
+def test_objects_are_copied_and_pickled() -> None:
+    given = torch_cuda.configure(kernels="torch")
+    for other in (copy.copy(given), copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
+        assert repr(other) == repr(given)
+        assert other.round_half_even(torch.tensor([0.5])).tolist() == [0.0]
+        other.kernels = "auto"
+        assert given.supports("quantize") == "kernels='torch' was asked for"
 
 
 @pytest.mark.parametrize(

@@ -318,9 +318,9 @@ print("interpreted")
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from lowbit.accel.torch_cuda.triton import kernels
+from lowbit.accel.torch_cuda.triton import dora
 
-kernel = kernels._dora_norm
+kernel = dora._dora_norm
 for kind in ("fp32", "bf16", "fp64"):
     types = {"w": "*" + kind, "b": "*fp32", "a": "*fp32", "norms": "*fp32"}
     constants = {"ROWS": 4, "BLOCK": 256}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import lowbit
-from lowbit.accel.torch_cuda.triton import WIDEST_MAP
+from lowbit.accel.torch_cuda.distill import WIDEST_MAP
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import IntegerTable
 

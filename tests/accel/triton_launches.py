@@ -21,7 +21,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from lowbit.accel.torch_cuda.triton import kernels
+from lowbit.accel.torch_cuda.triton import (
+    binary_coding,
+    codebook,
+    common,
+    coreset,
+    distill,
+    dora,
+    learned_step,
+    lut,
+    oscillation,
+    packing,
+    rotation,
+    ternary,
+    uniform,
+)
 
 TYPES = {
     torch.float16: "*fp16",
@@ -96,46 +110,47 @@ def full(*shape: int, dtype: torch.dtype = F32) -> torch.Tensor:
 
 def uniform_launches() -> Iterator[Callable[[], Any]]:
     """Chapter Q, N, D, B, H."""
-    k = kernels
     for dtype in (F32, BF16, F64):
         scale = full(4, 2, dtype=F64 if dtype == F64 else F32)
-        yield lambda dtype=dtype, scale=scale: k.quantize(full(4, 96, dtype=dtype), scale, full(4, 2, dtype=I32), 0, 7)
-        yield lambda scale=scale: k.dequantize(full(4, 96, dtype=I32), scale, full(4, 2, dtype=I32), scale.dtype)
+        yield lambda dtype=dtype, scale=scale: uniform.quantize(
+            full(4, 96, dtype=dtype), scale, full(4, 2, dtype=I32), 0, 7
+        )
+        yield lambda scale=scale: uniform.dequantize(full(4, 96, dtype=I32), scale, full(4, 2, dtype=I32), scale.dtype)
     for padded in (False, True):
         width = 20 if padded else 18
-        yield lambda padded=padded, width=width: k.pack(full(4, 191, dtype=I32), 3, padded, width)
+        yield lambda padded=padded, width=width: packing.pack(full(4, 191, dtype=I32), 3, padded, width)
         words = full(4, width, dtype=I32)
-        yield lambda padded=padded, words=words: k.unpack(words, 3, padded, 191)
+        yield lambda padded=padded, words=words: packing.unpack(words, 3, padded, 191)
         grid = full(4, 2), full(4, 2, dtype=I32)
-        yield lambda padded=padded, words=words, grid=grid: k.dequantize_packed(words, *grid, 3, padded, 190, 4, F32)
+        yield lambda padded=padded, words=words, grid=grid: packing.dequantize_packed(
+            words, *grid, 3, padded, 190, 4, F32
+        )
     for dtype in (F32, BF16, F64):
-        yield lambda dtype=dtype: k.dora_norm(full(9, 300, dtype=dtype), full(9, 2), full(2, 300))
+        yield lambda dtype=dtype: dora.dora_norm(full(9, 300, dtype=dtype), full(9, 2), full(2, 300))
     for tokens in (3, 20, 40):
         words, scale = full(70, 9, dtype=I32), full(140)
-        yield lambda t=tokens, w=words, s=scale: k.codebook_matmul(full(t, 72), w, s, full(16), 4, 36)
+        yield lambda t=tokens, w=words, s=scale: codebook.codebook_matmul(full(t, 72), w, s, full(16), 4, 36)
     for size in (64, 20):
         for offset in (None, full(2, 70)):
             planes, scale = full((2 * size + 31) // 32, 3, 70, dtype=I32), full(2, 3, 70)
-            yield lambda p=planes, s=scale, o=offset, n=2 * size: k.bcq_product(full(3, n), p, s, o)
+            yield lambda p=planes, s=scale, o=offset, n=2 * size: binary_coding.bcq_product(full(3, n), p, s, o)
     for odd, twos in ((1, 4096), (28, 512), (36, 16)):
-        yield lambda odd=odd, twos=twos: k.hadamard_transform(full(3, odd * twos), full(odd, odd), twos)
+        yield lambda odd=odd, twos=twos: rotation.hadamard_transform(full(3, odd * twos), full(odd, odd), twos)
 
 
 def ternary_launches() -> Iterator[Callable[[], Any]]:
     """Chapter T: groups in a tile, and groups of several programs."""
-    k = kernels
     for n, dtype in ((70, F32), (3000, BF16), (9001, F16), (5_000_000, F32)):
         x = full(2 if n < 10**6 else 1, n, dtype=dtype)
         for which in range(4) if n == 70 else (0,):
-            yield lambda x=x, which=which: k.ternary(x, 2.5, 1.0 if which > 1 else 0.7, which, 4)
-        yield lambda x=x: k.min_max(x, 127, float("inf"), 0.0, True)
-        yield lambda x=x: k.min_max(x, 255, 2.5, 1e-8, False)
-        yield lambda x=x: k.straight_through(x, x.to(F32), 2.5)
+            yield lambda x=x, which=which: ternary.ternary(x, 2.5, 1.0 if which > 1 else 0.7, which, 4)
+        yield lambda x=x: ternary.min_max(x, 127, float("inf"), 0.0, True)
+        yield lambda x=x: ternary.min_max(x, 255, 2.5, 1e-8, False)
+        yield lambda x=x: ternary.straight_through(x, x.to(F32), 2.5)
 
 
 def learned_step_launches() -> Iterator[Callable[[], Any]]:
     """Chapter S: one step, steps to rows, steps to columns, with and without an offset."""
-    k = kernels
     for shape, dtype, shifted in (
         ((1, 1, 9001), F32, False),
         ((3, 70, 65), BF16, True),
@@ -144,50 +159,46 @@ def learned_step_launches() -> Iterator[Callable[[], Any]]:
     ):
         x, step = full(*shape, dtype=dtype), full(shape[1])
         offset = step if shifted else None
-        yield lambda x=x, s=step, o=offset, codes=shape[2] == 3: k.lsq(x, s, o, -8, 7, codes)
-        yield lambda x=x, s=step, o=offset: k.lsq_gradient(full(*x.shape), x, s, o, 0, 15)
+        yield lambda x=x, s=step, o=offset, codes=shape[2] == 3: learned_step.lsq(x, s, o, -8, 7, codes)
+        yield lambda x=x, s=step, o=offset: learned_step.lsq_gradient(full(*x.shape), x, s, o, 0, 15)
 
 
 def oscillation_launches() -> Iterator[Callable[[], Any]]:
     """Chapter O: rows of every length, and the tracker."""
-    k = kernels
     for m, n, dtype in ((70, 33, F32), (3, 3000, BF16), (2, 9001, F16)):
         w = full(m, n, dtype=dtype)
-        yield lambda w=w, with_codes=m != 3: k.statsq(w, 8, with_codes)
+        yield lambda w=w, with_codes=m != 3: oscillation.statsq(w, 8, with_codes)
         if m != 3:
-            yield lambda w=w: k.statsq_pull(w, full(*w.shape), 8)
+            yield lambda w=w: oscillation.statsq_pull(w, full(*w.shape), 8)
     whole, mean, held = full(5000, dtype=I32), full(5000), full(5000, dtype=torch.bool)
     for average, rewritten in ((True, False), (False, True)):
         state = (whole, whole, mean, whole, mean, held, whole)
-        yield lambda s=state, a=average, r=rewritten: k.track(full(5000, dtype=I8), s, 0.01, math.inf, a, r)
+        yield lambda s=state, a=average, r=rewritten: oscillation.track(full(5000, dtype=I8), s, 0.01, math.inf, a, r)
 
 
 def lut_launches() -> Iterator[Callable[[], Any]]:
     """Chapter L: codes of every width."""
-    k = kernels
     table = full(7, dtype=I64), full(8, dtype=I64), full(8, dtype=I64)
     for dtype, entries, right in ((I8, F32, False), (I32, I8, True), (I64, F64, False), (torch.uint8, I32, True)):
         q = full(5000, dtype=dtype)
-        yield lambda q=q, right=right: k.evaluate_codes(q, *table, right)
-        yield lambda q=q, entries=entries: k.lookup_codes(q, full(256, dtype=entries), -128)
+        yield lambda q=q, right=right: lut.evaluate_codes(q, *table, right)
+        yield lambda q=q, entries=entries: lut.lookup_codes(q, full(256, dtype=entries), -128)
 
 
 def distill_launches() -> Iterator[Callable[[], Any]]:
     """Chapter W: rows of a few keys, and long ones."""
-    k = kernels
     for b, h, n, dtype in ((2, 2, 128, BF16), (1, 1, 600, F32)):
         scores, lengths = full(b, h, n, n, dtype=dtype), full(b, dtype=I64)
-        yield lambda s=scores, lengths=lengths: k.attention_map_loss(s, s, lengths, -18.4)
+        yield lambda s=scores, lengths=lengths: distill.attention_map_loss(s, s, lengths, -18.4)
 
 
 def coreset_launches() -> Iterator[Callable[[], Any]]:
     """Chapter X: few classes, a tile of them, more."""
-    k = kernels
     few, many, more = full(9, 10), full(3, 1000, dtype=BF16), full(2, 9001, dtype=F16)
-    yield lambda: k.scores(more, full(2, 9001), full(2, dtype=I64), 0.25)
-    yield lambda: k.scores(few, None, full(9, dtype=I64), 1.0)
-    yield lambda: k.scores(few, few, None, 0.0)
-    yield lambda: k.scores(many, many, full(3, dtype=I64), 0.25)
+    yield lambda: coreset.scores(more, full(2, 9001), full(2, dtype=I64), 0.25)
+    yield lambda: coreset.scores(few, None, full(9, dtype=I64), 1.0)
+    yield lambda: coreset.scores(few, few, None, 0.0)
+    yield lambda: coreset.scores(many, many, full(3, dtype=I64), 0.25)
 
 
 GROUPS = (
@@ -203,7 +214,7 @@ GROUPS = (
 
 def entries() -> set[str]:
     """Kernels that are launched: jitted functions that no other one calls."""
-    package = kernels.__package__
+    package = common.__package__
     modules = [m for name, m in sys.modules.items() if name.startswith(f"{package}.") and isinstance(m, ModuleType)]
     found = {f.__name__: f for m in modules for f in vars(m).values() if isinstance(f, JITFunction)}
     called = {n for n in found for f in found.values() if re.search(rf"\b{n}\(", f.src) and f.__name__ != n}
@@ -244,7 +255,7 @@ def exact_arithmetic() -> None:
 def main() -> None:
     """Compile everything for both targets and say how many launches that were."""
     global target
-    assert not kernels.INTERPRETED
+    assert not common.INTERPRETED
     JITFunction.run = compile_instead
     for word in sys.argv[1:]:
         target = int(word)

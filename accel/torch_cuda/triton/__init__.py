@@ -1,7 +1,7 @@
-"""Triton kernels for hot paths on CUDA, and the gate that says when they apply.
+"""Triton kernels for hot paths on CUDA, one file a chapter, and the gate that says when they apply.
 
-Importing this package does not import triton. The kernels run on CUDA tensors, and on CPU tensors under Triton's
-interpreter, when ``TRITON_INTERPRET=1`` is set before triton is imported.
+Importing this package does not import triton; the files of kernels do. The kernels run on CUDA tensors, and on CPU
+tensors under Triton's interpreter, when ``TRITON_INTERPRET=1`` is set before triton is imported.
 """
 
 from __future__ import annotations
@@ -10,70 +10,32 @@ import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lowbit.accel.common.hadamard import factors
-
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["KERNELS", "launcher", "split", "supports"]
+__all__ = ["KERNELS", "Gate", "anything", "launcher", "narrow", "supports"]
 
-KERNELS = (
-    "quantize",
-    "dequantize",
-    "pack",
-    "unpack",
-    "dequantize_packed",
-    "dora_norm",
-    "bcq_product",
-    "codebook_matmul",
-    "hadamard_transform",
-    "twn_code",
-    "twn",
-    "clamped_uniform",
-    "min_max",
-    "straight_through",
-    "lsq_code",
-    "lsq",
-    "lsq_gradient",
-    "statsq",
-    "statsq_grad",
-    "track_oscillation",
-    "evaluate_codes",
-    "lookup_codes",
-    "attention_map_loss",
-    "error_vector_score",
-    "disagreement_score",
-    "acs_score",
-)
-"""Operations with a kernel."""
+Gate = Callable[[str, Mapping[str, Any]], Literal[True] | str]
+"""What a kernel asks of a call: from the name of the operation and the facts, True or the reason against."""
 
-NARROW = frozenset(
-    (
-        "twn_code",
-        "twn",
-        "clamped_uniform",
-        "min_max",
-        "straight_through",
-        "lsq_code",
-        "lsq",
-        "lsq_gradient",
-        "statsq",
-        "statsq_grad",
-        "track_oscillation",
-        "attention_map_loss",
-        "error_vector_score",
-        "disagreement_score",
-        "acs_score",
-    )
-)
-"""Of these, operations whose kernels compute in float32."""
+KERNELS: dict[str, Gate] = {}
+"""Operations with a kernel; every chapter enters its own, since a table must be there where triton is not."""
 
-WIDEST_MAP = 16384
-"""Keys of an attention map whose rows fit the registers of a program."""
+
+def anything(op: str, facts: Mapping[str, Any], /) -> Literal[True]:
+    """The gate of a kernel that takes values of any floating dtype."""
+    return True
+
+
+def narrow(op: str, facts: Mapping[str, Any], /) -> Literal[True] | str:
+    """The gate of a kernel that computes in float32."""
+    wide = facts.get("dtype") == torch.float64
+    return f"the kernel of {op} computes in float32: torch serves float64" if wide else True
 
 
 def supports(op: str, /, **facts: Any) -> Literal[True] | str:
@@ -100,31 +62,7 @@ def supports(op: str, /, **facts: Any) -> Literal[True] | str:
     dtype = facts.get("dtype")
     if dtype is not None and dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return f"no Triton kernel for values of {dtype}"
-    if dtype == torch.float64 and op in NARROW:
-        return f"the kernel of {op} computes in float32: torch serves float64"
-    if op == "attention_map_loss" and facts.get("width", 0) > WIDEST_MAP:
-        return f"a row of {facts['width']} keys is too large for one program: torch serves it"
-    if op == "hadamard_transform":
-        return _transformable(dtype, facts.get("order"))
-    return True
-
-
-def _transformable(dtype: torch.dtype | None, order: int | None) -> Literal[True] | str:
-    """Whether a row fits the registers of a program, and its table a product of float32."""
-    if dtype == torch.float64:
-        return "Hadamard transforms of float64 are matrix products: torch serves them"
-    if order is not None:
-        odd, twos = split(order)
-        if odd > 64 or order > 1 << 15:
-            return f"a row of {order} = {odd} x {twos} is too large for one program: torch serves it"
-    return True
-
-
-def split(order: int) -> tuple[int, int]:
-    """(K, 2^t) of an order, K the product of all other factors."""
-    parts = factors(order)
-    twos = parts[-1] if parts[-1] & (parts[-1] - 1) == 0 else 1
-    return order // twos, twos
+    return KERNELS[op](op, facts)
 
 
 @functools.cache
@@ -136,9 +74,9 @@ def _interpreted() -> bool:
     """Whether kernels of this process run in the interpreter, which triton decides when they are defined."""
     if os.environ.get("TRITON_INTERPRET", "0").lower() not in ("1", "true", "on", "yes", "y"):
         return False
-    return bool(launcher().INTERPRETED)
+    return bool(launcher("common").INTERPRETED)
 
 
-def launcher() -> ModuleType:
-    """The module that launches the kernels; imports triton."""
-    return importlib.import_module("lowbit.accel.torch_cuda.triton.kernels")
+def launcher(chapter: str) -> ModuleType:
+    """The module that launches the kernels of a chapter; imports triton."""
+    return importlib.import_module(f"{__name__}.{chapter}")

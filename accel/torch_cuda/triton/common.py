@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["TILE", "finite_or_zero", "flags", "not_above", "round_half_even", "tiling", "warps"]
+__all__ = ["INTERPRETED", "TILE", "finite_or_zero", "flags", "not_above", "round_half_even", "tiling", "warps"]
 
 TILE = 4096  # values of a program that holds its tile in registers
 
@@ -23,6 +23,10 @@ def round_half_even(x):
     fraction = x - floor
     odd = (floor - 2.0 * tl.floor(floor * 0.5)) != 0.0
     return tl.where((fraction > 0.5) | ((fraction == 0.5) & odd), floor + 1.0, floor)
+
+
+INTERPRETED = not isinstance(round_half_even, triton.runtime.JITFunction)
+"""True when the kernels run on CPU tensors in Triton's interpreter."""
 
 
 @triton.jit
