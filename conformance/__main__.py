@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-import typer
+import sys
 
-from .cli import conform
+
+def main() -> None:
+    """Run the command, or say what it needs."""
+    try:
+        import typer
+
+        from .cli import conform
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("typer", "click", "rich"):
+            raise
+        hint = "from Python, lowbit.conformance.vectors.check(backend) needs NumPy alone"
+        sys.exit(f"the command needs {error.name}: pip install 'lowbit[conformance]'; {hint}")
+    typer.run(conform)
+
 
 if __name__ == "__main__":
-    typer.run(conform)
+    main()

@@ -14,6 +14,43 @@ from lowbit.conformance.strategies import Array, PatchProblem, WeightProblem
 from lowbit.conformance.suite.test_low_rank import check_shapes
 from lowbit.conformance.suite.test_second_order import check_groups, check_rounding, check_scales, check_weight, replay
 
+LARGE_SPECTRA = ("equal blocks", "few directions", "scaled blocks")
+
+
+class LargeProblem(NamedTuple):
+    """A problem whose answer is known from small ones: D and C are block diagonal under a permutation."""
+
+    problem: strategies.PatchProblem
+    blocks: list[tuple[Array, Array]]  # float64 (d, c) of every block, the same numbers as in the whole
+
+
+def large_problem(spectrum: str, dtype: str = "float32") -> LargeProblem:
+    """A fixed problem of 1040 × 1027, where a solver has reason to iterate, of 13 blocks of 80 × 79.
+
+    equal blocks: every value 13 times, and the cut between equal ones. few directions: fewer than the rank asked for.
+    scaled blocks: powers of two apart, a long decay.
+    """
+    random = np.random.default_rng(20240229)
+    count, m, k, rank = 13, 80, 79, 9
+    d0 = (random.standard_normal((m, 40)) / np.arange(1, 41) ** 2) @ random.standard_normal((40, k))
+    if spectrum == "few directions":
+        d0 = random.integers(-3, 4, (m, 3)).astype(np.float64) @ random.integers(-3, 4, (3, k))
+    tokens = random.standard_normal((2 * k, k)) * np.ldexp(1.0, random.integers(-3, 2, k))
+    d0, c0 = d0.astype(dtype), strategies.symmetric(tokens.T @ tokens, dtype)
+    factors = {
+        "equal blocks": np.ones(count),
+        "few directions": (np.arange(count) < 2).astype(np.float64),
+        "scaled blocks": np.ldexp(1.0, -np.arange(count)),
+    }[spectrum]
+    d, c = np.zeros((count * m, count * k), dtype), np.zeros((count * k, count * k), dtype)
+    for i, factor in enumerate(factors):  # powers of two: exact in every format
+        d[i * m : (i + 1) * m, i * k : (i + 1) * k] = factor * d0
+        c[i * k : (i + 1) * k, i * k : (i + 1) * k] = c0
+    rows, columns = random.permutation(count * m), random.permutation(count * k)
+    whole = strategies.PatchProblem(d[np.ix_(rows, columns)], c[np.ix_(columns, columns)], rank)
+    return LargeProblem(whole, [(factor * d0.astype(np.float64), c0.astype(np.float64)) for factor in factors])
+
+
 U64 = compare.unit_roundoff("float64")
 SPLITS = st.sampled_from(["balanced", "left"])
 
@@ -267,9 +304,9 @@ def test_certificate_at_sizes_where_solvers_iterate(kit: Kit) -> None:
 
     The quick profile takes the first of the three spectra only.
     """
-    spectra = strategies.LARGE_SPECTRA if kit.examples > PROFILES["quick"] else strategies.LARGE_SPECTRA[:1]
+    spectra = LARGE_SPECTRA if kit.examples > PROFILES["quick"] else LARGE_SPECTRA[:1]
     for spectrum in spectra:
-        (d, c, rank), blocks = strategies.large_problem(spectrum)
+        (d, c, rank), blocks = large_problem(spectrum)
         found = certified(kit, PatchProblem(d, c, rank), "left", strategies.TOLERANCES[0])
         check_shapes(kit, found, d, rank)
         squares = np.sort(np.concatenate([laws.squared_spectrum(*block) for block in blocks]))

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from lowbit.conformance import compare, laws, strategies
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
-from lowbit.conformance.strategies import Array, CodedLayer
+from lowbit.conformance.strategies import Array
 
-LAYERS = strategies.coded_layers(half=True)
+
+class CodedLayer(NamedTuple):
+    """A binary-coded layer, something of its weight's shape, and inputs."""
+
+    codes: Array  # int32, (m, k)
+    scale: Array  # (m, G, q)
+    weight: Array  # (m, k), a weight or a gradient
+    tokens: Array  # (T, k)
+    bits: int
+    group_size: int | None
+
+
+@st.composite
+def coded_layers(draw: st.DrawFn, *, half: bool = False) -> CodedLayer:
+    """Codes with planes that coincide or part, scales of either sign and in any order, integers throughout."""
+    dtype = draw(strategies.float_dtypes(half=half))
+    m, groups, width, bits = (draw(st.integers(1, n)) for n in (4, 3, 6, 3))
+    k = groups * width
+    codes = draw(arrays(np.int32, (m, k), elements=st.integers(0, 2**bits - 1), fill=st.nothing()))
+    match draw(st.sampled_from(["general", "general", "constant row", "equal planes"])):
+        case "constant row":
+            codes[0] = codes[0, 0]
+        case "equal planes":
+            codes = np.where(codes & 1, 2**bits - 1, 0).astype(np.int32)
+        case _:
+            pass
+    scale = draw(strategies.integers((m, groups, bits), 40)) / 8
+    weight = draw(strategies.integers((m, k), 99)) * draw(st.sampled_from(strategies.UNITS))
+    tokens = draw(strategies.integers((draw(st.integers(1, 2 * k + 4)), k), 9))
+    if draw(st.booleans()):
+        tokens[:, draw(arrays(np.bool_, (k,)))] = 0
+    size = width if groups > 1 or draw(st.booleans()) else None
+    return CodedLayer(codes, scale.astype(dtype), weight.astype(dtype), tokens.astype(dtype), bits, size)
+
+
+LAYERS = coded_layers(half=True)
 TRAIN = st.sampled_from(["first", "largest", "all"])
 
 
@@ -178,7 +214,7 @@ def test_frozen_state_stays(kit: Kit, case: tuple[tuple[Array, ...], dict[str, A
 @st.composite
 def fits(draw: st.DrawFn) -> tuple[CodedLayer, Array, Array]:
     """A layer, a second moment of integers, and a mask that leaves some rows nothing to train."""
-    layer = draw(strategies.coded_layers())
+    layer = draw(coded_layers())
     x = layer.tokens.astype(np.float64)
     flat = draw(st.lists(st.booleans(), min_size=layer.scale.size, max_size=layer.scale.size))
     mask = np.array(flat).reshape(layer.scale.shape)

@@ -208,6 +208,38 @@ def test_vectors_need_neither_hypothesis_nor_the_specification(outside: Path) ->
     assert "round_half_even, case 0 of R-1.json (multiples of 1/8)" in done.stdout
 
 
+MISSING = """
+import runpy, sys
+absent = sys.argv[1].split(",")
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+sys.argv[:] = ["lowbit.conformance", *sys.argv[2:]]
+runpy.run_module("lowbit.conformance", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["typer", "hypothesis", "pytest"])
+def test_says_what_is_missing(outside: Path, name: str) -> None:
+    command = [sys.executable, "-c", MISSING, name, "tiny:small", "--clause=R-1"]
+    done = subprocess.run(command, cwd=outside, env=environment(outside), capture_output=True, text=True, timeout=120)
+    assert done.returncode in (1, 2)
+    assert f"needs {name}: pip install 'lowbit[conformance]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_vectors_need_numpy_alone(outside: Path) -> None:
+    command = [sys.executable, "-c", MISSING.split("sys.argv[:]")[0] + """
+import tiny
+from lowbit.conformance import vectors
+print(*(result.status for result in vectors.check(tiny.small, ["R-1", "E-2"])), sep=", ")
+""", "typer,rich,hypothesis,pytest,jinja2,scipy"]  # fmt: skip
+    done = subprocess.run(command, cwd=outside, env=environment(outside), capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == ("pass, not implemented", "")
+
+
 def test_runs_from_an_installed_copy(outside: Path, tmp_path: Path) -> None:
     """What a wheel installs: real folders, no repository around them; and no file is added to it."""
     site = tmp_path / "site-packages"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,11 @@ class Mutant:
     clause: str  # the clause that must kill it
     name: str
     ops: Callable[[], Ops] = field(repr=False)
+
+    @property
+    def flag(self) -> str:
+        """Clause and name, as frozen vectors write them."""
+        return f"{self.clause}/" + re.sub(r"\W+", "-", self.name.lower().replace("^", " to the ")).strip("-")
 
     def backend(self) -> SimpleNamespace:
         """The backend object."""

@@ -337,4 +337,4 @@ edit(
 )
 edit("N-7d", "deviation over n", "loftq", "loftq", ("ddof=1", "ddof=0"))
 edit("N-7d", "symmetric around 0", "loftq", "loftq", ("lo = clipped.min()", "lo = -abs(clipped).max()"))
-edit("N-7d", "0 / 0 for a constant", "loftq", "loftq", (" + 1e-8)", ")"))
+edit("N-7d", "divides zero by zero for a constant", "loftq", "loftq", (" + 1e-8)", ")"))

@@ -119,7 +119,7 @@ edit(
 edit("D-4", "drops the sign of the magnitude", "dora", "dora_weight", ("quotient(m, c)", "quotient(np.abs(m), c)"))
 edit(
     "D-4a",
-    "0 / 0",
+    "divides zero by zero",
     "dora",
     "dora_weight",
     ("np.divide(magnitude, c, out=np.ones_like(c), where=c > 0)", "magnitude / c"),
@@ -137,7 +137,7 @@ edit("D-5", "drops the base too", "dora", "dora_forward", ("(X @ W.T + shift", "
 edit("D-5", "adds the base twice", "dora", "dora_forward", ("(g - 1) * (dropped_x", "g * (dropped_x"))
 edit(
     "D-5a",
-    "0 / 0 in the output",
+    "divides zero by zero in the output",
     "dora",
     "dora_forward",
     ("np.divide(magnitude, c, out=np.ones_like(c), where=c > 0)", "magnitude / c"),
@@ -185,7 +185,7 @@ edit(
 )
 edit(
     "D-6b",
-    "0 / 0 in the direction of a zero row",
+    "divides zero by zero in the direction of a zero row",
     "dora",
     "dora_gradient",
     ("np.divide(V, c[:, None], out=np.zeros_like(V), where=c[:, None] > 0)", "V / c[:, None]"),

@@ -248,7 +248,13 @@ edit(
     "evaluate_ranges",
     ("k = -((2 - np.frexp(a)[1]) // step)", "k = np.maximum(-((2 - np.frexp(a)[1]) // step), 0)"),
 )
-edit("L-14", "1/√x scaled like 1/x", "lut", "evaluate_ranges", ("(3, 3) if function", "(3, 3) if True or function"))
+edit(
+    "L-14",
+    "reciprocal root scaled like the reciprocal",
+    "lut",
+    "evaluate_ranges",
+    ("(3, 3) if function", "(3, 3) if True or function"),
+)
 edit(
     "L-15",
     "odd exponents",

@@ -227,7 +227,7 @@ step(
 )
 step("O-7a", "no bias correction", ("m / (1 - β1**t)", "m"))
 step("O-7a", "epsilon under the root", ("np.sqrt(v / (1 - β2**t)) + ε", "np.sqrt(v / (1 - β2**t) + ε)"))
-step("O-7a", "0 / 0", ("where=below > 0)", "where=below >= 0)"))
+step("O-7a", "divides zero by zero", ("where=below > 0)", "where=below >= 0)"))
 
 edit("O-8", "features of the key first", QKR, "qkr_weight", ('"hdi,hdj->hij"', '"hdi,hdj->hji"'))
 edit("O-8", "heads interleaved", QKR, "qkr_weight", ('"hdi,hdj->hij"', '"hdi,hdj->ihj"'))

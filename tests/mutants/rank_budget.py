@@ -41,7 +41,13 @@ edit(
     "residual_damage",
     ("tail, E, out", "tail, np.maximum(tail[:, :1], 1e-300), out"),
 )
-edit("K-1a", "0/0 is infinite", M, "residual_damage", ("np.where(tail > 0, np.inf, 0.0)", "np.full_like(tail, np.inf)"))
+edit(
+    "K-1a",
+    "zero by zero is infinite",
+    M,
+    "residual_damage",
+    ("np.where(tail > 0, np.inf, 0.0)", "np.full_like(tail, np.inf)"),
+)
 edit("K-1a", "tail as the total minus the head", M, "residual_damage", (
     "    tail = tails(S)\n    return np.asarray(np.divide",
     "    tail = (S.astype('f4')**2).sum(1, keepdims=True) - np.concatenate([np.zeros((len(S), 1)), np.cumsum(S.astype('f4')**2, axis=1)], axis=1)\n    return np.asarray(np.divide",

@@ -143,7 +143,7 @@ edit(
     "tune_step",
     ("β2 * v + (1 - β2) * g**2", "β2 * v + float(np.float32(1) - np.float32(β2)) * g**2"),
 )
-edit("U-4", "0 / 0", "scale_tuning", "tune_step", ("where=below > 0)", "where=below >= 0)"))
+edit("U-4", "divides zero by zero", "scale_tuning", "tune_step", ("where=below > 0)", "where=below >= 0)"))
 edit("U-4a", "updates the state of frozen scales", "scale_tuning", "tune_step", ("np.where(on, m2, m)", "m2"))
 edit(
     "U-4a",

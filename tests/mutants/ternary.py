@@ -11,7 +11,7 @@ MEAN = "return np.asarray((a * chosen).sum(axis=over, keepdims=True) / np.maximu
 for clause in ("T-1", "T-2"):
     edit(
         clause,
-        f"{clause}: threshold of the largest magnitude",
+        "threshold of the largest magnitude",
         "ternary",
         TWN,
         (
@@ -21,15 +21,15 @@ for clause in ("T-1", "T-2"):
     )
     edit(
         clause,
-        f"{clause}: scale is the mean of all",
+        "scale is the mean of all",
         "ternary",
         TWN,
         ("np.int32), mean_where(a, I, over))", "np.int32), mean_where(a, I | True, over))"),
     )
-    edit(clause, f"{clause}: ignores the threshold given", "ternary", TWN, ("Δ = t *", "Δ = 0.7 *"))
+    edit(clause, "ignores the threshold given", "ternary", TWN, ("Δ = t *", "Δ = 0.7 *"))
     edit(
         clause,
-        f"{clause}: root mean square for the mean",
+        "root mean square for the mean",
         "ternary",
         TWN,
         ("np.int32), mean_where(a, I, over))", "np.int32), np.sqrt(mean_where(a**2, I, over)))"),
