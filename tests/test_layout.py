@@ -96,14 +96,14 @@ def test_reference_knows_numpy_scipy_and_what_stands_above_it(module: str, path:
     assert third_party(names) <= {"numpy", "scipy"}
     own = {name for name in names if inside(name, "lowbit")}
     assert all(inside(name, "lowbit.reference") for name in own), own
-    if path.name == "__init__.py":
+    if module == "lowbit.reference":
         return
-    chapter = module.rpartition(".")[2]
+    chapter = module.split(".")[2]
     assert chapter in READING_ORDER, f"place {chapter} in the reading order of this test and of reference/__init__.py"
     above = READING_ORDER[: READING_ORDER.index(chapter)]
     for name in own:
         used = name.removeprefix("lowbit.reference.").split(".")[0]
-        assert used in above, f"{module} uses {used}, which does not stand above it"
+        assert used in above or used == chapter, f"{module} uses {used}, which does not stand above it"
 
 
 @pytest.mark.parametrize("module, path", ACCEL, ids=ids)
@@ -217,13 +217,12 @@ def test_the_specification_exports_operations_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", protocol.operations())
 def test_protocol_and_reference_have_one_signature(name: str) -> None:
-    declared = next(vars(p)[name] for p in protocol.PROTOCOLS if name in vars(p))
 
     def shape(function: object) -> list[tuple[str, object, object]]:
         parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
         return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
 
-    assert shape(getattr(reference, name)) == shape(declared)
+    assert shape(getattr(reference, name)) == shape(protocol.declarations()[name])
 
 
 def documented() -> set[str]:
