@@ -25,11 +25,28 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from lowbit.reference import protocol
 
-from .given import Call, Empty, Given, Wrong
+from .given import Array, Call, Empty, Given, Wrong, each, leaves
 
-__all__ = ["Call", "Empty", "Wrong", "arguments", "cites", "empty", "float32", "float64", "ordinary", "wrong"]
+__all__ = [
+    "Array",
+    "Call",
+    "Empty",
+    "Wrong",
+    "arguments",
+    "cites",
+    "each",
+    "empty",
+    "float32",
+    "float64",
+    "leaves",
+    "named",
+    "ordinary",
+    "wrong",
+]
 
 
 @cache
@@ -47,6 +64,35 @@ def ordinary(dtype: str = "float32") -> list[Call]:
     """Ordinary calls of every operation, in the order of the contract; the arrays are fresh every time."""
     given = Given(dtype)
     return _sorted([call for module in _chapters() for call in module.ordinary(given)])
+
+
+def named(dtype: str = "float64") -> dict[str, Call]:
+    """Ordinary calls by a name of their own; those of a second moment also with a channel that never sees anything.
+
+    Floats have the dtype in every place, but for moments, which are float64 by definition.
+    """
+    found: dict[str, Call] = {}
+    for call in ordinary():
+        arrays = call.arrays
+        if call.op not in ("moment_merge", "moment_total"):
+            arrays = each(arrays, lambda x: x.astype(dtype) if x.dtype.kind == "f" else x)
+        names = [call.op, *(f"{call.op}, call {n}" for n in range(2, 9))]
+        name = next(n for n in names if n not in found)
+        found[name] = call._replace(arrays=arrays)
+        dead = tuple(_dead(n, x) for n, x in zip(arguments(call.op), arrays, strict=False))
+        if any(a is not b for a, b in zip(dead, arrays, strict=True)):
+            found[f"{name}, dead channel"] = call._replace(arrays=dead)
+    return found
+
+
+def _dead(argument: str, value: Any) -> Any:
+    """A second moment of inputs, another square that may be singular, or a diagonal: without the fourth channel."""
+    if argument not in ("h", "c", "z", "operator", "channel_scale", "feature_moment"):
+        return value
+    value = value.copy()
+    for axis in range(value.ndim):
+        np.moveaxis(value, axis, 0)[3] = 0
+    return value
 
 
 def empty() -> list[Empty]:

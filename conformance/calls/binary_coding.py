@@ -18,6 +18,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("bcq", (w,), {"bits": 3, "group_size": 4, "method": "refined", "offset": True}),
         Call("bcq", (w,), {"bits": 2, "method": "greedy"}),
         Call("bcq_refit", (w, bits), {"bits": 2, "group_size": 4, "offset": True}),
+        Call("bcq_refit", (w, bits), {"bits": 2}),
         Call("bcq_assign", (w, binary, shift), {}),
         Call("bcq_assign", (w, binary, None), {}),
         Call("bcq_weight", (bits, binary, shift), {}),

@@ -28,6 +28,10 @@ def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
         Empty("objective", (np.zeros((0, 4), f32), eye), {}, 0.0, float),
+        Empty("error_spectrum", (np.zeros((0, 4), f32), eye), {}, (0,)),
+        Empty("error_spectrum", (np.zeros((3, 0), f32), np.zeros((0, 0), f32)), {}, (0,)),
+        Empty("residual_moment", (eye, np.zeros((0, 4), f32)), {}, (4, 4)),
+        Empty("residual_moment", (np.zeros((0, 0), f32), np.zeros((2, 0), f32)), {}, (0, 0)),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lowbit.reference.types import MomentNode
 
-__all__ = ["Array", "Call", "Empty", "Given", "Wrong", "f32", "i32", "nan"]
+__all__ = ["Array", "Call", "Empty", "Given", "Wrong", "each", "f32", "i32", "leaves", "nan"]
 
 Array = npt.NDArray[Any]
 f32, i32, nan = np.float32, np.int32, float("nan")
@@ -79,3 +79,22 @@ class Given:
         self.others = (node(1), node(7))
         self.words = np.array([[0x12345678, 0x0BCDEF01], [7, -1]], np.int32)
         self.levels = np.array([-1.0, -0.25, 0.5, 2.0], dtype)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Everything inside nested tuples, lists and named tuples but None."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+    elif value is not None:
+        yield value
+
+
+def each(value: Any, change: Callable[[Array], Any]) -> Any:
+    """The same nesting with every array changed."""
+    if isinstance(value, np.ndarray):
+        return change(value)
+    if isinstance(value, list | tuple):
+        parts = [each(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value

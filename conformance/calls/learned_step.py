@@ -14,6 +14,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("lsq_init", (w,), {"bits": 3, "axis": 0, "signed": False, "rule": "min-max"}),
         Call("lsq_init", (w,), {"bits": 3, "axis": -1, "rule": "deviation"}),
         Call("lsq_code", (w, per_row, shift[:, 0].copy()), {"bits": 3, "axis": 0}),
+        Call("lsq_code", (w, per_row), {"bits": 4, "axis": 0}),
         Call("lsq", (w, per_row[:1].copy()), {"bits": 3}),
         Call("lsq", (w, moment, vector), {"bits": 3, "axis": 1, "epsilon": 0.75}),
         Call("lsq_gradient", (d, w, per_row), {"bits": 3, "axis": 0}),

@@ -17,15 +17,20 @@ def ordinary(given: Given) -> list[Call]:
     return [
         Call("genome_fitness", (genomes,), {"function": "gelu"}),
         Call("genetic_search", (), {"function": "exp", "entries": 4, "seed": 3, "generations": 2, "population": 5}),
+        Call("genetic_search", (), {"function": "gelu", "entries": 4, "generations": 1, "population": 4}),
         Call("knot_grid", (), {"function": "rsqrt", "fraction_bits": 2}),
+        Call("knot_grid", (), {"function": "exp", "fraction_bits": 1}),
         Call("search_problem", (knots,), {"function": "gelu", "scale_bits": (1, 3)}),
+        Call("search_problem", (knots,), {"function": "gelu"}),
         Call("optimal_search", (knots, heights, points, targets, cuts), {"entries": 3}),
         Call(
             "optimality_bound",
             (knots, heights, points, targets, cuts, np.ones((4, 5), given.dtype)),
             {"fit": "least_squares"},
         ),
+        Call("optimality_bound", (knots, heights, points, targets, cuts, np.ones((4, 5), given.dtype)), {}),
         Call("table_objective", (points, targets, cuts, knots[:4].copy(), heights[:4].copy()), {"objective": "max"}),
+        Call("table_objective", (points, targets, cuts, knots[:4].copy(), heights[:4].copy()), {}),
     ]
 
 

@@ -16,6 +16,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("moment_merge", (nodes, given.others), {}),
         Call("moment_total", (nodes,), {}),
         Call("recency_moment", (batches,), {"total": 3}),
+        Call("recency_moment", (tuple(batches),), {"total": 4}),
     ]
 
 

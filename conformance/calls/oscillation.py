@@ -24,6 +24,7 @@ def ordinary(given: Given) -> list[Call]:
         ),
         Call("boundary_statistics", (w, d, d + 1), {"bits": 2, "boundary_range": 0.25}),
         Call("cga_mask", (w,), {"bits": 2, "boundary_range": 0.25, "thresholds": "occupied"}),
+        Call("cga_mask", (w,), {"bits": 2, "boundary_range": 0.25}),
         Call("cga_step", (w, d, d / 2, d * d, w > 0), {"step": 3, "lr": 0.125, "decay": 0.25}),
         Call("qkr_weight", (w, d), {"heads": 2}),
         Call("qkr_grad", (w, d, np.tile(h, (2, 1)), np.tile(h, (2, 1)) > 0), {"heads": 2}),

@@ -15,6 +15,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("scale_grad", (d, bits), {"bits": 2, "group_size": 4}),
         Call("scale_grad", (d, codes), {"bits": 4, "norm": "mean"}),
         Call("scale_grad_tokens", (w, d[:, ::2].copy(), bits), {"bits": 2, "group_size": 2}),
+        Call("scale_grad_tokens", (w, d[:, ::2].copy(), bits), {"bits": 2, "norm": "mean"}),
         Call(
             "tune_step",
             (binary, binary - 1, binary + 1, binary / 2, binary * binary, train),

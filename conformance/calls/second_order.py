@@ -29,6 +29,7 @@ def empty() -> list[Empty]:
         ),
         Empty("sparsegpt", (np.zeros((0, 4), f32), eye), {}, ((0, 4), 0.0), lambda r: (r.mask.shape, float(r.loss))),
         Empty("wanda", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, (0, 4), lambda r: r.mask.shape),
+        Empty("inverse_cholesky", (np.zeros((0, 0), f32),), {}, (0, 0), lambda r: r.factor.shape),
     ]
 
 

@@ -11,8 +11,10 @@ def ordinary(given: Given) -> list[Call]:
     w, d = given.w, given.d
     return [
         Call("twn_code", (w,), {"granularity": "row", "clip": 1.5}),
+        Call("twn_code", (w,), {"granularity": "row"}),
         Call("twn", (w,), {}),
         Call("twn", (w,), {"granularity": "row"}),
+        Call("twn", (w,), {"clip": 1.0}),
         Call("clamped_uniform", (w,), {}),
         Call("clamped_uniform", (w,), {"granularity": "row", "outermost": "bounded", "clip": 1.5}),
         Call("min_max", (w,), {}),

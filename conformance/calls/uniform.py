@@ -14,6 +14,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("fit_grid", (w,), {"bits": 3, "scheme": "symmetric", "granularity": "group", "group_size": 4}),
         Call("fit_grid", (w,), {"bits": 8, "granularity": "tensor", "scale_dtype": "float16"}),
         Call("clip_search", (w,), {"bits": 3, "grid": 20}),
+        Call("clip_search", (w,), {"bits": 3, "granularity": "group", "group_size": 4}),
         Call("quantize", (w, scale, zero), {"bits": 4}),
         Call("dequantize", (codes, scale, zero), {}),
         Call("pack", (codes,), {"bits": 4}),
@@ -42,6 +43,21 @@ def empty() -> list[Empty]:
         Empty("pack", (np.zeros((2, 0), i32),), {"bits": 7}, (2, 0)),
         Empty("unpack", (np.zeros((0, 2), i32),), {"bits": 7, "length": 5}, (0, 5)),
         Empty("unpack", (np.zeros((2, 0), i32),), {"bits": 7, "length": 0}, (2, 0)),
+        Empty(
+            "fit_grid", (np.zeros((0, 0), f32),), {"bits": 4, "include_zero": False}, (0, 1), lambda r: r.scale.shape
+        ),
+        Empty(
+            "fit_grid", (np.zeros((0, 0), f32),), {"bits": 4, "granularity": "tensor"}, (1, 1), lambda r: r.scale.shape
+        ),
+        Empty(
+            "fit_grid",
+            (np.zeros((3, 0), f32),),
+            {"bits": 4, "granularity": "group", "group_size": 4},
+            (3, 0),
+            lambda r: r.scale.shape,
+        ),
+        Empty("clip_search", (np.zeros((3, 0), f32),), {"bits": 4}, (3, 1), lambda r: r.scale.shape),
+        Empty("unpack", (np.zeros((0, 2), i32),), {"bits": 3, "length": 20}, (0, 20)),
     ]
 
 

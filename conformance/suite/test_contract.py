@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.conformance import calls, compare
-from lowbit.conformance.calls import Call
+from lowbit.conformance.calls import Call, each, leaves
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
@@ -22,15 +23,6 @@ def served(kit: Kit, listed: list[Call]) -> Iterator[Call]:
     for call in listed:
         if kit.has(call.op):
             yield call
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    """Every array-like inside nested tuples, lists and named tuples."""
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from leaves(item)
-    elif value is not None:
-        yield value
 
 
 def snapshot(kit: Kit, value: Any) -> list[bytes]:
@@ -130,15 +122,8 @@ def test_strides_are_honoured(kit: Kit) -> None:
             continue
         expected = digest(call, kit.convert(call.op, plain))
         for transposed in (False, True):
-
-            def view(value: Any, flip: bool = transposed) -> Any:
-                if isinstance(value, np.ndarray):
-                    return strided(kit, value, flip)
-                if isinstance(value, tuple) and hasattr(value, "_fields"):
-                    return type(value)(*(view(v) for v in value))
-                return type(value)(view(v) for v in value) if isinstance(value, list | tuple) else value
-
-            found = digest(call, kit.convert(call.op, attempt(kit, call, tuple(view(a) for a in call.arrays))))
+            views = tuple(each(a, functools.partial(strided, kit, transposed=transposed)) for a in call.arrays)
+            found = digest(call, kit.convert(call.op, attempt(kit, call, views)))
             for got, want in zip(found, expected, strict=True):
                 what = f"{call.op}({call.options}) on {'transposed' if transposed else 'strided'} views"
                 array = np.asarray(want)
@@ -247,13 +232,13 @@ def test_non_finite_values_are_refused(kit: Kit) -> None:
 
 def poison(value: Any, bad: float) -> tuple[Any, str]:
     """A copy with one bad entry and the text of its position; (None, "") for integers."""
-    if isinstance(value, list):
-        spoiled, where = poison(value[-1], bad)
-        return [*value[:-1], spoiled], where
     if hasattr(value, "_fields"):
         last = [field for field in value._fields if isinstance(getattr(value, field), np.ndarray)][-1]
         spoiled, where = poison(getattr(value, last), bad)
         return (None, "") if spoiled is None else (value._replace(**{last: spoiled}), where)
+    if isinstance(value, list | tuple):
+        spoiled, where = poison(value[-1], bad)
+        return type(value)([*value[:-1], spoiled]), where
     if value is None or value.dtype.kind != "f":
         return None, ""
     copy = value.copy()
