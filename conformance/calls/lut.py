@@ -16,8 +16,8 @@ def ordinary(given: Given) -> list[Call]:
     lines: Table[Array] = Table(np.array([-1.0, 0.5]), np.array([0.0, 0.25, 1.0]), np.array([0.0, 0.25, -0.125]))
     ends = np.array([-2.0, -0.5, 1.0, 4.0], given.dtype)
     exp, div, root = (  # exp, 1/x and 1/√x in steps of 1/4 and 1/8: breakpoints, slopes, intercepts
-        IntegerTable(*(np.array(row, np.int32) for row in rows), 2, 3)
-        for rows in (
+        IntegerTable(np.array(p, i32), np.array(k, i32), np.array(b, i32), 2, 3)
+        for p, k, b in (
             ((-12, -6, -3), (0, 1, 2, 6), (1, 13, 19, 31)),
             ((3, 5, 10), (-16, -7, -3, -1), (102, 75, 55, 35)),
             ((2, 4, 8), (-12, -8, -3, -1), (80, 72, 52, 36)),

@@ -150,15 +150,6 @@ def test_zero_size_arrays(kit: Kit) -> None:
             kit.require(found == expected, f"{op}({options}) on zero-size arrays: {found}, expected {expected}")
 
 
-FLOATS = ("start_oscillation",)  # integers alone come in: float32, or the wider compute dtype
-
-ALWAYS_FLOAT64 = (
-    "moment_leaf", "moment_merge", "moment_total", "philox_uniform", "philox_normal", "random_hadamard",
-    "orthogonal_factor", "random_orthogonal", "activation_clip", "normal_float",
-    "dynamic_float", "fit_chords", "fit_segments", "round_table", "integer_table",
-    "genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search",
-    "random_score",
-)  # fmt: skip
 FLOATS = ("float16", "float32", "float64")
 
 
