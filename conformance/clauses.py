@@ -10,39 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
+
+from lowbit.reference import protocol
 
 from .compare import Tier
-
-if TYPE_CHECKING:
-    from .kit import Kit
 
 __all__ = ["CHAPTERS", "CLAUSES", "Check", "Clause", "ClauseError", "Level", "base_id", "clause", "select"]
 
 Level: TypeAlias = Literal["core", "full"]
 
-CHAPTERS = {
-    "P": "addressed randomness",
-    "R": "rounding",
-    "Q": "uniform grids and packing",
-    "N": "codebooks",
-    "T": "ternary and min-max quantizers",
-    "S": "learned steps",
-    "O": "oscillation",
-    "B": "binary coding",
-    "U": "scale tuning",
-    "M": "mixed precision",
-    "G": "second-order compression",
-    "C": "second moments and low-rank patches",
-    "E": "eigenspace compensation",
-    "K": "ranks under a budget",
-    "D": "magnitude and direction apart",
-    "H": "rotation",
-    "L": "look-up tables",
-    "X": "coresets",
-    "W": "distillation",
-    "A": "the contract itself",
-}
+CHAPTERS = {**protocol.CHAPTERS, "A": "the contract itself"}
+"""Letter and title of every chapter, in reading order."""
 
 
 class ClauseError(ValueError):
@@ -498,7 +477,15 @@ class Check:
     inputs: dict[str, Any] = field(default_factory=dict)  # argument name → Hypothesis strategy
 
 
-def clause(identifier: str, *, tier: Tier, **inputs: Any) -> Callable[[Callable[..., None]], Callable[[Kit], None]]:
+class Runner(Protocol):
+    """What runs a check; :class:`~lowbit.conformance.kit.Kit` in every suite."""
+
+    def run(self, check: Check, /) -> object:
+        """Run it over its examples and raise what fails."""
+        ...
+
+
+def clause(identifier: str, *, tier: Tier, **inputs: Any) -> Callable[[Callable[..., None]], Callable[[Runner], None]]:
     """Make a function ``f(kit, **drawn)`` a test of a clause.
 
     Args:
@@ -515,10 +502,10 @@ def clause(identifier: str, *, tier: Tier, **inputs: Any) -> Callable[[Callable[
     if entry.tier != tier:
         raise ClauseError(f"clause {identifier} is in tier {entry.tier}, not {tier}")
 
-    def decorate(body: Callable[..., None]) -> Callable[[Kit], None]:
+    def decorate(body: Callable[..., None]) -> Callable[[Runner], None]:
         check = Check(entry, body.__name__, body, dict(inputs))
 
-        def test(kit: Kit) -> None:
+        def test(kit: Runner) -> None:
             __tracebackhide__ = True
             kit.run(check)
 

@@ -264,7 +264,7 @@ def residual_moment(c: Array, a: Array, /) -> Array:
     moment = weights("E-8", "c", c)
     upper = symmetric_moment("E-8", "c", moment, given.shape[1])
     h: F64 = np.triu(upper) + np.triu(upper, 1).T
-    rows = given.astype(np.float64)
+    rows = given.astype(np.float64, order="C")
     image = rows @ h
     energy = np.einsum("ij,ij->i", image, rows)
     seen = energy > _NO_ENERGY * np.einsum("ij,ij->i", np.abs(rows) @ np.abs(h), np.abs(rows))

@@ -17,19 +17,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 import lowbit  # noqa: E402
 from lowbit.accel.torch_cuda import policy  # noqa: E402
 from lowbit.accel.torch_cuda.triton import KERNELS  # noqa: E402
+from lowbit.conformance import calls  # noqa: E402
+from lowbit.conformance.runner import run  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 from lowbit.reference.protocol import Backend, operations  # noqa: E402
 
-from .torch_cases import DTYPES, HALVES, calls, moment, poisoned, tensors, weights  # noqa: E402, F401
+from .torch_cases import DTYPES, HALVES, NAMED, case, moment, poisoned, tensors, weights  # noqa: E402, F401
 
 torch_cuda: Any = lowbit.load("torch")
 
 OPS = operations()
-ALWAYS_FLOAT64 = (
-    "philox_uniform", "philox_normal", "random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip",
-    "fit_chords", "fit_segments", "round_table", "random_score",
-    "genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search",
-)  # fmt: skip
+
+
+def answer(call: calls.Call) -> list[torch.Tensor]:
+    """Tensors of the answer."""
+    return tensors(getattr(torch_cuda, call.op)(*call.arrays, **call.options))
 
 
 def test_every_operation_of_the_contract_is_there() -> None:
@@ -40,48 +42,33 @@ def test_every_operation_of_the_contract_is_there() -> None:
     assert [op for op in OPS if not getattr(lowbit.load("torch", device="cpu"), op).__doc__] == []
 
 
-def test_cases_cover_every_operation() -> None:
-    assert tuple(calls(torch_cuda, "float32")) == OPS
-
-
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(op: str, dtype: str) -> None:
-    args, options = calls(torch_cuda, dtype)[op]
-    given = tensors(args)
+def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(name: str, dtype: str) -> None:
+    call = case(name, dtype)
+    given = tensors(call.arrays)
     before = [t.clone() for t in given]
-    first = tensors(getattr(torch_cuda, op)(*args, **options))
+    first = answer(call)
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
-    second = tensors(getattr(torch_cuda, op)(*args, **options))
-    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(first, answer(call), strict=True))
     floats = {t.dtype for t in first if t.is_floating_point()}
-    if op.startswith(("moment_", "normal_", "dynamic_")) or op in ALWAYS_FLOAT64:
+    if call.op in calls.float64():
         assert floats == {torch.float64}
-    elif op == "start_oscillation":  # integers alone come in
+    elif call.op in calls.float32():
         assert floats == {torch.float32}
-    elif op.startswith("philox_"):  # draws, from integers
-        assert floats <= {torch.float64}
     elif floats:
         assert floats == {torch.float64 if dtype == "float64" else torch.float32}
     assert {t.dtype for t in first} <= {torch.float32, torch.float64, torch.int32, torch.bool}
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_strides_do_not_matter(op: str) -> None:
-    args, options = calls(torch_cuda, "float64")[op]
+@pytest.mark.parametrize("name", NAMED)
+def test_strides_do_not_matter(name: str) -> None:
+    def stretched(value: torch.Tensor) -> torch.Tensor:
+        wide = torch.full((*value.shape, 2), 7, dtype=value.dtype)
+        wide[..., 0] = value
+        return wide[..., 0]
 
-    def stretched(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            wide = torch.full((*value.shape, 2), 7, dtype=value.dtype)
-            wide[..., 0] = value
-            return wide[..., 0]
-        if isinstance(value, (tuple, list)):
-            items = [stretched(v) for v in value]
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        return value
-
-    plain = tensors(getattr(torch_cuda, op)(*args, **options))
-    strided = tensors(getattr(torch_cuda, op)(*stretched(args), **options))
+    plain, strided = answer(case(name, "float64")), answer(case(name, "float64", stretched))
     for x, y in zip(plain, strided, strict=True):
         if x.is_floating_point():  # products may take another route through the library
             torch.testing.assert_close(x, y)
@@ -89,16 +76,22 @@ def test_strides_do_not_matter(op: str) -> None:
             assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_no_graph_is_recorded_and_autocast_is_ignored(op: str) -> None:
-    args, options = calls(torch_cuda, "float32")[op]
-    plain = tensors(getattr(torch_cuda, op)(*args, **options))
-    learned = [t.requires_grad_() for t in tensors(args) if t.is_floating_point()]
+@pytest.mark.parametrize("name", NAMED)
+def test_no_graph_is_recorded_and_autocast_is_ignored(name: str) -> None:
+    call = case(name, "float32")
+    plain = answer(call)
+    learned = [t.requires_grad_() for t in tensors(call.arrays) if t.is_floating_point()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = tensors(getattr(torch_cuda, op)(*args, **options))
+        cast = answer(call)
     assert all(torch.equal(x, y) for x, y in zip(plain, cast, strict=True))
-    assert not any(t.requires_grad for t in cast)
+    assert not any(t.requires_grad for t in cast if all(t is not x for x in learned))  # lone nodes are passed on
     assert all(t.requires_grad for t in learned)
+
+
+@pytest.mark.parametrize("clause", ("A-2a", "A-3"))
+def test_empty_and_wrong_calls(clause: str) -> None:
+    (outcome,) = run(torch_cuda, [clause])
+    assert (outcome.status, outcome.note) == ("pass", "")
 
 
 def test_products_are_full_precision_and_the_callers_choice_survives() -> None:
@@ -118,12 +111,12 @@ def test_products_are_full_precision_and_the_callers_choice_survives() -> None:
 
 
 def test_default_dtype_and_default_device_are_ignored() -> None:
-    args, options = calls(torch_cuda, "float32")["gptq"]
-    plain = tensors(torch_cuda.gptq(*args, **options))
+    call = case("gptq", "float32")
+    plain = answer(call)
     try:
         torch.set_default_dtype(torch.float16)
         torch.set_default_device("meta")
-        other = tensors(torch_cuda.gptq(*args, **options))
+        other = answer(call)
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 import lowbit
 import lowbit.reference as ref
-from lowbit.conformance import compare
-from lowbit.conformance.suite.test_contract import wrong_calls
+from lowbit.conformance import calls, compare
 from lowbit.reference import lut_search
 from lowbit.reference.errors import SpecError
 from lowbit.reference.lut import FUNCTIONS, chord_table, evaluate_table
@@ -348,9 +347,9 @@ def test_table_of_a_search_is_a_table() -> None:
 
 def test_refusals() -> None:
     """Every wrong call of the kit, with a clause of this chapter."""
-    calls = [call for call in wrong_calls() if call[0] in lut_search.__all__]
-    assert {call[0] for call in calls} == set(lut_search.__all__)
-    for op, arrays, options, _ in calls:
+    wrong = [call for call in calls.wrong() if call.op in lut_search.__all__]
+    assert {call.op for call in wrong} == set(lut_search.__all__)
+    for op, arrays, options, _ in wrong:
         with pytest.raises(SpecError) as refusal:
             getattr(ref, op)(*arrays, **options)
         assert refusal.value.clause.startswith("L-")

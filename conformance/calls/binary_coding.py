@@ -1,0 +1,134 @@
+"""Calls of chapter B, binary coding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32, i32
+
+CITES = {"bcq_from_grid": "Q"}  # chapters whose rules the operation applies to its arguments
+
+
+def ordinary(given: Given) -> list[Call]:
+    w, d, scale, zero, codes, bits = given.w, given.d, given.scale, given.zero, given.codes, given.bits
+    binary, shift, planes = given.binary, given.shift, given.planes
+    swapped = np.ascontiguousarray(binary.transpose(1, 2, 0))
+    return [
+        Call("bcq", (w,), {"bits": 2}),
+        Call("bcq", (w,), {"bits": 3, "group_size": 4, "method": "refined", "offset": True}),
+        Call("bcq", (w,), {"bits": 2, "method": "greedy"}),
+        Call("bcq_refit", (w, bits), {"bits": 2, "group_size": 4, "offset": True}),
+        Call("bcq_refit", (w, bits), {"bits": 2}),
+        Call("bcq_assign", (w, binary, shift), {}),
+        Call("bcq_assign", (w, binary, None), {}),
+        Call("bcq_weight", (bits, binary, shift), {}),
+        Call("bcq_from_grid", (codes, scale, zero), {"bits": 4}),
+        Call("bcq_pack", (bits, binary, shift), {}),
+        Call("bcq_unpack", (planes, swapped, shift.T.copy()), {"length": 8}),
+        Call("lookup_tables", (w,), {"width": 3}),
+        Call("bcq_product", (w, planes, swapped, shift.T.copy()), {}),
+        Call("bcq_product", (w, planes, swapped, None), {"method": "lookup"}),
+        Call("bcq_product", (d, planes, swapped, None), {"method": "dequantize"}),
+    ]
+
+
+def empty() -> list[Empty]:
+    return [
+        Empty(
+            "bcq",
+            (np.zeros((0, 4), f32),),
+            {"bits": 2},
+            ((0, 4), (0, 1, 2), None),
+            lambda r: (r.codes.shape, r.scale.shape, r.offset),
+        ),
+        Empty(
+            "bcq",
+            (np.zeros((2, 0), f32),),
+            {"bits": 2, "offset": True},
+            ([[[0.0, 0.0]]] * 2, [[0.0]] * 2),
+            lambda r: (r.scale.tolist(), r.offset.tolist()),
+        ),
+        Empty(
+            "bcq_refit",
+            (np.zeros((2, 0), f32), np.zeros((2, 0), i32)),
+            {"bits": 1, "group_size": 4},
+            (2, 0, 1),
+            lambda r: r.scale.shape,
+        ),
+        Empty("bcq_assign", (np.zeros((0, 4), f32), np.ones((0, 2, 1), f32), None), {}, (0, 4)),
+        Empty("bcq_weight", (np.zeros((2, 0), i32), np.ones((2, 1, 1), f32), None), {}, (2, 0)),
+        Empty(
+            "bcq_from_grid",
+            (np.zeros((0, 4), i32), np.ones((0, 2), f32), np.zeros((0, 2), i32)),
+            {"bits": 3},
+            ((0, 2, 3), (0, 2)),
+            lambda r: (r.scale.shape, r.offset.shape),
+        ),
+        Empty(
+            "bcq_pack",
+            (np.zeros((2, 0), i32), np.ones((2, 1, 3), f32), None),
+            {},
+            ((0, 3, 2), (1, 3, 2)),
+            lambda r: (r.planes.shape, r.scale.shape),
+        ),
+        Empty(
+            "bcq_unpack",
+            (np.zeros((1, 3, 0), i32), np.ones((2, 3, 0), f32), None),
+            {"length": 8},
+            ((0, 8), (0, 2, 3)),
+            lambda r: (r.codes.shape, r.scale.shape),
+        ),
+        Empty("lookup_tables", (np.zeros((0, 5), f32),), {"width": 2}, (0, 3, 4)),
+        Empty("lookup_tables", (np.zeros((2, 0), f32),), {"width": 2}, (2, 0, 4)),
+        *(
+            Empty("bcq_product", arrays, {"method": method}, result, np.ndarray.tolist)
+            for method in ("auto", "lookup", "dequantize")
+            for arrays, result in (
+                ((np.zeros((0, 8), f32), np.zeros((1, 2, 3), i32), np.ones((1, 2, 3), f32), None), []),
+                ((np.zeros((2, 0), f32), np.zeros((0, 2, 1), i32), np.ones((1, 2, 1), f32), None), [[0.0], [0.0]]),
+                ((np.ones((2, 8), f32), np.zeros((1, 2, 0), i32), np.ones((1, 2, 0), f32), None), [[], []]),
+            )
+        ),
+    ]
+
+
+def wrong() -> list[Wrong]:
+    w, vector, one, none = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
+    codes = np.ones((4, 8), i32)
+    return [
+        Wrong("bcq", (w,), {"bits": 0}),
+        Wrong("bcq", (w,), {"bits": 9}, ("9",)),
+        Wrong("bcq", (vector,), {"bits": 2}),
+        Wrong("bcq", (w,), {"bits": 2, "group_size": 3}, ("3", "8")),
+        Wrong("bcq", (w,), {"bits": 2, "group_size": 0}),
+        Wrong("bcq", (w,), {"bits": 2, "method": "optimal"}, ("optimal",)),
+        Wrong("bcq", (w,), {"bits": 2, "rounds": -1}),
+        Wrong("bcq_refit", (w, codes[:2]), {"bits": 2}),
+        Wrong("bcq_refit", (w, 4 * codes), {"bits": 2}, ("4",)),
+        Wrong("bcq_refit", (w, codes), {"bits": 2, "group_size": 3}, ("3", "8")),
+        Wrong("bcq_assign", (w, np.ones((4, 3, 2), f32), None), {}),
+        Wrong("bcq_assign", (w, np.ones((4, 2), f32), None), {}),
+        Wrong("bcq_assign", (w, np.ones((4, 2, 1), f32), np.ones((4, 1), f32)), {}),
+        Wrong("bcq_weight", (codes, np.ones((3, 1, 1), f32), None), {}),
+        Wrong("bcq_weight", (2 * codes, np.ones((4, 1, 1), f32), None), {}, ("2",)),
+        Wrong("bcq_weight", (-codes, np.ones((4, 1, 1), f32), None), {}, ("-1",)),
+        Wrong("bcq_weight", (codes, np.ones((4, 1, 9), f32), None), {}, ("9",)),
+        Wrong("bcq_from_grid", (4 * codes, one, none), {"bits": 2}, ("4",)),
+        Wrong("bcq_from_grid", (codes, one, none), {"bits": 2, "scheme": "signed"}, ("signed",)),
+        Wrong("bcq_from_grid", (codes, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {"bits": 2}, ("3", "8")),
+        Wrong("bcq_from_grid", (codes, 0 * one, none), {"bits": 2}),
+        Wrong("bcq_pack", (4 * codes, np.ones((4, 1, 2), f32), None), {}, ("4",)),
+        Wrong("bcq_pack", (codes, np.ones((4, 1, 2), f32), np.ones(4, f32)), {}),
+        Wrong("bcq_unpack", (np.ones((2, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"length": 8}, ("8",)),
+        Wrong("bcq_unpack", (np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"length": -1}),
+        Wrong("bcq_unpack", (np.ones((1, 1, 4), i32), np.ones((3, 1, 4), f32), None), {"length": 8}),
+        Wrong("lookup_tables", (w,), {"width": 0}),
+        Wrong("lookup_tables", (w,), {"width": 17}, ("17",)),
+        Wrong("lookup_tables", (vector,), {}),
+        Wrong("bcq_product", (w, np.ones((2, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}, ("8",)),
+        Wrong("bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 2, 4), f32), None), {}),
+        Wrong(
+            "bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"method": "fast"}, ("fast",)
+        ),
+        Wrong("bcq_product", (vector, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}),
+    ]

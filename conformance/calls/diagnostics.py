@@ -1,0 +1,73 @@
+"""Calls of chapter W, diagnostics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32, nan
+
+
+def ordinary(given: Given) -> list[Call]:
+    w, d, h, per_row, scores = given.w, given.d, given.h, given.per_row, given.scores
+    return [
+        Call("ranking_loss", (scores[0][0], scores[1][0]), {}),
+        Call("cover_length", (scores[0][0], scores[1][0]), {"top": 2}),
+        Call("attention_range", (w,), {}),
+        Call("attention_norms", (scores[0][0], w, d, per_row, np.ascontiguousarray(w[:, :4])), {}),
+        Call("power_eigenvalues", (h, w), {"iterations": 5}),
+        Call("power_eigenvalues", (h, w[:1]), {"stop": "residual", "shift": 1.0}),
+    ]
+
+
+def empty() -> list[Empty]:
+    eye = np.eye(4, dtype=f32)
+    return [
+        Empty("ranking_loss", (np.zeros((0, 3, 3), f32),) * 2, {}, (0,)),
+        Empty("ranking_loss", (np.zeros((2, 0, 0), f32),) * 2, {}, [0, 0], np.ndarray.tolist),
+        Empty("cover_length", (np.zeros((2, 0, 0), f32),) * 2, {}, [0, 0], np.ndarray.tolist),
+        Empty("cover_length", (np.zeros((0, 5, 5), f32),) * 2, {}, (0,)),
+        Empty("attention_range", (np.zeros((0, 3), f32),), {}, ((0,), (0,)), lambda r: (r.low.shape, r.high.shape)),
+        Empty(
+            "attention_norms",
+            (np.zeros((2, 0, 0), f32), np.zeros((0, 4), f32), eye, None, eye),
+            {},
+            ((2, 0),) * 3,
+            lambda r: (r.probability.shape, r.value.shape, r.weighted.shape),
+        ),
+        Empty(
+            "power_eigenvalues",
+            (eye, np.zeros((0, 4), f32)),
+            {},
+            ((0,), (0, 4), (0,)),
+            lambda r: (r.value.shape, r.vector.shape, r.steps.shape),
+        ),
+    ]
+
+
+def wrong() -> list[Wrong]:
+    w, cube, eye, vector = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32)
+    scores = np.ones((1, 2, 4, 4), f32)
+    return [
+        Wrong("ranking_loss", (cube, cube), {}),
+        Wrong("ranking_loss", (scores[0], scores[0, :1]), {}),
+        Wrong("ranking_loss", (scores[0], scores[0]), {"pairs": "twice"}, ("twice",)),
+        Wrong("cover_length", (cube, cube), {"top": 1}),
+        Wrong("cover_length", (scores[0], scores[0]), {"top": 5}, ("5", "4")),
+        Wrong("cover_length", (scores[0], scores[0]), {"top": 0}, ("0",)),
+        Wrong("cover_length", (scores[0], scores[0]), {"top": 1, "rows": "last"}, ("last",)),
+        Wrong("attention_range", (vector,), {}),
+        Wrong("attention_range", (w[:, :0],), {}),
+        Wrong("attention_norms", (scores[0], w, w, None, w), {}),
+        Wrong("attention_norms", (scores[0], w, w[:3], None, w[:, :3]), {}, ("3", "2")),
+        Wrong("attention_norms", (scores[0], w, w, vector, w[:, :4]), {}),
+        Wrong("attention_norms", (scores[0], w[:3], w, None, w[:, :4]), {}),
+        Wrong("power_eigenvalues", (eye, np.ones((9, 8), f32)), {}, ("9", "8")),
+        Wrong("power_eigenvalues", (eye[:4, :4], w), {}),
+        Wrong("power_eigenvalues", (eye + np.triu(np.ones((8, 8), f32)), w), {}),
+        Wrong("power_eigenvalues", (eye, 0 * w), {}, ("0",)),
+        Wrong("power_eigenvalues", (eye, w), {}, ("1",)),
+        Wrong("power_eigenvalues", (eye, w[:1]), {"iterations": 0}, ("0",)),
+        Wrong("power_eigenvalues", (eye, w[:1]), {"tolerance": -1.0}, ("-1",)),
+        Wrong("power_eigenvalues", (eye, w[:1]), {"shift": nan}),
+        Wrong("power_eigenvalues", (eye, w[:1]), {"stop": "never"}, ("never",)),
+    ]

@@ -1,0 +1,105 @@
+"""Calls of chapter D, magnitude and direction apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32, nan
+
+
+def ordinary(given: Given) -> list[Call]:
+    w, d, b, a, per_row = given.w, given.d, given.b, given.a, given.per_row
+    return [
+        Call("dora_magnitude", (w,), {}),
+        Call("dora_magnitude", (w.reshape(4, 2, 4),), {"layout": "conv"}),
+        Call("dora_norm", (w, b, a), {"scaling": 2.0}),
+        Call("factored_norm", (w, 100 * per_row, b, a), {"scaling": 0.5}),
+        Call("dora_weight", (w, b, a, per_row), {"scaling": 2.0}),
+        Call(
+            "dora_weight",
+            (w.reshape(4, 2, 4), b.reshape(4, 2, 1), a.reshape(2, 2, 4), per_row),
+            {"scaling": 2.0, "layout": "conv"},
+        ),
+        Call("dora_forward", (d, d * (d > 0), w, per_row, b, a, per_row), {"scaling": 2.0}),
+        Call("dora_gradient", (d, w, b, a, per_row), {"scaling": 2.0}),
+        Call("dora_gradient", (d.T, w.T, b, a, per_row), {"scaling": 2.0, "detach": False, "layout": "transposed"}),
+        Call("dora_merge", (w, b, a, per_row), {"scaling": 2.0}),
+        Call("dora_unmerge", (w, b, a, per_row), {"scaling": 2.0}),
+        Call("dvora_factors", (b, a, per_row, per_row[:2]), {}),
+        Call("dvora_gradient", (b, a, b[::-1], a[::-1]), {}),
+        Call("decomposition_change", (w, d), {}),
+        Call("dora_to_lora", (w, b, a, per_row), {"scaling": 2.0, "rank": 2}),
+    ]
+
+
+def empty() -> list[Empty]:
+    eye = np.eye(4, dtype=f32)
+    return [
+        Empty("dora_magnitude", (np.zeros((0, 4), f32),), {}, (0,)),
+        Empty("dora_magnitude", (np.zeros((2, 0), f32),), {}, [0, 0], np.ndarray.tolist),
+        Empty(
+            "dora_norm",
+            (eye, np.zeros((4, 0), f32), np.zeros((0, 4), f32)),
+            {"scaling": 1.0},
+            [1] * 4,
+            np.ndarray.tolist,
+        ),
+        Empty(
+            "dora_weight",
+            (np.zeros((2, 0), f32), np.ones((2, 1), f32), np.zeros((1, 0), f32), np.ones(2, f32)),
+            {"scaling": 1.0},
+            (2, 0),
+        ),
+        Empty(
+            "dora_forward",
+            (*[np.zeros((0, 4), f32)] * 2, eye, np.ones(4, f32), eye, eye, np.ones(4, f32)),
+            {"scaling": 1.0},
+            (0, 4),
+        ),
+        Empty(
+            "dora_gradient",
+            (eye, eye, np.zeros((4, 0), f32), np.zeros((0, 4), f32), np.ones(4, f32)),
+            {"scaling": 1.0},
+            ((4, 0), (0, 4), [1] * 4),
+            lambda r: (r.B.shape, r.A.shape, r.magnitude.tolist()),
+        ),
+        Empty(
+            "dora_merge",
+            (np.zeros((0, 4), f32), np.zeros((0, 1), f32), np.zeros((1, 4), f32), np.zeros(0, f32)),
+            {"scaling": 1.0},
+            ((0, 4), (0,)),
+            lambda r: (r.weight.shape, r.factor.shape),
+        ),
+        Empty("decomposition_change", (np.zeros((0, 4), f32),) * 2, {}, (0, 0), tuple),
+    ]
+
+
+def wrong() -> list[Wrong]:
+    w, vector, b, a = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 2), f32), np.ones((2, 8), f32)
+    return [
+        Wrong("dora_magnitude", (vector,), {}),
+        Wrong("dora_magnitude", (w,), {"layout": "rows"}, ("rows",)),
+        Wrong("dora_magnitude", (w,), {"layout": "conv"}),
+        Wrong("dora_norm", (w, a.T, a), {"scaling": 1.0}),
+        Wrong("dora_norm", (w, b, a), {"scaling": nan}),
+        Wrong("dora_norm", (w, b, a), {"scaling": 1.0, "layout": "transposed"}),
+        Wrong("factored_norm", (w, vector, b, a), {"scaling": 1.0}),
+        Wrong("factored_norm", (w, -vector[:4], b, a), {"scaling": 1.0}),
+        Wrong("dora_weight", (w, b, a, vector), {"scaling": 1.0}),
+        Wrong("dora_weight", (w, b, np.ones((3, 8), f32), vector[:4]), {"scaling": 1.0}),
+        Wrong("dora_forward", (w, w[:3], w, vector[:4], b, a, vector[:4]), {"scaling": 1.0}),
+        Wrong("dora_forward", (b, b, w, vector[:4], b, a, vector[:4]), {"scaling": 1.0}, ("8",)),
+        Wrong("dora_forward", (w, w, w, vector, b, a, vector[:4]), {"scaling": 1.0}),
+        Wrong("dora_forward", (w, w, w, vector[:4], b, a, vector[:4]), {"scaling": 1.0, "layout": "conv"}, ("conv",)),
+        Wrong("dora_gradient", (w[:3], w, b, a, vector[:4]), {"scaling": 1.0}),
+        Wrong("dora_gradient", (w, w, b, a, vector[:4]), {"scaling": 1.0, "detach": 1}),
+        Wrong("dora_merge", (w, b, a, vector), {"scaling": 1.0}),
+        Wrong("dora_unmerge", (w, b, a, vector), {"scaling": 1.0}),
+        Wrong("dora_unmerge", (w, b, a, np.array([1, 1, 0, 1], f32)), {"scaling": 1.0}, ("2",)),
+        Wrong("dvora_factors", (b, a, vector[:4], vector), {}),
+        Wrong("dvora_factors", (b, np.ones((3, 8), f32), vector[:4], vector[:3]), {}),
+        Wrong("dvora_gradient", (b, a, b, b), {}),
+        Wrong("decomposition_change", (w, b), {}),
+        Wrong("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 5}, ("5", "4")),
+        Wrong("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 0}),
+    ]

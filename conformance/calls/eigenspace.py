@@ -1,0 +1,59 @@
+"""Calls of chapter E, eigenspace compensation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32
+
+CITES = {"quantize_adapter": "QG"}  # chapters whose rules the operation applies to its arguments
+
+
+def ordinary(given: Given) -> list[Call]:
+    d, h, b, a = given.d, given.h, given.b, given.a
+    return [
+        Call("objective", (d, h), {}),
+        Call("eora", (d, h), {"rank": 2}),
+        Call("error_spectrum", (d, h), {}),
+        Call("optimum", (d, h), {"rank": 2}),
+        Call("eora_published", (d, h), {"rank": 2}),
+        Call("eora_certified", (d, h), {"rank": 2}),
+        Call("stationarity", (d, h, b, a), {}),
+        Call("quantize_adapter", (b, a, h), {"bits": 4}),
+        Call("residual_moment", (h, a), {}),
+    ]
+
+
+def empty() -> list[Empty]:
+    eye = np.eye(4, dtype=f32)
+    return [
+        Empty("objective", (np.zeros((0, 4), f32), eye), {}, 0.0, float),
+        Empty("error_spectrum", (np.zeros((0, 4), f32), eye), {}, (0,)),
+        Empty("error_spectrum", (np.zeros((3, 0), f32), np.zeros((0, 0), f32)), {}, (0,)),
+        Empty("residual_moment", (eye, np.zeros((0, 4), f32)), {}, (4, 4)),
+        Empty("residual_moment", (np.zeros((0, 0), f32), np.zeros((2, 0), f32)), {}, (0, 0)),
+    ]
+
+
+def wrong() -> list[Wrong]:
+    w, eye, vector, b = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32), np.ones((4, 2), f32)
+    a = np.ones((2, 8), f32)
+    return [
+        Wrong("objective", (w, np.eye(4, dtype=f32)), {}),
+        Wrong("objective", (vector, eye), {}),
+        Wrong("eora", (w, eye), {"rank": 5}, ("5", "4")),
+        Wrong("eora", (w, np.eye(4, dtype=f32)), {"rank": 1}),
+        Wrong("eora", (w, eye), {"rank": 1, "split": "right"}, ("right",)),
+        Wrong("error_spectrum", (w, vector), {}),
+        Wrong("optimum", (w, eye), {"rank": 0}),
+        Wrong("eora_published", (w, eye), {"rank": 1, "policy": "ignore"}, ("ignore",)),
+        Wrong("eora_certified", (w, eye), {"rank": 1, "tolerance": -1.0}),
+        Wrong("eora_certified", (w, eye), {"rank": 9}, ("9",)),
+        Wrong("stationarity", (w, eye, b, np.ones((3, 8), f32)), {}),
+        Wrong("stationarity", (w, eye, np.ones((3, 2), f32), a), {}),
+        Wrong("quantize_adapter", (b, a, eye), {"bits": 4, "method": "awq"}, ("awq",)),
+        Wrong("quantize_adapter", (np.ones((4, 3), f32), a, eye), {"bits": 4}),
+        Wrong("quantize_adapter", (b, a, np.eye(4, dtype=f32)), {"bits": 4}),
+        Wrong("residual_moment", (eye, np.ones((2, 4), f32)), {}),
+        Wrong("residual_moment", (np.triu(np.ones((8, 8), f32)), a), {}),
+    ]

@@ -1,0 +1,31 @@
+"""Calls of chapter C, low-rank patches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32
+
+
+def ordinary(given: Given) -> list[Call]:
+    d, moment = given.d, given.moment
+    return [
+        Call("svd_patch", (d,), {"rank": 2}),
+        Call("scaled_svd_patch", (d, moment), {"rank": 2}),
+    ]
+
+
+def empty() -> list[Empty]:
+    return []
+
+
+def wrong() -> list[Wrong]:
+    w, vector = np.ones((4, 8), f32), np.ones(8, f32)
+    return [
+        Wrong("svd_patch", (w,), {"rank": 0}),
+        Wrong("svd_patch", (w,), {"rank": 5}, ("5", "4")),
+        Wrong("svd_patch", (vector,), {"rank": 1}),
+        Wrong("svd_patch", (w,), {"rank": 1, "split": "right"}, ("right",)),
+        Wrong("scaled_svd_patch", (w, np.ones(4, f32)), {"rank": 1}),
+        Wrong("scaled_svd_patch", (w, -vector), {"rank": 1}),
+    ]

@@ -1,0 +1,43 @@
+"""Calls of chapter C, second moments."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32
+
+FLOAT64 = ("moment_leaf", "moment_merge", "moment_total")
+
+
+def ordinary(given: Given) -> list[Call]:
+    x, nodes, batches = given.x, given.nodes, given.batches
+    return [
+        Call("moment_leaf", (x.astype(given.dtype),), {"index": 3}),
+        Call("moment_merge", (nodes, given.others), {}),
+        Call("moment_total", (nodes,), {}),
+        Call("recency_moment", (batches,), {"total": 3}),
+        Call("recency_moment", (tuple(batches),), {"total": 4}),
+    ]
+
+
+def empty() -> list[Empty]:
+    return [
+        Empty(
+            "moment_leaf",
+            (np.zeros((0, 2), f32),),
+            {"index": 1},
+            ([[0, 0]] * 2, 0),
+            lambda r: (r[0].sum.tolist(), int(r[0].tokens)),
+        ),
+    ]
+
+
+def wrong() -> list[Wrong]:
+    w, cube, vector = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones(8, f32)
+    return [
+        Wrong("moment_leaf", (vector,), {"index": 0}),
+        Wrong("moment_leaf", (w,), {"index": -1}),
+        Wrong("recency_moment", ([cube],), {"total": 0}),
+        Wrong("recency_moment", ([],), {"total": 1}),
+        Wrong("recency_moment", ([cube, np.ones((1, 2, 3), f32)],), {"total": 2}),
+    ]

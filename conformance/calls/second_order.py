@@ -1,0 +1,56 @@
+"""Calls of chapter G, second-order compression."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .given import Call, Empty, Given, Wrong, f32, nan
+
+CITES = {"gptq": "Q", "sparsegpt": "Q"}  # chapters whose rules the operation applies to its arguments
+
+
+def ordinary(given: Given) -> list[Call]:
+    w, h, moment = given.w, given.h, given.moment
+    return [
+        Call("inverse_cholesky", (h,), {}),
+        Call("gptq", (w, h), {"bits": 3}),
+        Call("gptq", (w, h), {"bits": 4, "group_size": 4, "act_order": True, "scheme": "symmetric-full"}),
+        Call("sparsegpt", (w, h), {}),
+        Call("sparsegpt", (w, h), {"bits": 4, "group_size": 4}),
+        Call("wanda", (w, moment), {}),
+    ]
+
+
+def empty() -> list[Empty]:
+    eye = np.eye(4, dtype=f32)
+    return [
+        Empty(
+            "gptq", (np.zeros((0, 4), f32), eye), {"bits": 4}, ((0, 4), 0.0), lambda r: (r.codes.shape, float(r.loss))
+        ),
+        Empty("sparsegpt", (np.zeros((0, 4), f32), eye), {}, ((0, 4), 0.0), lambda r: (r.mask.shape, float(r.loss))),
+        Empty("wanda", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, (0, 4), lambda r: r.mask.shape),
+        Empty("inverse_cholesky", (np.zeros((0, 0), f32),), {}, (0, 0), lambda r: r.factor.shape),
+    ]
+
+
+def wrong() -> list[Wrong]:
+    w, eye, vector = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32)
+    return [
+        Wrong("inverse_cholesky", (w,), {}),
+        Wrong("inverse_cholesky", (eye,), {"damping": -0.1}),
+        Wrong("inverse_cholesky", (eye,), {"damping": nan}),
+        Wrong("gptq", (w, np.eye(4, dtype=f32)), {"bits": 4}),
+        Wrong("gptq", (vector, eye), {"bits": 4}),
+        Wrong("gptq", (w, eye), {"bits": 9}, ("9",)),
+        Wrong("gptq", (w, eye), {"bits": 4, "group_size": 3}, ("3", "8")),
+        Wrong("gptq", (w, eye), {"bits": 4, "block_size": 0}),
+        Wrong("gptq", (w, eye), {"bits": 4, "group_scales": "stale"}, ("stale",)),
+        Wrong("sparsegpt", (w, eye), {"keep": 5, "of": 4}),
+        Wrong("sparsegpt", (w, eye), {"keep": 0, "of": 4}),
+        Wrong("sparsegpt", (w, eye), {"keep": 2, "of": 3}, ("3", "8")),
+        Wrong("sparsegpt", (w, eye), {"block_size": 6}),
+        Wrong("sparsegpt", (w, np.eye(4, dtype=f32)), {}),
+        Wrong("wanda", (w, np.ones(4, f32)), {}),
+        Wrong("wanda", (w, -vector), {}),
+        Wrong("wanda", (w, vector), {"keep": 2, "of": 3}, ("3", "8")),
+    ]
