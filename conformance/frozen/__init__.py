@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,25 +34,21 @@ CLEAR = 2.0
 
 
 class Mistake(Protocol):
-    """A wrong backend, and what is wrong with it."""
+    """A wrong backend and what is wrong with it: a flag for files, the clause that is broken, and how, in words."""
 
     @property
-    def flag(self) -> str:
-        """A name for files: the clause that is broken, and how."""
+    def flag(self) -> str: ...
 
     @property
-    def clause(self) -> str:
-        """The clause that is broken."""
+    def clause(self) -> str: ...
 
     @property
-    def name(self) -> str:
-        """What is wrong, in words."""
+    def name(self) -> str: ...
 
-    def ops(self) -> dict[str, Any]:
-        """Operations that are wrong."""
+    @property
+    def ops(self) -> Callable[[], dict[str, Callable[..., Any]]]: ...
 
-    def backend(self) -> Any:
-        """All operations."""
+    def backend(self) -> Any: ...
 
 
 def build() -> dict[str, list[dict[str, Any]]]:
