@@ -6,7 +6,8 @@ their clauses wherever a test compares what a vector can hold. Every draw has a 
 vector moves no other.
 
 Every case carries the flags of the mistakes that it catches. They are found out, not claimed: wrong backends, each
-with one mistake, are judged by the case.
+with one mistake, are judged by the case. ``python -m tests.mutants FOLDER`` writes the files, with the mutants of the
+project's tests.
 """
 
 from __future__ import annotations
