@@ -78,15 +78,14 @@ def records() -> Iterator[dict[str, Any]]:
 
 
 def caught(mistake: Mistake, files: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int, float]]:
-    """Clause, number and margin of the cases that call what is wrong, judged by the bounds for float32."""
+    """Clause, number and margin of the cases of files that call what is wrong, judged by the bounds for float32."""
     wrong, backend = set(mistake.ops()), mistake.backend()
     backend.compute_dtype = "float32"
     for record in files:
-        called = [case.get("op", record["op"]) for case in record["cases"]]
-        if wrong & set(called):
+        if wrong & {case.get("op", record["op"]) for case in record["cases"]}:
             with np.errstate(all="ignore"):
-                found = list(vectors.verdicts(backend, record))
-            yield from ((record["clause"], i, v.margin) for i, v in enumerate(found) if called[i] in wrong)
+                for i, verdict in enumerate(vectors.verdicts(backend, record)):
+                    yield record["clause"], i, verdict.margin
 
 
 def write(target: Path, mistakes: Iterable[Mistake]) -> list[Path]:
