@@ -28,14 +28,12 @@ __all__ = [
     "GridInput",
     "PatchProblem",
     "WeightProblem",
-    "activations",
     "degenerate_groups",
     "dyadic",
     "float_dtypes",
     "grid_inputs",
     "hessians",
     "integers",
-    "knots",
     "matrices",
     "patch_problems",
     "seeds",
@@ -160,18 +158,6 @@ def degenerate_groups(draw: st.DrawFn) -> Array:
     return np.asarray(rows).astype(draw(float_dtypes(half=True)))
 
 
-@st.composite
-def activations(draw: st.DrawFn, *, features: tuple[int, int] = (1, 8), half: bool = False) -> Array:
-    """Tokens (T, k): outlier features, dead features, few tokens."""
-    k, tokens = draw(st.integers(*features)), draw(st.integers(1, 24))
-    x = draw(integers((tokens, k), 99)) * draw(st.sampled_from(UNITS))
-    if draw(st.booleans()):
-        x = x * np.ldexp(1.0, draw(arrays(np.int64, (k,), elements=st.sampled_from([-6, 0, 0, 5]))))
-    if draw(st.booleans()):
-        x[:, draw(arrays(np.bool_, (k,)))] = 0.0
-    return np.clip(x, -6e4, 6e4).astype(draw(float_dtypes(half=half)))
-
-
 def symmetric(c: Array, dtype: str) -> Array:
     """A matrix that is symmetric up to rounding, in a dtype and to the last bit."""
     c = c.astype(dtype)
@@ -255,14 +241,3 @@ def patch_problems(draw: st.DrawFn, *, largest: int = 10, singular: bool = True)
 def seeds() -> st.SearchStrategy[int]:
     """Keys of 64 bits, those with a high word among them."""
     return st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1), st.sampled_from([2**32, 2**63, 2**64 - 1]))
-
-
-# -- look-up tables ----------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def knots(draw: st.DrawFn, *, most: int = 9) -> Array:
-    """2 to 10 ascending numbers, some equal: multiples of a unit that is dyadic or not."""
-    count = draw(st.integers(2, most + 1))
-    values = np.sort(draw(arrays(np.int64, (count,), elements=st.integers(-64, 64), fill=st.nothing())))
-    return np.asarray(values * draw(st.sampled_from(UNITS)))

@@ -6,7 +6,8 @@ their clauses wherever a test compares what a vector can hold. Every draw has a 
 vector moves no other.
 
 Every case carries the flags of the mistakes that it catches. They are found out, not claimed: wrong backends, each
-with one mistake, are judged by the case.
+with one mistake, are judged by the case. ``python -m tests.mutants FOLDER`` writes the files, with the mutants of the
+project's tests.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,25 +35,21 @@ CLEAR = 2.0
 
 
 class Mistake(Protocol):
-    """A wrong backend, and what is wrong with it."""
+    """A wrong backend and what is wrong with it: a flag for files, the clause that is broken, and how, in words."""
 
     @property
-    def flag(self) -> str:
-        """A name for files: the clause that is broken, and how."""
+    def flag(self) -> str: ...
 
     @property
-    def clause(self) -> str:
-        """The clause that is broken."""
+    def clause(self) -> str: ...
 
     @property
-    def name(self) -> str:
-        """What is wrong, in words."""
+    def name(self) -> str: ...
 
-    def ops(self) -> dict[str, Any]:
-        """Operations that are wrong."""
+    @property
+    def ops(self) -> Callable[[], dict[str, Callable[..., Any]]]: ...
 
-    def backend(self) -> Any:
-        """All operations."""
+    def backend(self) -> Any: ...
 
 
 def build() -> dict[str, list[dict[str, Any]]]:
@@ -81,15 +78,14 @@ def records() -> Iterator[dict[str, Any]]:
 
 
 def caught(mistake: Mistake, files: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int, float]]:
-    """Clause, number and margin of the cases that call what is wrong, judged by the bounds for float32."""
+    """Clause, number and margin of the cases of files that call what is wrong, judged by the bounds for float32."""
     wrong, backend = set(mistake.ops()), mistake.backend()
     backend.compute_dtype = "float32"
     for record in files:
-        called = [case.get("op", record["op"]) for case in record["cases"]]
-        if wrong & set(called):
+        if wrong & {case.get("op", record["op"]) for case in record["cases"]}:
             with np.errstate(all="ignore"):
-                found = list(vectors.verdicts(backend, record))
-            yield from ((record["clause"], i, v.margin) for i, v in enumerate(found) if called[i] in wrong)
+                for i, verdict in enumerate(vectors.verdicts(backend, record)):
+                    yield record["clause"], i, verdict.margin
 
 
 def write(target: Path, mistakes: Iterable[Mistake]) -> list[Path]:

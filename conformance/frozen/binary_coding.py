@@ -57,10 +57,7 @@ def build(table: Table) -> None:
         for bits, offset in ((2, False), (2, True), (3, False)):
             options = {"bits": bits, "method": method, "offset": offset, **more}
             given = settled(
-                clause,
-                lambda r: r.integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16),
-                _rounds,
-                options,
+                clause, lambda r: r.integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16), _rounds, options
             )
             found = SPEC.bcq(given, **options)
             table[clause].append(

@@ -140,11 +140,7 @@ def _layers(table: Table) -> None:
             expect = [rules.forward("", getattr(SPEC, op)(*given, **own), wanted, rounding)]
             table[clause].append(call(op, f"{layout}, {about}", given, own, expect))
     problem = suite("dora").DoraProblem(
-        eighths("D-4w", 3, 6),
-        eighths("D-4b", 3, 2),
-        eighths("D-4a", 2, 6),
-        np.array([-1.5, 0, 2], np.float32),
-        -0.5,
+        eighths("D-4w", 3, 6), eighths("D-4b", 3, 2), eighths("D-4a", 2, 6), np.array([-1.5, 0, 2], np.float32), -0.5
     )
     recorded(
         table,

@@ -115,11 +115,7 @@ def settled(clause: str, draw: Callable[[np.random.Generator], Array], answer: C
 
 
 def recorded(
-    table: Table,
-    clause: str,
-    test: str | Callable[..., None],
-    *examples: tuple[str, dict[str, Any]],
-    **how: Any,
+    table: Table, clause: str, test: str | Callable[..., None], *examples: tuple[str, dict[str, Any]], **how: Any
 ) -> None:
     """Add the cases of a test to those of its clause."""
     table[clause] += record(clause, test, examples, after=len(table[clause]), **how)

@@ -140,10 +140,7 @@ def _codes(table: Table, rounded: LookupTable) -> None:
             table,
             "L-13",
             "test_gradients",
-            (
-                function,
-                {"function": function, "bits": 2, "odd": False, "dtype": NARROW, "data": Draws(given, slopes)},
-            ),
+            (function, {"function": function, "bits": 2, "odd": False, "dtype": NARROW, "data": Draws(given, slopes)}),
         )
     recorded(
         table,

@@ -109,7 +109,7 @@ def _tracking(table: Table) -> None:
             for t in ("held", "rewritten")
         ),
     )
-    states = [(1, 0, -1), (0, 1, 1), (2, 2, 1), (-1, 0, 1), (0, 0, 0), (-3, 3, 1)]
+    moves = [(1, 0, -1), (0, 1, 1), (2, 2, 1), (-1, 0, 1), (0, 0, 0), (-3, 3, 1)]
     recorded(
         table,
         "O-4b",
@@ -118,7 +118,7 @@ def _tracking(table: Table) -> None:
             (
                 f"momentum {m}",
                 {
-                    "codes": states,
+                    "codes": moves,
                     "momentum": m,
                     "dtype": NARROW,
                     "data": Draws([0, 16, 3, 5, 0, 8], [16, 0, 7, 2, 0, 1]),

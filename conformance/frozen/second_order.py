@@ -239,7 +239,7 @@ def _pruning(table: Table) -> None:
     ]
     power = np.diag(np.ldexp(1.0, [0, 5, 2, 7, 1, 6, 3, 4])).astype(np.float32)
     for about, c, keep in (("2:4, strong correlation", h, 2), ("1:4, inputs of different power", power, 1)):
-        options: Options = {"keep": keep, "of": 4}
+        options = {"keep": keep, "of": 4}
         w = settled(
             "G-5",
             lambda r: (r.integers(-350, 351, (3, 8)) / 128).astype(np.float32),

@@ -119,10 +119,7 @@ def _uniform(table: Table, x: Array) -> None:
         options = {"bits": 3, "granularity": "row", "outermost": outermost}
         found = SPEC.clamped_uniform(x, **options)
         given = settled(
-            "T-3",
-            lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(8),
-            _uniform_codes,
-            options,
+            "T-3", lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(8), _uniform_codes, options
         )
         found = SPEC.clamped_uniform(given, **options)
         table["T-3"].append(

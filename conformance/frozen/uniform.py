@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import compare, laws, rules, strategies
@@ -48,7 +50,7 @@ def build(table: Table) -> None:
     )
 
 
-def _fitted(x: Array, about: str, **options: object) -> Case:
+def _fitted(x: Array, about: str, **options: Any) -> Case:
     """Ranges that hold zero."""
     found = SPEC.fit_grid(x, **options)
     size = options.get("group_size") or x.shape[1]
@@ -78,10 +80,7 @@ def _grids(table: Table) -> None:
     found = SPEC.fit_grid(apart, **options)
     ratio = -apart.min(axis=1, keepdims=True).astype(np.float64) / found.scale
     reach = (np.abs(apart.min(axis=1)) + np.abs(apart.max(axis=1)))[:, None] / 15
-    expect = [
-        rules.forward("scale", found.scale, reach, SUM),
-        rules.codes("zero_point", found.zero_point, ratio, 10),
-    ]
+    expect = [rules.forward("scale", found.scale, reach, SUM), rules.codes("zero_point", found.zero_point, ratio, 10)]
     table["Q-2"].append(call("fit_grid", "ranges without zero", [apart], options, expect))
     for scheme in strategies.SCHEMES[1:]:
         table["Q-2a"].append(_fitted(apart, f"values on one side of zero, {scheme}", bits=4, scheme=scheme))

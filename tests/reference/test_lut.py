@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lowbit.reference as ref
-from lowbit.conformance import compare, strategies
+from lowbit.conformance import compare
+from lowbit.conformance.suite.test_lut import knots
 from lowbit.reference import lut
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, Table
@@ -81,7 +82,7 @@ def test_l1_chords_meet_the_function_from_both_sides(name: str) -> None:
         assert np.abs(ref.evaluate_table(p, exact, tie=tie) - f.value(p)).max() < 1e-11
 
 
-@given(knots=strategies.knots(), a=st.integers(-9, 9), b=st.integers(-9, 9))
+@given(knots=knots(), a=st.integers(-9, 9), b=st.integers(-9, 9))
 def test_l1_affine_functions_are_reproduced(knots: Array, a: int, b: int) -> None:
     """By any breakpoints; equal knots leave a dead piece, which only its own breakpoint could see."""
     distinct = np.unique(knots)
