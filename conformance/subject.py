@@ -16,6 +16,7 @@ from lowbit.reference.errors import SpecError, Unsupported
 from lowbit.reference.protocol import declarations
 
 from . import compare
+from .calls import each
 from .clauses import base_id
 from .hexfloat import describe
 
@@ -59,13 +60,7 @@ class Subject:
 
     def own(self, value: Any) -> Any:
         """NumPy arrays (also inside lists, tuples and named tuples) as arrays of the backend."""
-        if isinstance(value, np.ndarray):
-            return self.backend.asarray(value)
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self.own(v) for v in value))
-        if isinstance(value, list | tuple):
-            return type(value)(self.own(v) for v in value)
-        return value
+        return each(value, self.backend.asarray)
 
     def numpy(self, value: Any) -> npt.NDArray[Any]:
         """Array of the backend → NumPy."""

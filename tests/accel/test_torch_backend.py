@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import Tensor  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import lowbit  # noqa: E402
@@ -29,7 +30,7 @@ torch_cuda: Any = lowbit.load("torch")
 OPS = operations()
 
 
-def answer(call: calls.Call) -> list[torch.Tensor]:
+def answer(call: calls.Call) -> list[Tensor]:
     """Tensors of the answer."""
     return tensors(getattr(torch_cuda, call.op)(*call.arrays, **call.options))
 
@@ -63,7 +64,7 @@ def test_inputs_are_kept_dtypes_follow_the_rule_and_bytes_repeat(name: str, dtyp
 
 @pytest.mark.parametrize("name", NAMED)
 def test_strides_do_not_matter(name: str) -> None:
-    def stretched(value: torch.Tensor) -> torch.Tensor:
+    def stretched(value: Tensor) -> Tensor:
         wide = torch.full((*value.shape, 2), 7, dtype=value.dtype)
         wide[..., 0] = value
         return wide[..., 0]
