@@ -14,6 +14,8 @@ import importlib
 from importlib import metadata
 from typing import Any
 
+from ._hints import hint
+
 __all__ = ["SPEC_VERSION", "BackendError", "__version__", "available", "load"]
 
 __version__ = "0.1.0"
@@ -57,7 +59,7 @@ def load(name: str, /, **options: Any) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in _EXTRAS:
-            raise BackendError(f"backend {name!r} needs {missing}: pip install 'lowbit[{_EXTRAS[missing]}]'") from error
+            raise BackendError(f"backend {name!r} needs {missing}: {hint(_EXTRAS[missing])}") from error
         if missing and module_name.split(".")[0] == missing:
             known = ", ".join(available()) or "none"
             raise BackendError(

@@ -15,10 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lowbit.recipes.events import (
+    BlockDone,
+    BlockResumed,
+    BlockStarted,
+    Evaluated,
+    EvaluationProgress,
+    Event,
+    Finished,
+    ModuleDone,
+    Note,
+    Started,
+)
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-
-    from lowbit.recipes.events import Event
 
 __all__ = ["Console", "byte_size", "duration", "jsonable", "share", "write_json"]
 
@@ -94,6 +105,7 @@ class Console:
         self._task: TaskID | None = None
         self._errors: list[tuple[float, float | None]] = []
         self._evaluating = False
+        self._left = ""
 
     def say(self, text: str) -> None:
         """One line of progress; nothing when quiet."""
@@ -138,9 +150,28 @@ class Console:
         """Show one event; unknown kinds are passed over, so that recipes may add some."""
         if self.quiet:
             return
-        handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
-        if handler is not None:
-            handler(event)
+        match event:
+            case Started():
+                self._started(event)
+            case Note():
+                self.say(f"note: {event.message}")
+            case BlockStarted():
+                self._errors = []
+                self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
+            case ModuleDone():
+                self._module_done(event)
+            case BlockResumed():
+                self.say(f"block {event.index + 1:>3}/{event.total}  verified, continued from an earlier run")
+                self._bar("blocks", event.total, event.index + 1)
+            case BlockDone():
+                self._block_done(event)
+            case EvaluationProgress():
+                self._evaluation_progress(event)
+            case Evaluated():
+                self._evaluating = False
+                self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
+            case Finished():
+                self._finished(event)
 
     # ---- events --------------------------------------------------------------------------------------------------
 
@@ -151,7 +182,7 @@ class Console:
             self._task = self._progress.add_task("", total=total, what=what, left="")
         self._progress.update(self._task, total=total, completed=done, what=what, left=left, description=text)
 
-    def _on_started(self, event: Any) -> None:
+    def _started(self, event: Started) -> None:
         again = f", {event.resumed_blocks} blocks already done" if event.resumed_blocks else ""
         self.say(
             f"{Path(event.model).name}: {event.modules} linear layers in {event.blocks} blocks, "
@@ -159,27 +190,14 @@ class Console:
         )
         self._bar("blocks", event.blocks, event.resumed_blocks)
 
-    def _on_note(self, event: Any) -> None:
-        self.say(f"note: {event.message}")
-
-    def _on_blockstarted(self, event: Any) -> None:
-        self._errors = []
-        self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
-
-    def _on_moduledone(self, event: Any) -> None:
+    def _module_done(self, event: ModuleDone) -> None:
         self._errors.append((event.before, event.after))
         if self._progress is not None and self._task is not None:
             arrow = "" if event.after is None else f" → {share(event.after)}"
             text = f"{event.name}  {share(event.before)}{arrow}  {duration(event.seconds)}"
             self._progress.update(self._task, description=text)
 
-    def _on_blockresumed(self, event: Any) -> None:
-        self.say(f"block {event.index + 1:>3}/{event.total}  verified, continued from an earlier run")
-        self._bar("blocks", event.total, event.index + 1)
-
-    _left = ""
-
-    def _on_blockdone(self, event: Any) -> None:
+    def _block_done(self, event: BlockDone) -> None:
         before = math.fsum(b for b, _ in self._errors) / max(1, len(self._errors))
         known = [a for _, a in self._errors if a is not None]
         after = f" -> {share(math.fsum(known) / len(known))}" if known else ""
@@ -191,7 +209,7 @@ class Console:
         )
         self._bar("blocks", event.total, event.index + 1, left=self._left)
 
-    def _on_evaluationprogress(self, event: Any) -> None:
+    def _evaluation_progress(self, event: EvaluationProgress) -> None:
         if not self._evaluating:
             self._evaluating = True
             self._task = None if self._progress is None else self._new_task(event.total)
@@ -203,11 +221,7 @@ class Console:
         assert self._progress is not None
         return self._progress.add_task("", total=total, what="evaluation", left="")
 
-    def _on_evaluated(self, event: Any) -> None:
-        self._evaluating = False
-        self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
-
-    def _on_finished(self, event: Any) -> None:
+    def _finished(self, event: Finished) -> None:
         if event.already_done:
             self.say(f"{event.out} is finished already: nothing to compute")
             return

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from lowbit._hints import hint
+
 from . import compressed_tensors as ct
 from .errors import CheckpointError
 from .safetensors_file import SafetensorsFile, TensorEntry
@@ -149,7 +151,7 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise CheckpointError(f"{name}: no such directory, and hub ids need: pip install 'lowbit[hf]'") from error
+        raise CheckpointError(f"{name}: no such directory, and hub ids need: {hint('hf')}") from error
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED))
     except Exception as error:  # the hub client raises a dozen unrelated kinds; the user needs one sentence

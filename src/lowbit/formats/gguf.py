@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lowbit._hints import hint
+
 from .checkpoint import causal_class, load_config, sha256_file
 from .errors import CheckpointError
 
@@ -128,7 +130,7 @@ class GgufCheckpoint:
         try:
             import gguf
         except ImportError as error:
-            raise CheckpointError(f"{source}: GGUF files need: pip install 'lowbit[hf]'") from error
+            raise CheckpointError(f"{source}: GGUF files need: {hint('hf')}") from error
         self.source = source
         self.path = path
         try:

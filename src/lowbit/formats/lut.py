@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowbit import reference as spec
+from lowbit._hints import hint
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     TABLE_FUNCTIONS,
@@ -328,7 +329,7 @@ def emit_onnx(
     try:
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as error:
-        raise ImportError('ONNX files need the package onnx: pip install "lowbit[onnx]"') from error
+        raise ImportError(f"ONNX files need the package onnx: {hint('onnx')}") from error
     constants = {
         "in_scale": np.array(2.0**-scale_bits, np.float32),
         "out_scale": np.array(2.0**-out_bits, np.float32),

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lowbit._hints import hint
+
 from .errors import RecipeError
 
 __all__ = ["TokenRows", "load_rows", "load_tokens", "read_documents"]
@@ -114,7 +116,7 @@ def _from_parquet(path: Path, field: str) -> Iterator[str]:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RecipeError(f"{path}: parquet needs pyarrow: pip install 'lowbit[hf]'") from None
+        raise RecipeError(f"{path}: parquet needs pyarrow: {hint('hf')}") from None
     try:
         file = pq.ParquetFile(path)
     except Exception as error:  # pyarrow has no common error class for a damaged file
@@ -133,7 +135,7 @@ def _from_hub(source: str, field: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError:
-        raise RecipeError(f"{source}: no such file, and hub datasets need: pip install 'lowbit[hf]'") from None
+        raise RecipeError(f"{source}: no such file, and hub datasets need: {hint('hf')}") from None
     name, *rest = source.split(":")
     configuration = rest[0] if rest else None
     split = rest[1] if len(rest) > 1 else "train"

@@ -22,7 +22,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -689,7 +689,7 @@ class _Run:
         """
         options, backend, arrays = self.options, self.backend, self.arrays
         if c is None:
-            options = options.model_copy(update={"pruner": "wanda", "quantizer": "rtn", "act_order": None})
+            options = replace(options, pruner="wanda", quantizer="rtn", act_order=None, adapter_aware=None)
         w = arrays.give(target)
         scheme, scale_dtype = options.scheme, _SCALE_DTYPES[self.storage]
         mask: torch.Tensor | None = None
