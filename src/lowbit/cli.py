@@ -338,7 +338,7 @@ def _exit(code: Any) -> None:
 def _refusals() -> tuple[type[BaseException], ...]:
     """Errors whose message is for the person at the terminal; only modules that a command has loaded can raise them."""
     names = {
-        "lowbit.recipes.errors": "RecipeError",
+        "lowbit.runs.errors": "RecipeError",
         "lowbit.formats.errors": "CheckpointError",
         "lowbit.reference.errors": "SpecError",
     }

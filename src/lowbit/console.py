@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from lowbit.recipes.events import Event
+    from lowbit.runs.events import Event
 
 __all__ = ["Console", "byte_size", "duration", "jsonable", "share", "write_json"]
 

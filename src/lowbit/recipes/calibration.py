@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["TokenRows", "load_rows", "load_tokens", "read_documents"]
 

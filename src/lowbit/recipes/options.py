@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["CompressOptions", "EvalOptions", "parse_options"]
 
