@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lowbit.recipes.events import (
+from lowbit.runs.events import (
     BlockDone,
     BlockResumed,
     BlockStarted,

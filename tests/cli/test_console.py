@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lowbit.console import Console, byte_size, duration, jsonable, share, table, write_json
-from lowbit.recipes.events import (
+from lowbit.runs.events import (
     BlockDone,
     BlockResumed,
     BlockStarted,

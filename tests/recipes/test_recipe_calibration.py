@@ -11,7 +11,7 @@ import pytest
 from tiny_models import byte_tokenizer
 
 from lowbit.recipes.calibration import load_rows, load_tokens, read_documents
-from lowbit.recipes.errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from lowbit.formats.peft import read_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
 from lowbit.recipes.compress import compress
 from lowbit.recipes.evaluate import split_factors
-from lowbit.recipes.events import BlockDone, Event, Finished, ModuleDone, Started
 from lowbit.recipes.options import CompressOptions
 from lowbit.recipes.streaming import Decoder
 from lowbit.report.schema import load_schema, problems
+from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Started
 
 Make = Callable[..., CompressOptions]
 

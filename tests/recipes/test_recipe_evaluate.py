@@ -12,11 +12,11 @@ import torch
 
 from lowbit.recipes.calibration import load_tokens
 from lowbit.recipes.compress import compress
-from lowbit.recipes.errors import RecipeError
 from lowbit.recipes.evaluate import evaluate
-from lowbit.recipes.events import Evaluated, Event
 from lowbit.recipes.generate import generate
 from lowbit.recipes.options import CompressOptions, EvalOptions
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import Evaluated, Event
 
 Make = Callable[..., CompressOptions]
 

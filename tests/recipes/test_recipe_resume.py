@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from tiny_models import contents
 
-from lowbit.recipes import state
 from lowbit.recipes.compress import compress
-from lowbit.recipes.errors import RecipeError
-from lowbit.recipes.events import BlockResumed, BlockStarted, Event, Finished, Started
 from lowbit.recipes.options import CompressOptions
+from lowbit.runs import files, journal
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import BlockResumed, BlockStarted, Event, Finished, Started
 
 Make = Callable[..., CompressOptions]
 
@@ -322,13 +322,15 @@ def test_full_disk(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     whole = contents(compress(options(out=tmp_path / "whole")).out)
     out = options().out
     with monkeypatch.context() as patch:
-        patch.setattr(state, "open", _FullDisk(room, out), raising=False)
+        disk = _FullDisk(room, out)
+        for module in (files, journal):
+            patch.setattr(module, "open", disk, raising=False)
         with pytest.raises(RecipeError) as caught:
             compress(options())
     message = str(caught.value)
     assert message.startswith(f"no space left while writing {out}/")
     assert message.endswith(": free some space and run the same command again, finished blocks are kept")
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.part"))
     assert not (out / "config.json").exists()
     assert contents(compress(options()).out) == whole
 

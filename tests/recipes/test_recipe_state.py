@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowbit.recipes.errors import RecipeError
-from lowbit.recipes.state import Journal, Lock, TensorSource, differences, digest, write_bytes, write_tensors
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.files import TensorSource, digest, replacing, sweep, write_bytes, write_tensors
+from lowbit.runs.journal import Journal
+from lowbit.runs.lock import Lock
+from lowbit.runs.plan import differences
 
 
 def test_tensors_are_written_as_safetensors(tmp_path: Path) -> None:
@@ -74,3 +77,13 @@ def test_differences() -> None:
         "c: null -> absent",
         'd: absent -> "x"',
     ]
+
+
+def test_the_sweep_knows_what_a_killed_write_leaves(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "kept.part"):
+        write_bytes(tmp_path / name, b"whole")
+    with replacing(tmp_path / "b.json") as file:
+        left = Path(file.name)
+        (tmp_path / left.name.replace(".b.", ".c.")).write_bytes(b"of another process")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.json", "kept.part"]

@@ -10,7 +10,7 @@ from typing import Any
 import lowbit
 from lowbit._hints import hint
 from lowbit.formats.errors import CheckpointError
-from lowbit.recipes.errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["Refusal", "guarded"]
 

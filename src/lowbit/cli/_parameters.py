@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from lowbit.console import write_json
-from lowbit.recipes.errors import RecipeError
 from lowbit.recipes.options import Option, option_table, parse_options
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["Json", "config_text", "option_command", "read_config", "save"]
 

@@ -24,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowbit._hints import hint
-
-from .errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["TokenRows", "load_rows", "load_tokens", "read_documents"]
 

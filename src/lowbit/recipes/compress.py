@@ -37,26 +37,27 @@ from lowbit.formats.errors import CheckpointError
 from lowbit.formats.peft import write_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
 from lowbit.reference.errors import SpecError
-
-from .calibration import TokenRows, load_rows
-from .errors import RecipeError
-from .evaluate import Likelihood, Variant, stream_likelihood, thread_count
-from .events import BlockDone, BlockResumed, BlockStarted, Event, Finished, ModuleDone, Note, Started
-from .options import CompressOptions
-from .readme import readme
-from .state import (
-    Journal,
-    Lock,
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, ModuleDone, Note, Started
+from lowbit.runs.files import (
     TensorSource,
-    differences,
     digest,
     make_folder,
     remove_tree,
+    sweep,
     write_bytes,
     write_json,
     write_tensors,
     writing,
 )
+from lowbit.runs.journal import Journal
+from lowbit.runs.lock import Lock
+from lowbit.runs.plan import differences
+
+from .calibration import TokenRows, load_rows
+from .evaluate import Likelihood, Variant, stream_likelihood, thread_count
+from .options import CompressOptions
+from .readme import readme
 from .streaming import Decoder, Factors, Linear, Reader, check_device
 
 __all__ = ["CompressResult", "compress"]
@@ -223,6 +224,8 @@ class _Run:
         if finished:
             return self._already_done(done, plan)
         self._begin(plan)
+        for folder in (self.out, self.work):
+            sweep(folder)
         self.journal = Journal(self.work / "journal.jsonl")
         self._drop_unverified()
         finished_blocks = self._finished_blocks()
@@ -843,7 +846,7 @@ class _Run:
         from lowbit.report import write_report
 
         with self.clock("write"):
-            self._remove_leftovers()
+            remove_tree(self.out / "adapter")  # a killed run may have left half of it
             lines = self.journal.lines[: self.decoder.blocks + 1]
             if self.options.compensate != "none":
                 self._write_adapter()
@@ -862,12 +865,6 @@ class _Run:
         remove_tree(self.work)
         self._tell_finished(record, already_done=False)
         return self._result(record, already_done=False)
-
-    def _remove_leftovers(self) -> None:
-        """What a killed run may have left half-written outside the work folder."""
-        remove_tree(self.out / "adapter")
-        for path in self.out.glob(".*.part"):
-            path.unlink(missing_ok=True)
 
     def _index(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         weight_map: dict[str, str] = {}

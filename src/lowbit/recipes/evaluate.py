@@ -21,10 +21,10 @@ import torch
 from lowbit.formats.checkpoint import open_checkpoint, weights_hash
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.peft import read_adapter, require_base
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import Evaluated, EvaluationProgress, Event, OnEvent
 
 from .calibration import load_rows
-from .errors import RecipeError
-from .events import Evaluated, EvaluationProgress, Event, OnEvent
 from .options import EvalOptions
 from .streaming import Decoder, Factors, Reader, check_device
 

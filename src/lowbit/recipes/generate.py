@@ -8,8 +8,8 @@ import torch
 
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.errors import CheckpointError
+from lowbit.runs.errors import RecipeError
 
-from .errors import RecipeError
 from .evaluate import adapter_factors, split_factors, thread_count
 from .streaming import DTYPES, Decoder, check_device
 

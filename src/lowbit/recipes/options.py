@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["CompressOptions", "EvalOptions", "Option", "Told", "option_table", "parse_options"]
 

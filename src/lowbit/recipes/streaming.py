@@ -26,8 +26,7 @@ from torch import nn
 
 from lowbit.formats.checkpoint import Checkpoint, causal_class
 from lowbit.formats.errors import CheckpointError
-
-from .errors import RecipeError
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["Decoder", "Factors", "Linear", "Reader", "check_device", "first_bad", "resolve_dtype", "storage_dtype"]
 
