@@ -7,7 +7,6 @@ error, so that a command's answer can be piped.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import sys
@@ -27,11 +26,12 @@ from lowbit.runs.events import (
     Note,
     Started,
 )
+from lowbit.runs.files import make_folder, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Console", "byte_size", "duration", "jsonable", "share", "write_json"]
+__all__ = ["Console", "byte_size", "duration", "jsonable", "save_record", "share"]
 
 
 def byte_size(value: float) -> str:
@@ -71,22 +71,14 @@ def jsonable(value: Any) -> Any:
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all.
+def save_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as strict JSON, whole or not at all, with the folders it needs.
 
     Raises:
-        OSError: as the system says it.
+        RecipeError: the system refuses.
     """
-    text = json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    make_folder(path.parent)
+    write_json(path, jsonable(record))
 
 
 class Console:

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
-from lowbit.formats.compressed_tensors import (
+from lowbit.formats.errors import CheckpointError
+from lowbit.formats.packed.compressed_tensors import (
     TRANSPOSED_KEY,
-    WeightSchemes,
+    CompressedTensors,
     dequantize_module,
     pack_module,
     quantization_config,
     unpack_module,
 )
-from lowbit.formats.errors import CheckpointError
-from lowbit.formats.packing import pack_padded
-from lowbit.formats.safetensors_file import write_safetensors
+from lowbit.formats.packed.packing import pack_padded
+from lowbit.formats.safetensors_file import write_tensors
 
 Write = Callable[..., Path]
 BITS = (2, 3, 4, 8)
@@ -108,7 +108,7 @@ def compress(model: Any, folder: Path, bits: int, scheme: str, dtype: torch.dtyp
             dense[name] = dequantize_module(parts, bits=bits, scheme=scheme)
         else:
             tensors[name] = dense[name] = value.to(dtype)
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    write_tensors(folder / "model.safetensors", tensors)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["quantization_config"] = quantization_config(
@@ -175,7 +175,7 @@ def test_conv1d_weights_come_back_in_their_own_orientation(write_model: Write) -
     }
     codes, scale, zeros = grid(0, (192, 64), 4, "symmetric", 2, torch.float32)
     parts = pack_module(name, codes, scale, zeros, bits=4, scheme="symmetric")
-    write_safetensors(folder / "model.safetensors", tensors | parts, {"format": "pt", TRANSPOSED_KEY: name})
+    write_tensors(folder / "model.safetensors", tensors | parts, metadata={"format": "pt", TRANSPOSED_KEY: name})
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = quantization_config(
         bits=4, scheme="symmetric", group_size=32, ignore=["lm_head"], act_order=False
@@ -240,10 +240,10 @@ def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:
             "b": {"targets": [r"re:.*down_proj$"], "weights": args | {"num_bits": 8, "symmetric": False}},
         },
     }
-    schemes = WeightSchemes(config, "x")
-    assert schemes.of("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
-    assert schemes.of("model.layers.0.mlp.down_proj") == (8, "asymmetric", 128)
+    schemes = CompressedTensors(config, "x")
+    assert schemes.scheme("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
+    assert schemes.scheme("model.layers.0.mlp.down_proj") == (8, "asymmetric", 128)
     with pytest.raises(CheckpointError, match=r"x: compressed-tensors format 'float-quantized' is not read"):
-        WeightSchemes(config | {"format": "float-quantized"}, "x")
+        CompressedTensors(config | {"format": "float-quantized"}, "x")
     with pytest.raises(CheckpointError, match="names no group of weights"):
-        WeightSchemes({"format": "pack-quantized"}, "x")
+        CompressedTensors({"format": "pack-quantized"}, "x")

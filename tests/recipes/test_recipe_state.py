@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lowbit.formats.safetensors_file import TensorSource, write_tensors
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.files import TensorSource, digest, replacing, sweep, write_bytes, write_tensors
+from lowbit.runs.files import digest, replacing, sweep, write_bytes
 from lowbit.runs.journal import Journal
 from lowbit.runs.lock import Lock
 from lowbit.runs.plan import differences

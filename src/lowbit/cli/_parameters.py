@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lowbit.console import write_json
-from lowbit.recipes.options import Option, option_table, parse_options
+from lowbit.console import save_record
+from lowbit.recipes.options import Checked, Option, option_table, parse_options
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Json", "config_text", "option_command", "read_config", "save"]
@@ -34,11 +34,11 @@ _SHORT = {"out": "-o"}
 def save(path: Path | None, record: Mapping[str, Any]) -> None:
     """The record of a command where ``--json`` says."""
     if path is not None:
-        write_json(path, record)
+        save_record(path, record)
 
 
 def option_command(
-    kind: type[Any],
+    kind: type[Checked],
     argument: str,
     *,
     names: Sequence[str] = (),
@@ -114,7 +114,7 @@ def _parameter(option: Option, default: Any, unset: str | None, *, positional: b
     )
 
 
-def read_config(path: Path, kind: type[Any]) -> dict[str, Any]:
+def read_config(path: Path, kind: type[Checked]) -> dict[str, Any]:
     """Options out of a TOML file, by the names of their fields.
 
     Raises:
@@ -131,14 +131,15 @@ def read_config(path: Path, kind: type[Any]) -> dict[str, Any]:
     return found
 
 
-def config_text(kind: type[Any], given: Mapping[str, Any]) -> str:
+def config_text(kind: type[Checked], given: Mapping[str, Any]) -> str:
     """All options as TOML that :func:`read_config` reads back; what has no value stands in a comment.
 
     Raises:
         RecipeError: a value outside what is allowed, or options that contradict each other.
     """
     table = option_table(kind)
-    parse_options(kind, **{name: "?" for name, option in table.items() if option.default is MISSING} | given)
+    unnamed = {name: "?" for name, option in table.items() if option.default is MISSING and name not in given}
+    parse_options(kind, **unnamed, **given)
     lines = []
     for name, option in table.items():
         value = given.get(name, option.default)

@@ -31,23 +31,22 @@ import numpy as np
 import torch
 
 import lowbit
-from lowbit.formats import compressed_tensors
 from lowbit.formats.checkpoint import Checkpoint, open_checkpoint, weights_hash
+from lowbit.formats.dtypes import name_of
 from lowbit.formats.errors import CheckpointError
+from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.peft import write_adapter
-from lowbit.formats.safetensors_file import SafetensorsFile
+from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.reference.errors import SpecError
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, ModuleDone, Note, Started
 from lowbit.runs.files import (
-    TensorSource,
     digest,
     make_folder,
     remove_tree,
     sweep,
     write_bytes,
     write_json,
-    write_tensors,
     writing,
 )
 from lowbit.runs.journal import Journal
@@ -70,7 +69,6 @@ _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
 _LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
 _ROUGHLY = 1e-3  # distance from the optimum at which the directions of an adapter to come are good enough
-_SCALE_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PACKAGES = ("numpy", "scipy", "torch", "transformers")
 
 
@@ -694,7 +692,7 @@ class _Run:
         if c is None:
             options = replace(options, pruner="wanda", quantizer="rtn", act_order=None, adapter_aware=None)
         w = arrays.give(target)
-        scheme, scale_dtype = options.scheme, _SCALE_DTYPES[self.storage]
+        scheme, scale_dtype = options.scheme, name_of(self.storage)
         mask: torch.Tensor | None = None
         if options.sparsity is not None:
             if options.pruner == "sparsegpt" and options.quantizer == "gptq":
@@ -796,7 +794,7 @@ class _Run:
                 bits=options.adapter_bits,
                 group_size=options.group_size,
                 damping=options.adapter_damps,
-                scale_dtype=_SCALE_DTYPES[self.storage],
+                scale_dtype=name_of(self.storage),
             )
             b, a = low.B.weight, low.A.weight
             packed = sum(self._packed_size(part, options.adapter_bits) for part in (low.B, low.A))
@@ -879,14 +877,13 @@ class _Run:
         for index in range(self.decoder.blocks):
             factors.update(self._stored_factors(index))
         transposed = [linear.transposed for linears in self.decoder.linears for linear in linears]
-        with writing(self.out / "adapter"):
-            write_adapter(
-                self.out / "adapter",
-                factors,
-                base_model=_model_name(self.options.model),
-                base_hash=weights_hash(self.out),
-                fan_in_fan_out=all(transposed),
-            )
+        write_adapter(
+            self.out / "adapter",
+            factors,
+            base_model=_model_name(self.options.model),
+            base_hash=weights_hash(self.out),
+            fan_in_fan_out=all(transposed),
+        )
 
     @property
     def _packed(self) -> bool:
@@ -899,7 +896,7 @@ class _Run:
         config = json.loads(self.checkpoint.config.to_json_string(use_diff=True))
         config.pop("_name_or_path", None)
         config["architectures"] = [self.decoder.name]
-        config["dtype"] = str(self.storage).removeprefix("torch.")
+        config["dtype"] = name_of(self.storage)
         if self._packed:
             config["quantization_config"] = compressed_tensors.quantization_config(
                 bits=self.options.bits,
@@ -939,8 +936,8 @@ class _Run:
                 "blocks": decoder.blocks,
                 "parameters": decoder.parameters(),
                 "hidden_size": getattr(config, "hidden_size", None),
-                "dtype": str(self.storage).removeprefix("torch."),
-                "forward_dtype": str(decoder.dtype).removeprefix("torch."),
+                "dtype": name_of(self.storage),
+                "forward_dtype": name_of(decoder.dtype),
                 "kept": [kept for line in lines[1:] for kept in line["kept"]],
             },
             "modules": modules,

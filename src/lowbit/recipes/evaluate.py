@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from lowbit.formats.checkpoint import open_checkpoint, weights_hash
+from lowbit.formats.dtypes import name_of
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.peft import read_adapter, require_base
 from lowbit.runs.errors import RecipeError
@@ -203,7 +204,7 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
         length=length,
         source=rows.source,
         sha256=rows.sha256,
-        dtype=str(decoder.dtype).removeprefix("torch."),
+        dtype=name_of(decoder.dtype),
         seconds=time.perf_counter() - started,
     )
 

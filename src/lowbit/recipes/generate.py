@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
 
 from .evaluate import adapter_factors, split_factors, thread_count
-from .streaming import DTYPES, Decoder, check_device
+from .streaming import Decoder, check_device
 
 __all__ = ["generate"]
 
@@ -49,8 +50,8 @@ def generate(
     """
     if not prompt:
         raise RecipeError("the prompt is empty")
-    if dtype != "auto" and dtype not in DTYPES:
-        raise RecipeError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
+    if dtype != "auto" and dtype not in FLOATS:
+        raise RecipeError(f"dtype {dtype!r} is none of auto, {', '.join(FLOATS)}")
     check_device(device)
     with thread_count(threads):
         try:

@@ -7,7 +7,6 @@ library is needed to read them, so ``--help`` is never a matter of what is insta
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["CompressOptions", "EvalOptions", "Option", "Told", "option_table", "parse_options"]
+__all__ = ["Checked", "CompressOptions", "EvalOptions", "Option", "Told", "option_table", "parse_options"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -58,8 +57,8 @@ class Option(NamedTuple):
             return None
         if self.choices:
             if not any(value == choice and type(value) is type(choice) for choice in self.choices):
-                *most, last = map(repr, self.choices)
-                raise ValueError(f"input should be {', '.join(most)}{' or ' if most else ''}{last}")
+                *others, last = map(repr, self.choices)
+                raise ValueError(f"input should be {', '.join(others)}{' or ' if others else ''}{last}")
             return value
         value = _CONVERSIONS[self.kind](value)
         least, most = self.told.least, self.told.most
@@ -116,12 +115,11 @@ def _path(value: Any) -> Path:
 _CONVERSIONS: dict[Any, Any] = {int: _whole, float: _number, bool: _truth, str: _text, Path: _path}
 
 
-@functools.cache
-def option_table(kind: type[Any]) -> Mapping[str, Option]:
+def option_table(kind: type[Checked]) -> Mapping[str, Option]:
     """The options of a class by name, in the order of its fields."""
     hints = get_type_hints(kind, include_extras=True)
     table = {}
-    for field in fields(kind):
+    for field in fields(kind):  # type: ignore[arg-type]
         inner, told = get_args(hints[field.name])
         members = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
         real = [member for member in members if member is not type(None)]
@@ -129,7 +127,7 @@ def option_table(kind: type[Any]) -> Mapping[str, Option]:
     return table
 
 
-class _Checked:
+class Checked:
     """Base of the options: values are converted and checked when an object is made."""
 
     def __post_init__(self) -> None:
@@ -147,7 +145,7 @@ class _Checked:
         return None
 
 
-def _check(kind: type[Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _check(kind: type[Checked], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Converted values of the fields that are given, and one line per problem."""
     table = option_table(kind)
     values: dict[str, Any] = {}
@@ -163,7 +161,7 @@ def _check(kind: type[Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], l
     return values, problems + [f"unknown option {name}" for name in given if name not in table]
 
 
-Options = TypeVar("Options", bound=_Checked)
+Options = TypeVar("Options", bound=Checked)
 
 
 def parse_options(kind: type[Options], /, **given: Any) -> Options:
@@ -175,7 +173,7 @@ def parse_options(kind: type[Options], /, **given: Any) -> Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions(_Checked):
+class CompressOptions(Checked):
     """Everything that :func:`lowbit.recipes.compress.compress` can be told.
 
     ``bits=16`` keeps the weights dense: with ``sparsity`` that prunes only. ``group_size`` 0 or None means one scale
@@ -333,7 +331,7 @@ class CompressOptions(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(_Checked):
+class EvalOptions(Checked):
     """What :func:`lowbit.recipes.evaluate.evaluate` measures: perplexity over windows of ``length`` tokens.
 
     Raises:

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from lowbit.formats.checkpoint import Checkpoint, causal_class
+from lowbit.formats.checkpoint import Checkpoint
+from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.errors import CheckpointError
+from lowbit.models.policy import causal_class
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Decoder", "Factors", "Linear", "Reader", "check_device", "first_bad", "resolve_dtype", "storage_dtype"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x)."""
@@ -83,7 +83,7 @@ def storage_dtype(checkpoint: Checkpoint) -> torch.dtype:
     count: dict[torch.dtype, int] = {}
     for name in checkpoint.names():
         dtype = checkpoint.natural_dtype(name)
-        if dtype in DTYPES.values():
+        if dtype in FLOATS.values():
             count[dtype] = count.get(dtype, 0) + math.prod(checkpoint.shape(name))
     return max(count, key=lambda dtype: count[dtype], default=torch.float32)
 
@@ -134,7 +134,7 @@ class Decoder:
     def __init__(self, checkpoint: Checkpoint, *, dtype: str = "auto", device: str = "cpu") -> None:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
-        self.storage = storage_dtype(checkpoint) if dtype == "auto" else DTYPES[dtype]
+        self.storage = storage_dtype(checkpoint) if dtype == "auto" else FLOATS[dtype]
         self.dtype = resolve_dtype(self.storage, device)
         self.model, self.attention = _build(checkpoint, self.dtype)
         self.base: nn.Module = self.model.base_model

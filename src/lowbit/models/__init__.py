@@ -1,0 +1,1 @@
+"""Models between the files they come from and the workflows that change them."""
