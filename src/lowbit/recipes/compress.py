@@ -152,8 +152,15 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def compress(options: CompressOptions, on_event: Callable[[Event], None] | None = None) -> CompressResult:
+def compress(
+    options: CompressOptions,
+    on_event: Callable[[Event], None] | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+) -> CompressResult:
     """Compress ``options.model`` into ``options.out``; continues an interrupted run of the same options.
+
+    A ``checkpoint`` that is open already is used in place of what ``options.model`` names.
 
     Writes, besides the checkpoint: ``adapter/`` (PEFT), ``lowbit.json``, ``report.html`` and a ``README.md`` that says
     how to load it. ``config.json`` comes last, so that a directory that loads is complete.
@@ -163,7 +170,7 @@ def compress(options: CompressOptions, on_event: Callable[[Event], None] | None 
     """
     with thread_count(options.threads) as threads:
         try:
-            return _Run(options, on_event or (lambda _: None), threads).execute()
+            return _Run(options, on_event or (lambda _: None), threads, checkpoint).execute()
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
 
@@ -171,7 +178,10 @@ def compress(options: CompressOptions, on_event: Callable[[Event], None] | None 
 class _Run:
     """One call of :func:`compress`."""
 
-    def __init__(self, options: CompressOptions, tell: Callable[[Event], None], threads: int) -> None:
+    def __init__(
+        self, options: CompressOptions, tell: Callable[[Event], None], threads: int, checkpoint: Checkpoint | None
+    ) -> None:
+        self.given = checkpoint
         self.options = options
         self.tell = tell
         self.threads = threads
@@ -186,7 +196,7 @@ class _Run:
         options = self.options
         check_device(options.device)
         with self.clock("read"):
-            self.checkpoint: Checkpoint = open_checkpoint(options.model)
+            self.checkpoint: Checkpoint = self.given or open_checkpoint(options.model)
             self.decoder = Decoder(self.checkpoint, dtype=options.dtype, device=options.device)
             self.storage = self.decoder.storage
         self._check_shapes()
