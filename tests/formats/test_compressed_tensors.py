@@ -13,6 +13,7 @@ import torch
 
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError
+from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, open_packed
 from lowbit.formats.packed.compressed_tensors import (
     TRANSPOSED_KEY,
     CompressedTensors,
@@ -247,3 +248,26 @@ def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:
         CompressedTensors(config | {"format": "float-quantized"}, "x")
     with pytest.raises(CheckpointError, match="names no group of weights"):
         CompressedTensors({"format": "pack-quantized"}, "x")
+
+
+@pytest.mark.parametrize("method", FORMATS)
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_packed_format_gives_back_what_it_took(method: str, scheme: str, ordered: bool) -> None:
+    """The protocol, for every format: codes, scales, zero points and groups survive, and so do shape and names."""
+    config = quantization_config(bits=4, scheme=scheme, group_size=8, ignore=[], act_order=False)
+    packed: PackedFormat = open_packed(config | {"quant_method": method}, "x")
+    codes, scale, zeros = (torch.as_tensor(x) for x in grid(3, (6, 24), 4, scheme, 3, torch.float16))
+    index = torch.arange(24, dtype=torch.int32) % 3 if ordered else None
+    given = PackedWeight(codes, scale, zeros, index, 4, scheme)
+    tensors = packed.pack("a.b", given)
+    assert packed.holds([*tensors, "a.norm.weight"]) == {"a.b": tuple(name for name in tensors)}
+    assert packed.scheme("a.b") == (4, scheme, 8)
+    assert packed.shape("a.b", tensors.__getitem__) == (6, 24)
+    assert tensors[packed.scale_of("a.b")].dtype == torch.float16
+    found = packed.unpack("a.b", tensors)
+    for part, other in zip(found, given, strict=True):
+        assert torch.equal(part, other) if isinstance(other, torch.Tensor) else part == other
+    group = torch.arange(24) // 8 if index is None else index.long()
+    dense = (codes - zeros[:, group]).half() * scale[:, group]
+    assert torch.equal(found.dequantize(), dense)
