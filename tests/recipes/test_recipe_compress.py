@@ -156,9 +156,9 @@ def test_stored_errors_are_those_of_the_stored_numbers(options: Make) -> None:
     result = compress(chosen)
     dense, stored = open_checkpoint(chosen.model), open_checkpoint(result.out)
     decoder = Decoder(dense)
-    from lowbit.recipes.calibration import load_tokens
+    from lowbit.data.text import load_rows
 
-    rows = load_tokens(chosen.calibration, dense.tokenizer(), samples=3, length=24)
+    rows = load_rows(chosen.calibration, dense.tokenizer(), samples=3, length=24).ids
     inputs: dict[str, list[torch.Tensor]] = {}
     with decoder.outer(head=False):
         states = decoder.embed(list(rows))

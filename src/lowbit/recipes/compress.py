@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 import lowbit
+from lowbit.data.text import TokenRows, load_rows
 from lowbit.formats import compressed_tensors
 from lowbit.formats.checkpoint import Checkpoint, open_checkpoint, weights_hash
 from lowbit.formats.errors import CheckpointError
@@ -54,7 +55,6 @@ from lowbit.runs.journal import Journal
 from lowbit.runs.lock import Lock
 from lowbit.runs.plan import differences
 
-from .calibration import TokenRows, load_rows
 from .evaluate import Likelihood, Variant, stream_likelihood, thread_count
 from .options import CompressOptions
 from .readme import readme

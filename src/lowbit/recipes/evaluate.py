@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 import torch
 
+from lowbit.data.text import load_rows
 from lowbit.formats.checkpoint import open_checkpoint, weights_hash
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.peft import read_adapter, require_base
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Evaluated, EvaluationProgress, Event, OnEvent
 
-from .calibration import load_rows
 from .options import EvalOptions
 from .streaming import Decoder, Factors, Reader, check_device
 
