@@ -37,6 +37,12 @@ from lowbit.formats.checkpoint import Checkpoint, open_checkpoint, weights_hash
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.peft import write_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
+from lowbit.models.decoder import Decoder
+from lowbit.models.inventory import Linear
+from lowbit.models.likelihood import Likelihood, Variant, stream_likelihood
+from lowbit.models.machine import check_device, thread_count
+from lowbit.models.taps import collect_inputs
+from lowbit.models.weights import Factors, Reader
 from lowbit.reference.errors import SpecError
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, ModuleDone, Note, Started
@@ -55,10 +61,8 @@ from lowbit.runs.journal import Journal
 from lowbit.runs.lock import Lock
 from lowbit.runs.plan import differences
 
-from .evaluate import Likelihood, Variant, stream_likelihood, thread_count
 from .options import CompressOptions
 from .readme import readme
-from .streaming import Decoder, Factors, Linear, Reader, check_device
 
 __all__ = ["CompressResult", "compress"]
 
@@ -233,8 +237,8 @@ class _Run:
             Started(
                 model=self.options.model,
                 out=str(self.out),
-                blocks=self.decoder.blocks,
-                modules=sum(len(linears) for linears in self.decoder.linears),
+                blocks=len(self.decoder.inventory.blocks),
+                modules=sum(len(linears) for linears in self.decoder.inventory.linears),
                 samples=self.options.samples,
                 length=self.options.length,
                 resumed_blocks=finished_blocks,
@@ -250,14 +254,14 @@ class _Run:
     def _check_shapes(self) -> None:
         """Everything that would fail at some module fails here, before anything is written."""
         options, decoder = self.options, self.decoder
-        decoder.check_length(options.length)
+        decoder.inventory.check_length(options.length)
         if options.evaluate is not None:
-            decoder.check_length(options.evaluate_length)
-        if not any(decoder.linears):
-            raise RecipeError(f"{options.model}: the blocks of {decoder.name} hold no linear layers")
-        for index, linears in enumerate(decoder.linears):
+            decoder.inventory.check_length(options.evaluate_length)
+        if not any(decoder.inventory.linears):
+            raise RecipeError(f"{options.model}: the blocks of {decoder.inventory.name} hold no linear layers")
+        for index, linears in enumerate(decoder.inventory.linears):
             for linear in linears:
-                name = f"{decoder.block_prefix}.{index}.{linear.name}"
+                name = f"{decoder.inventory.block_prefix}.{index}.{linear.name}"
                 m, k = linear.shape
                 if options.bits < 16 and options.group_size and k % options.group_size:
                     raise RecipeError(
@@ -330,7 +334,7 @@ class _Run:
                 "backend": self.backend.name,
                 "device": str(self.backend.device),
                 "forward_device": self.options.device,
-                "attention": self.decoder.attention,
+                "attention": self.decoder.inventory.attention,
             },
         }
 
@@ -365,7 +369,7 @@ class _Run:
 
     def _shard(self, number: int) -> str:
         """Name of a weight file: 0 holds what lies outside the blocks, 1.. the blocks."""
-        return f"model-{number + 1:05d}-of-{self.decoder.blocks + 1:05d}.safetensors"
+        return f"model-{number + 1:05d}-of-{len(self.decoder.inventory.blocks) + 1:05d}.safetensors"
 
     def _patch_file(self, index: int) -> Path:
         return self.work / f"adapter-{index:05d}.safetensors"
@@ -373,7 +377,13 @@ class _Run:
     def _drop_unverified(self) -> None:
         """Forget every journal line from the first whose files are gone or changed: they are made again."""
         for number, line in enumerate(self.journal.lines):
-            expected = "outer" if number == 0 else "evaluated" if number > self.decoder.blocks else str(number - 1)
+            expected = (
+                "outer"
+                if number == 0
+                else "evaluated"
+                if number > len(self.decoder.inventory.blocks)
+                else str(number - 1)
+            )
             files = line.get("files", {})
             good = str(line.get("step")) == expected and all(
                 (self.out / name).is_file() and digest(self.out / name) == sha for name, sha in files.items()
@@ -384,14 +394,14 @@ class _Run:
                 return
 
     def _finished_blocks(self) -> int:
-        return min(max(0, len(self.journal.lines) - 1), self.decoder.blocks)
+        return min(max(0, len(self.journal.lines) - 1), len(self.decoder.inventory.blocks))
 
     def _write_outer(self) -> None:
         """Embeddings, final norm and head, untouched but for their type."""
         if self.journal.lines:
             return
         tensors = {}
-        for name in self.decoder.outer_names:
+        for name in self.decoder.inventory.outer:
             stored = self.checkpoint.dtype(name)
             dtype = self.storage if stored.is_floating_point else stored
             tensors[name] = TensorSource(dtype, self.checkpoint.shape(name), self._reader_as(name, dtype))
@@ -407,17 +417,17 @@ class _Run:
         )
 
     def _reader_as(self, name: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-        return lambda: self.decoder.read(name).to(dtype)
+        return lambda: self.decoder.weights.read(name).to(dtype)
 
     # ---- blocks --------------------------------------------------------------------------------------------------
 
     def _stream(self) -> None:
         decoder = self.decoder
-        total = decoder.blocks
+        total = len(decoder.inventory.blocks)
         finished = self._finished_blocks()
         if finished == total:
             return
-        with self.clock("forward"), decoder.outer(head=False):
+        with self.clock("forward"), decoder.weights.outer(head=False):
             states = decoder.embed(list(self.rows.ids))
         for index in range(finished):
             started = time.perf_counter()
@@ -459,7 +469,7 @@ class _Run:
                     if error.clause != "A-4" or bad is None:
                         raise
                     raise RecipeError(
-                        f"the inputs of {self.decoder.block_prefix}.{index}.{name} are NaN or infinite "
+                        f"the inputs of {self.decoder.inventory.block_prefix}.{index}.{name} are NaN or infinite "
                         f"in calibration sample {bad}"
                     ) from error
                 nodes[name] = self.backend.moment_merge(nodes[name], leaf) if name in nodes else leaf
@@ -474,9 +484,9 @@ class _Run:
 
         with contextlib.ExitStack() as stack:
             with self.clock("read"):
-                stack.enter_context(self.decoder.block(index))
+                stack.enter_context(self.decoder.weights.block(index))
             with self.clock("forward"):
-                groups = self.decoder.collect(index, states, take)
+                groups = collect_inputs(self.decoder, index, states, take)
                 for name in list(waiting):
                     flush(name)
         self.clock.move("forward", "statistics", statistics)
@@ -484,11 +494,11 @@ class _Run:
 
     def _compress_block(self, index: int, nodes: dict[str, Any], groups: Mapping[str, str]) -> None:
         decoder = self.decoder
-        prefix = f"{decoder.block_prefix}.{index}"
+        prefix = f"{decoder.inventory.block_prefix}.{index}"
         tensors: dict[str, torch.Tensor] = {}
         patches: dict[str, torch.Tensor] = {}
         records: dict[str, dict[str, Any]] = {}
-        for linear in decoder.linears[index]:
+        for linear in decoder.inventory.linears[index]:
             if linear.name not in groups:
                 raise RecipeError(f"no calibration token reaches {prefix}.{linear.name}: take more or other samples")
         for leader in dict.fromkeys(groups.values()):
@@ -499,7 +509,7 @@ class _Run:
                 matrix = self.arrays.give(self.arrays.take(moment.matrix).to(self.arrays.moment_dtype))
                 magnitude = self.arrays.take(moment.magnitude).to(torch.float32)
                 del moment
-            for linear in decoder.linears[index]:
+            for linear in decoder.inventory.linears[index]:
                 if groups[linear.name] != leader:
                     continue
                 started = time.perf_counter()
@@ -522,11 +532,11 @@ class _Run:
                     )
                 )
             del matrix
-        packed = {f"{prefix}.{linear.name}.weight" for linear in decoder.linears[index]}
+        packed = {f"{prefix}.{linear.name}.weight" for linear in decoder.inventory.linears[index]}
         kept = []
-        for name in decoder.block_names(index):
+        for name in decoder.inventory.block_names(index):
             if name not in packed:
-                tensor = decoder.read(name)
+                tensor = decoder.weights.read(name)
                 tensors[name] = tensor.to(self.storage) if tensor.is_floating_point() else tensor
                 if tensor.ndim > 1:
                     kept.append({"name": name, "shape": list(tensor.shape)})
@@ -546,7 +556,7 @@ class _Run:
                     "names": sorted(tensors),
                     "bytes": sum(tensor.nbytes for tensor in tensors.values()),
                     "kept": kept,
-                    "modules": [records[linear.name] for linear in decoder.linears[index]],
+                    "modules": [records[linear.name] for linear in decoder.inventory.linears[index]],
                 }
             )
 
@@ -554,7 +564,7 @@ class _Run:
         """Hidden states behind block ``index`` with the weights and factors that were stored."""
         with contextlib.ExitStack() as stack:
             with self.clock("read"):
-                stack.enter_context(self.decoder.block(index, *self._stored_block(index)))
+                stack.enter_context(self.decoder.weights.block(index, *self._stored_block(index)))
             with self.clock("forward"):
                 for sample in range(len(states)):
                     states[sample] = self.decoder.run(index, states[sample])
@@ -578,7 +588,10 @@ class _Run:
         if self.options.compensate == "none":
             return {}
         file = SafetensorsFile(self._patch_file(index))
-        names = [f"{self.decoder.block_prefix}.{index}.{linear.name}" for linear in self.decoder.linears[index]]
+        names = [
+            f"{self.decoder.inventory.block_prefix}.{index}.{linear.name}"
+            for linear in self.decoder.inventory.linears[index]
+        ]
         return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
 
     # ---- one layer -----------------------------------------------------------------------------------------------
@@ -608,7 +621,7 @@ class _Run:
         """
         options, arrays, clock = self.options, self.arrays, self.clock
         with clock("read"):
-            w = self.decoder.linear_weight(index, linear)
+            w = self.decoder.weights.linear(index, linear)
         target, aim = w, self._aim(name, linear, w, c)
         best: tuple[float, float, _Stored, _Patch | None] | None = None
         for turn in range(options.rounds):
@@ -820,7 +833,7 @@ class _Run:
         """Perplexities of the original, the compressed and the compensated model, in one pass over the blocks."""
         if self.windows is None:
             return None
-        for line in self.journal.lines[self.decoder.blocks + 1 :]:
+        for line in self.journal.lines[len(self.decoder.inventory.blocks) + 1 :]:
             if line.get("step") == "evaluated":
                 return dict(line["perplexity"])
         variants = [
@@ -847,7 +860,7 @@ class _Run:
 
         with self.clock("write"):
             remove_tree(self.out / "adapter")  # a killed run may have left half of it
-            lines = self.journal.lines[: self.decoder.blocks + 1]
+            lines = self.journal.lines[: len(self.decoder.inventory.blocks) + 1]
             if self.options.compensate != "none":
                 self._write_adapter()
             with writing(self.out):
@@ -876,9 +889,9 @@ class _Run:
 
     def _write_adapter(self) -> None:
         factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for index in range(self.decoder.blocks):
+        for index in range(len(self.decoder.inventory.blocks)):
             factors.update(self._stored_factors(index))
-        transposed = [linear.transposed for linears in self.decoder.linears for linear in linears]
+        transposed = [linear.transposed for linears in self.decoder.inventory.linears for linear in linears]
         with writing(self.out / "adapter"):
             write_adapter(
                 self.out / "adapter",
@@ -892,20 +905,20 @@ class _Run:
     def _packed(self) -> bool:
         """Whether the weights are stored as codes; otherwise the directory is an ordinary dense checkpoint."""
         return self.options.bits < 16 and not any(
-            linear.transposed for linears in self.decoder.linears for linear in linears
+            linear.transposed for linears in self.decoder.inventory.linears for linear in linears
         )
 
     def _config(self) -> str:
         config = json.loads(self.checkpoint.config.to_json_string(use_diff=True))
         config.pop("_name_or_path", None)
-        config["architectures"] = [self.decoder.name]
+        config["architectures"] = [self.decoder.inventory.name]
         config["dtype"] = str(self.storage).removeprefix("torch.")
         if self._packed:
             config["quantization_config"] = compressed_tensors.quantization_config(
                 bits=self.options.bits,
                 scheme=self.options.scheme,
                 group_size=self.options.group_size,
-                ignore=self.decoder.outer_linears(),
+                ignore=self.decoder.inventory.outer_linears(),
                 act_order=self.options.orders,
             )
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -922,7 +935,10 @@ class _Run:
         parts["other"] = stored - parts["packed"] - parts["scales"] - parts["zero_points"]
         before = sum(
             math.prod(self.checkpoint.shape(name)) * self.storage.itemsize
-            for name in [*decoder.outer_names, *(n for i in range(decoder.blocks) for n in decoder.block_names(i))]
+            for name in [
+                *decoder.inventory.outer,
+                *(n for i in range(len(decoder.inventory.blocks)) for n in decoder.inventory.block_names(i)),
+            ]
         )
         after = stored + parts["adapter"]
         config = self.checkpoint.config
@@ -935,12 +951,12 @@ class _Run:
             "inputs": plan["inputs"],
             "machine": plan["machine"],
             "model": {
-                "architecture": decoder.name,
-                "blocks": decoder.blocks,
-                "parameters": decoder.parameters(),
+                "architecture": decoder.inventory.name,
+                "blocks": len(decoder.inventory.blocks),
+                "parameters": decoder.inventory.parameters(),
                 "hidden_size": getattr(config, "hidden_size", None),
                 "dtype": str(self.storage).removeprefix("torch."),
-                "forward_dtype": str(decoder.dtype).removeprefix("torch."),
+                "forward_dtype": str(decoder.weights.dtype).removeprefix("torch."),
                 "kept": [kept for line in lines[1:] for kept in line["kept"]],
             },
             "modules": modules,
