@@ -55,7 +55,7 @@ class Decoder:
         self.storage = storage_dtype(checkpoint) if dtype == "auto" else DTYPES[dtype]
         compute = resolve_dtype(self.storage, device)
         self.inventory = Inventory(checkpoint, compute)
-        self.weights = Weights(self.inventory, checkpoint, torch.device(device), compute)
+        self.weights = Weights(self.inventory, torch.device(device), compute)
         self._calls: list[_Call] = []
         self._call_length = -1
 

@@ -6,6 +6,7 @@ are the longest list of like modules inside the base model. What cannot be compr
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,8 @@ class Inventory:
     """The model that ``transformers`` has for the configuration of ``checkpoint``, without values.
 
     Attributes:
-        source: what the checkpoint was opened by, for messages.
+        checkpoint: the files.
+        source: what they were opened by, for messages.
         model: the model on the meta device.
         base: its base model, without the head.
         name: class of the model, such as ``LlamaForCausalLM``.
@@ -47,17 +49,17 @@ class Inventory:
     """
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
         self.source = checkpoint.source
-        self._config = checkpoint.config
         self.model, self.attention = _build(checkpoint, dtype)
         self.base: nn.Module = self.model.base_model
         self.name = type(self.model).__name__
         self.block_prefix, self.blocks = _find_blocks(self.model, self.base, checkpoint.source)
         self.linears = [_linears(block) for block in self.blocks]
-        self.where, self.outer = self._match(checkpoint)
+        self.where, self.outer = self._match()
 
-    def _match(self, checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
-        stored = set(checkpoint.names())
+    def _match(self) -> tuple[dict[str, str], list[str]]:
+        stored = set(self.checkpoint.names())
         values = self.model.state_dict(keep_vars=True)
         families: dict[int, list[str]] = {}
         for name, value in values.items():
@@ -71,7 +73,7 @@ class Inventory:
                     f"{self.source} lacks the tensor {family[0]} that {self.name} needs: "
                     "the checkpoint is incomplete, or written in a layout that this version does not read"
                 )
-            expected, actual = tuple(values[found].shape), tuple(checkpoint.shape(found))
+            expected, actual = tuple(values[found].shape), tuple(self.checkpoint.shape(found))
             if expected != actual:
                 raise RecipeError(
                     f"{self.source}: tensor {found} has shape {actual}, but its configuration needs {expected}"
@@ -103,9 +105,14 @@ class Inventory:
         """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    def values(self) -> int:
+        """Number of values that the checkpoint holds for the model, whatever their type."""
+        inside = (name for index in range(len(self.blocks)) for name in self.block_names(index))
+        return sum(math.prod(self.checkpoint.shape(name)) for name in (*self.outer, *inside))
+
     def check_length(self, length: int) -> None:
         """Refuse samples longer than the model's learned positions."""
-        limit = getattr(self._config, "max_position_embeddings", None)
+        limit = getattr(self.checkpoint.config, "max_position_embeddings", None)
         if isinstance(limit, int) and length > limit:
             raise RecipeError(
                 f"samples of {length} tokens, but {self.name} here reads at most {limit}: lower the length"

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowbit.formats.checkpoint import Checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
 
@@ -40,24 +39,23 @@ def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
 
 
 class Weights:
-    """Values of ``checkpoint`` in and out of the model of ``inventory``.
+    """Values of a checkpoint in and out of the model of its ``inventory``.
 
     Attributes:
         device: where forward passes run.
         dtype: type in which they run.
     """
 
-    def __init__(self, inventory: Inventory, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, inventory: Inventory, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
         self._inventory = inventory
         self._model: nn.Module = inventory.model
-        self._checkpoint = checkpoint
 
     def read(self, name: str) -> torch.Tensor:
         """One parameter as the checkpoint stores it, checked for NaN and infinities."""
         try:
-            tensor = self._checkpoint.read(self._inventory.where.get(name, name))
+            tensor = self._inventory.checkpoint.read(self._inventory.where.get(name, name))
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
         bad = first_bad(tensor)
