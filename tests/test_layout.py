@@ -179,6 +179,35 @@ def test_nothing_but_workflows_needs_transformers(module: str, path: Path) -> No
         assert not third_party(imports(module, path)) & heavy
 
 
+# Workflows from the bottom up: a module imports its own layer and those before it. The root package stands outside: it
+# is the door to backends for all of them.
+LAYERS = (
+    ("runs", "_hints", "nn"),
+    ("formats", "console"),  # the console draws events; its ways to say a number serve the report too
+    ("models", "data", "integrations"),
+    ("compression", "training", "report"),
+    ("recipes",),
+    ("cli", "demo", "__main__"),
+)
+
+
+def layer(name: str) -> int | None:
+    """Number of the layer in which a dotted name of the workflows stands."""
+    parts = name.split(".")
+    return next(
+        (number for number, row in enumerate(LAYERS) if parts[0] == "lowbit" and parts[1:2] and parts[1] in row), None
+    )
+
+
+@pytest.mark.parametrize("module, path", [(n, p) for n, p in WORKFLOWS if "." in n], ids=ids)
+def test_workflows_import_downward(module: str, path: Path) -> None:
+    own = layer(module)
+    assert own is not None, f"{module} stands in no layer"
+    for name in imports(module, path):
+        other = layer(name)
+        assert other is None or other <= own, f"{module} imports {name}, which stands above it"
+
+
 def test_pyproject_names_every_package() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {name for name, path in ALL_MODULES if path.name == "__init__.py"}

@@ -14,7 +14,7 @@ import torch
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.gguf import ARCHITECTURES, _llama3_factors
-from lowbit.recipes.streaming import storage_dtype
+from lowbit.models.machine import storage_dtype
 
 from .conftest import VOCABULARY, tiny_config, tiny_model
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import RecipeError
-from .files import sync_folder, write_bytes, writing
+from .files import digest, sync_folder, write_bytes, writing
 
 __all__ = ["Journal"]
 
@@ -63,3 +63,23 @@ class Journal:
         text = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in self.lines[:count])
         write_bytes(self.path, text)
         del self.lines[count:]
+
+    def drop_unverified(self, folder: Path, step: Callable[[int], str]) -> str | None:
+        """Forget every line from the first that is not what it should be: its files are made again.
+
+        Args:
+            folder: where the names under ``files`` of a line lie, each with its sha256.
+            step: line number → the ``step`` expected there.
+
+        Returns:
+            The step to continue from, or None when every line holds.
+        """
+        for number, line in enumerate(self.lines):
+            files = line.get("files", {})
+            good = str(line.get("step")) == step(number) and all(
+                (folder / name).is_file() and digest(folder / name) == sha for name, sha in files.items()
+            )
+            if not good:
+                self.keep(number)
+                return step(number)
+        return None
