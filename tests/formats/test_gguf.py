@@ -282,7 +282,7 @@ def test_a_type_without_numpy_code_is_named(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     assert isinstance(checkpoint, GgufCheckpoint)
     stored = "blk.0.attn_q.weight"
-    checkpoint._tensors[stored] = checkpoint._tensors[stored]._replace(kind=gguf.GGMLQuantizationType.I16)
+    checkpoint._file.tensors[stored] = checkpoint._file.tensors[stored]._replace(kind=gguf.GGMLQuantizationType.I16)
     with pytest.raises(CheckpointError, match=r"tensor blk\.0\.attn_q\.weight has type I16"):
         checkpoint.read("model.layers.0.self_attn.q_proj.weight")
 

@@ -11,7 +11,7 @@ import torch
 from lowbit.compression.arrays import Arrays
 from lowbit.compression.layer import LayerSolver, Solution
 from lowbit.compression.method import Method
-from lowbit.formats.compressed_tensors import dequantize_module
+from lowbit.formats.packed.compressed_tensors import dequantize_module
 from lowbit.models.inventory import Linear
 from lowbit.runs.clock import Clock
 

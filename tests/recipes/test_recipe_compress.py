@@ -15,7 +15,7 @@ import torch
 from tiny_models import contents
 
 from lowbit.formats.checkpoint import open_checkpoint
-from lowbit.formats.compressed_tensors import unpack_module
+from lowbit.formats.packed.compressed_tensors import unpack_module
 from lowbit.formats.peft import read_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
 from lowbit.models.adapters import split_factors
@@ -187,7 +187,7 @@ def test_codes_of_the_files_are_round_to_nearest(options: Make) -> None:
     shard = SafetensorsFile(result.out / "model-00002-of-00003.safetensors")
     name = "model.layers.0.mlp.up_proj"
     parts = {key: shard.read(key) for key in shard.entries if key.startswith(name + ".")}
-    codes, scale, zero = unpack_module(parts, bits=3, scheme="asymmetric")
+    codes, scale, zero, *_ = unpack_module(parts, bits=3, scheme="asymmetric")
     w = open_checkpoint(chosen.model).read(name + ".weight").double().reshape(64, -1, 16)
     s, z = scale.double()[..., None], zero.double()[..., None]
     assert torch.equal((w / s).round().add(z).clamp(0, 7), codes.double().reshape(w.shape))

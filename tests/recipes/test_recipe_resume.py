@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def _work(fields: dict[str, Any], die_at: int | None) -> None:
 
 def run(options: CompressOptions, *, die_at: int | None = None, after: float | None = None) -> int:
     """Exit code of a child that compresses; killed after ``after`` seconds."""
-    child = _CONTEXT.Process(target=_work, args=(options.model_dump(), die_at))
+    child = _CONTEXT.Process(target=_work, args=(asdict(options), die_at))
     child.start()
     if after is not None:
         child.join(after)
@@ -130,7 +131,7 @@ def test_twenty_kills_during_one_run_of_a_real_model(smollm2: Path, tmp_path: Pa
     draw = random.Random(20)
     out = tmp_path / "out"
     for shards in sorted(draw.randint(0, 30) for _ in range(20)):
-        child = _CONTEXT.Process(target=_work, args=(make(out).model_dump(), None))
+        child = _CONTEXT.Process(target=_work, args=(asdict(make(out)), None))
         child.start()
         while child.is_alive() and len(list(out.glob("model-*.safetensors"))) < shards:
             time.sleep(0.01)

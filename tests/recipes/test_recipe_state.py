@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lowbit.formats.safetensors_file import TensorSource, write_tensors
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.files import TensorSource, digest, replacing, sweep, write_bytes, write_json, write_tensors
+from lowbit.runs.files import digest, replacing, sweep, write_bytes, write_json
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
 from lowbit.runs.lock import Lock

@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
+from lowbit.formats.dtypes import name_of
 from lowbit.models.inventory import Inventory
-from lowbit.models.machine import dtype_name
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Method"]
@@ -40,7 +40,7 @@ class Method:
     @property
     def scale_dtype(self) -> str:
         """Name of the type of scales."""
-        return dtype_name(self.storage)
+        return name_of(self.storage)
 
     @property
     def joint(self) -> bool:

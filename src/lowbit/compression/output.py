@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lowbit.formats import compressed_tensors
 from lowbit.formats.checkpoint import weights_hash
+from lowbit.formats.dtypes import name_of
+from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.peft import write_adapter
 from lowbit.models.inventory import Inventory
-from lowbit.models.machine import dtype_name
 from lowbit.runs.files import remove_tree, writing
 
 from .method import Method
@@ -44,7 +44,7 @@ def output_config(inventory: Inventory, method: Method) -> bytes:
     config = json.loads(inventory.checkpoint.config.to_json_string(use_diff=True))
     config.pop("_name_or_path", None)
     config["architectures"] = [inventory.name]
-    config["dtype"] = dtype_name(method.storage)
+    config["dtype"] = name_of(method.storage)
     if method.packs(inventory):
         config["quantization_config"] = compressed_tensors.quantization_config(
             bits=method.bits,

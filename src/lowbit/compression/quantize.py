@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lowbit.formats import compressed_tensors
+from lowbit.formats.packed import compressed_tensors
 from lowbit.models.inventory import Linear
 
 from .arrays import Arrays

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.data.text import TokenRows
+from lowbit.formats.dtypes import name_of
 from lowbit.models.decoder import Decoder
-from lowbit.models.machine import dtype_name
 from lowbit.runs.plan import versions
 
 from .arrays import Arrays
@@ -99,8 +99,8 @@ def make_record(
             "blocks": len(inventory.blocks),
             "parameters": inventory.parameters(),
             "hidden_size": getattr(inventory.checkpoint.config, "hidden_size", None),
-            "dtype": dtype_name(method.storage),
-            "forward_dtype": dtype_name(decoder.weights.dtype),
+            "dtype": name_of(method.storage),
+            "forward_dtype": name_of(decoder.weights.dtype),
             "kept": [kept for line in lines[1:] for kept in line["kept"]],
         },
         "modules": modules,

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from lowbit.formats import compressed_tensors
-from lowbit.formats.safetensors_file import SafetensorsFile
+from lowbit.formats.packed import compressed_tensors
+from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
 from lowbit.models.weights import Reader
 from lowbit.runs.events import Note, OnEvent
-from lowbit.runs.files import TensorSource, write_tensors
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
 

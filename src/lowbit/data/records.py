@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lowbit._hints import hint
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Record", "read_records"]
@@ -97,7 +98,7 @@ def _from_parquet(path: Path, fields: Sequence[str]) -> Iterator[Record]:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise RecipeError(f"{path}: parquet needs pyarrow: pip install 'lowbit[hf]'") from None
+        raise RecipeError(f"{path}: parquet needs pyarrow: {hint('hf')}") from None
     try:
         file = pq.ParquetFile(path)
     except Exception as error:  # pyarrow has no common error class for a damaged file
@@ -118,7 +119,7 @@ def _from_hub(source: str) -> Iterator[Record]:
     try:
         import datasets
     except ImportError:
-        raise RecipeError(f"{source}: no such file, and hub datasets need: pip install 'lowbit[hf]'") from None
+        raise RecipeError(f"{source}: no such file, and hub datasets need: {hint('hf')}") from None
     name, *rest = source.split(":")
     configuration = rest[0] if rest else None
     split = rest[1] if len(rest) > 1 else "train"

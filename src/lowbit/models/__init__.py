@@ -4,6 +4,7 @@
 module          content
 ==============  ==========================================================================================
 ``machine``     where and in what torch computes: devices, threads, types
+``policy``      which models may be compressed
 ``inventory``   blocks, linear layers and names, on the meta device; what cannot be compressed is refused
 ``surgery``     changing a model in place: values, patches, forwards
 ``weights``     the values of a model, one block at a time

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from lowbit.formats.checkpoint import Checkpoint
+from lowbit.formats.dtypes import FLOATS
 from lowbit.runs.errors import RecipeError
 
 from .inventory import Inventory
-from .machine import DTYPES, resolve_dtype, storage_dtype
+from .machine import resolve_dtype, storage_dtype
 from .surgery import replaced_forwards
 from .weights import Weights
 
@@ -52,7 +53,7 @@ class Decoder:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: str = "auto", device: str = "cpu") -> None:
-        self.storage = storage_dtype(checkpoint) if dtype == "auto" else DTYPES[dtype]
+        self.storage = storage_dtype(checkpoint) if dtype == "auto" else FLOATS[dtype]
         compute = resolve_dtype(self.storage, device)
         self.inventory = Inventory(checkpoint, compute)
         self.weights = Weights(self.inventory, torch.device(device), compute)

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from lowbit.formats.checkpoint import Checkpoint, causal_class
+from lowbit.formats.checkpoint import Checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
+
+from .policy import causal_class
 
 __all__ = ["Inventory", "Linear"]
 

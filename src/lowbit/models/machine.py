@@ -9,16 +9,10 @@ from collections.abc import Iterator
 import torch
 
 from lowbit.formats.checkpoint import Checkpoint
+from lowbit.formats.dtypes import FLOATS
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["DTYPES", "check_device", "dtype_name", "resolve_dtype", "storage_dtype", "thread_count"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``bfloat16`` of ``torch.bfloat16``."""
-    return str(dtype).removeprefix("torch.")
+__all__ = ["check_device", "resolve_dtype", "storage_dtype", "thread_count"]
 
 
 def storage_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -26,7 +20,7 @@ def storage_dtype(checkpoint: Checkpoint) -> torch.dtype:
     count: dict[torch.dtype, int] = {}
     for name in checkpoint.names():
         dtype = checkpoint.natural_dtype(name)
-        if dtype in DTYPES.values():
+        if dtype in FLOATS.values():
             count[dtype] = count.get(dtype, 0) + math.prod(checkpoint.shape(name))
     return max(count, key=lambda dtype: count[dtype], default=torch.float32)
 

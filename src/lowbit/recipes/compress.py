@@ -61,8 +61,12 @@ class CompressResult:
     already_done: bool = False  # an earlier run had finished: nothing was computed
 
 
-def compress(options: CompressOptions, on_event: Callable[[Event], None] | None = None) -> CompressResult:
+def compress(
+    options: CompressOptions, on_event: Callable[[Event], None] | None = None, *, checkpoint: Checkpoint | None = None
+) -> CompressResult:
     """Compress ``options.model`` into ``options.out``; continues an interrupted run of the same options.
+
+    A ``checkpoint`` that is open already is taken in place of what ``options.model`` names.
 
     Writes, besides the checkpoint: ``adapter/`` (PEFT), ``lowbit.json``, ``report.html`` and a ``README.md`` that says
     how to load it. ``config.json`` comes last, so that a directory that loads is complete.
@@ -74,7 +78,7 @@ def compress(options: CompressOptions, on_event: Callable[[Event], None] | None 
     clock = Clock()
     with thread_count(options.threads) as threads:
         try:
-            record, done = _compress(options, tell, threads, clock)
+            record, done = _compress(options, checkpoint, tell, threads, clock)
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
     before, after = (record["totals"][f"bytes_{when}"] for when in ("before", "after"))
@@ -82,11 +86,13 @@ def compress(options: CompressOptions, on_event: Callable[[Event], None] | None 
     return CompressResult(record, clock.elapsed(), peak_memory(), options.out, clock.timings(), done)
 
 
-def _compress(options: CompressOptions, tell: OnEvent, threads: int, clock: Clock) -> tuple[dict[str, Any], bool]:
+def _compress(
+    options: CompressOptions, checkpoint: Checkpoint | None, tell: OnEvent, threads: int, clock: Clock
+) -> tuple[dict[str, Any], bool]:
     """The record, and whether an earlier run had written it."""
     check_device(options.device)
     with clock("read"):
-        checkpoint = open_checkpoint(options.model)
+        checkpoint = checkpoint or open_checkpoint(options.model)
         decoder = Decoder(checkpoint, dtype=options.dtype, device=options.device)
     method = _method(options, decoder.storage)
     decoder.inventory.check_length(options.length)

@@ -14,11 +14,12 @@ from typing import Any
 
 from lowbit.data.text import load_rows
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.dtypes import name_of
 from lowbit.formats.errors import CheckpointError
 from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
 from lowbit.models.likelihood import Variant, stream_likelihood
-from lowbit.models.machine import check_device, dtype_name, thread_count
+from lowbit.models.machine import check_device, thread_count
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Event
 
@@ -100,6 +101,6 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
         length=length,
         source=rows.source,
         sha256=rows.sha256,
-        dtype=dtype_name(decoder.weights.dtype),
+        dtype=name_of(decoder.weights.dtype),
         seconds=time.perf_counter() - started,
     )

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.errors import CheckpointError
 from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
-from lowbit.models.machine import DTYPES, check_device, thread_count
+from lowbit.models.machine import check_device, thread_count
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["generate"]
@@ -49,8 +50,8 @@ def generate(
     """
     if not prompt:
         raise RecipeError("the prompt is empty")
-    if dtype != "auto" and dtype not in DTYPES:
-        raise RecipeError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
+    if dtype != "auto" and dtype not in FLOATS:
+        raise RecipeError(f"dtype {dtype!r} is none of auto, {', '.join(FLOATS)}")
     check_device(device)
     with thread_count(threads):
         try:

@@ -12,17 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import torch
 
 from .errors import RecipeError
 
 __all__ = [
-    "TensorSource",
     "digest",
     "make_folder",
     "remove_tree",
@@ -31,22 +27,8 @@ __all__ = [
     "sync_folder",
     "write_bytes",
     "write_json",
-    "write_tensors",
     "writing",
 ]
-
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @contextlib.contextmanager
@@ -116,64 +98,6 @@ def write_json(path: Path, value: Any, *, scratch: Path | None = None) -> str:
     """Write ``value`` as indented JSON, atomically; the bytes depend on the value alone."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_bytes(path, text.encode(), scratch=scratch)
-
-
-class TensorSource:
-    """A tensor that will be written: its place in the file is known before its values are in memory."""
-
-    def __init__(self, dtype: torch.dtype, shape: tuple[int, ...], read: Any) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self.read = read
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> TensorSource:
-        """The source of a tensor that is in memory already."""
-        return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the values in the file."""
-        size = self.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
-
-
-def write_tensors(path: Path, tensors: Mapping[str, TensorSource], *, scratch: Path | None = None) -> str:
-    """Write a safetensors file atomically, holding one tensor in memory at a time; returns the sha256 of the file.
-
-    Larger item sizes come first (every tensor is aligned to its items), then names in order: same tensors, same bytes.
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in order:
-        source = tensors[name]
-        header[name] = {
-            "dtype": _NAMES[source.dtype],
-            "shape": list(source.shape),
-            "data_offsets": [offset, offset + source.nbytes],
-        }
-        offset += source.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    hasher = hashlib.sha256()
-    with writing(path), replacing(path, scratch) as file:
-        for piece in _pieces(struct.pack("<Q", len(text)) + text, order, tensors):
-            hasher.update(piece)
-            file.write(piece)
-    return hasher.hexdigest()
-
-
-def _pieces(head: bytes, order: Iterable[str], tensors: Mapping[str, TensorSource]) -> Iterator[Any]:
-    yield head
-    for name in order:
-        tensor = tensors[name].read().detach().to("cpu").contiguous()
-        if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
-            raise RuntimeError(f"{name} changed between its announcement and its values")
-        if tensor.numel():
-            yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 def digest(path: Path) -> str:
