@@ -208,6 +208,38 @@ def test_workflows_import_downward(module: str, path: Path) -> None:
         assert other is None or other <= own, f"{module} imports {name}, which stands above it"
 
 
+def test_no_import_circle_in_the_workflows() -> None:
+    names = {name for name, _ in WORKFLOWS if "." in name}
+    graph = {name: uses(name, path, names) for name, path in WORKFLOWS if name in names}
+    while True:  # whoever uses nobody, or is used by nobody, is in no circle
+        used = set().union(*graph.values())
+        inner = {
+            name: theirs & graph.keys() for name, theirs in graph.items() if name in used and theirs & graph.keys()
+        }
+        if inner == graph:
+            break
+        graph = inner
+    assert not graph, graph
+
+
+def uses(module: str, path: Path, known: set[str]) -> set[str]:
+    """The modules of ``known`` that a file imports, inside functions and for type checkers too."""
+    found = set()
+    for name in imports(module, path):
+        found |= {name if name in known else name.rpartition(".")[0]} & known
+    return found - {module}
+
+
+@pytest.mark.parametrize("module, path", WORKFLOWS, ids=ids)
+def test_no_file_above_700_lines_and_no_class_above_200(module: str, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 700, module
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 200, f"class {node.name} of {module} has {lines} lines: what are its parts?"
+
+
 def test_pyproject_names_every_package() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {name for name, path in ALL_MODULES if path.name == "__init__.py"}
