@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from lowbit.recipes.state import TensorSource, make_folder, write_json, write_tensors
+from lowbit.formats.safetensors_file import TensorSource, write_tensors
+from lowbit.runs.files import make_folder, write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VOCABULARY = 264  # 256 bytes and room for special tokens

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import lowbit
+from lowbit import _hints
 
 from . import report, vectors
 from .clauses import ClauseError, select
@@ -158,7 +159,7 @@ def run_suite(
         import hypothesis  # noqa: F401
         import pytest
     except ModuleNotFoundError as error:
-        hint = f"the suite needs {error.name}: pip install 'lowbit[conformance]', or use --vectors-only"
+        hint = f"the suite needs {error.name}: {_hints.hint('conformance')}, or use --vectors-only"
         raise lowbit.BackendError(hint) from error
     with _alone() as folder:
         alone = ["-p", "no:cacheprovider", "-c", f"{folder}/pytest.ini", "--rootdir", folder, "--noconftest"]

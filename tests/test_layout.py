@@ -70,6 +70,13 @@ def imports(module: str, path: Path) -> set[str]:
     return found
 
 
+def attributes(path: Path) -> set[str]:
+    """Dotted names that a file reads, ``lowbit.reference.lut`` for one."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    chains = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return {chain for chain in chains if re.fullmatch(r"[\w.]+", chain)}
+
+
 def inside(name: str, *packages: str) -> bool:
     """Whether a dotted name is one of the packages or below it."""
     return any(name == package or name.startswith(package + ".") for package in packages)
@@ -159,8 +166,11 @@ def test_the_kit_never_imports_a_backend(module: str, path: Path) -> None:
 def test_workflows_reach_backends_by_name(module: str, path: Path) -> None:
     for name in imports(module, path):
         assert not inside(name, "lowbit.accel"), f"{module} imports {name}: use lowbit.load"
-        if inside(name, "lowbit.reference") and name != "lowbit.reference":
+        if inside(name, "lowbit.reference"):
             assert inside(name, *CONTRACT), f"{module} imports {name}: an algorithm comes from a loaded backend"
+    for name in attributes(path):  # an import of lowbit alone would otherwise open every door
+        if inside(name, "lowbit.reference", "lowbit.accel"):
+            assert inside(name, *CONTRACT), f"{module} reaches for {name}: an algorithm comes from a loaded backend"
 
 
 @pytest.mark.parametrize("module, path", ALL_MODULES, ids=ids)
@@ -168,6 +178,67 @@ def test_nothing_but_workflows_needs_transformers(module: str, path: Path) -> No
     heavy = {"transformers", "datasets", "accelerate", "safetensors", "peft", "compressed_tensors", "gguf", "pydantic"}
     if (module, path) not in WORKFLOWS:
         assert not third_party(imports(module, path)) & heavy
+
+
+# Workflows from the bottom up: a module imports its own layer and those before it. The root package stands outside: it
+# is the door to backends for all of them.
+LAYERS = (
+    ("runs", "_hints", "nn"),
+    ("formats", "console"),  # the console draws events; its ways to say a number serve the report too
+    ("models", "data", "integrations"),
+    ("compression", "training", "report"),
+    ("recipes",),
+    ("cli", "demo", "__main__"),
+)
+
+
+def layer(name: str) -> int | None:
+    """Number of the layer in which a dotted name of the workflows stands."""
+    parts = name.split(".")
+    return next(
+        (number for number, row in enumerate(LAYERS) if parts[0] == "lowbit" and parts[1:2] and parts[1] in row), None
+    )
+
+
+@pytest.mark.parametrize("module, path", [(n, p) for n, p in WORKFLOWS if "." in n], ids=ids)
+def test_workflows_import_downward(module: str, path: Path) -> None:
+    own = layer(module)
+    assert own is not None, f"{module} stands in no layer"
+    for name in imports(module, path):
+        other = layer(name)
+        assert other is None or other <= own, f"{module} imports {name}, which stands above it"
+
+
+def test_no_import_circle_in_the_workflows() -> None:
+    names = {name for name, _ in WORKFLOWS if "." in name}
+    graph = {name: uses(name, path, names) for name, path in WORKFLOWS if name in names}
+    while True:  # whoever uses nobody, or is used by nobody, is in no circle
+        used = set().union(*graph.values())
+        inner = {
+            name: theirs & graph.keys() for name, theirs in graph.items() if name in used and theirs & graph.keys()
+        }
+        if inner == graph:
+            break
+        graph = inner
+    assert not graph, graph
+
+
+def uses(module: str, path: Path, known: set[str]) -> set[str]:
+    """The modules of ``known`` that a file imports, inside functions and for type checkers too."""
+    found = set()
+    for name in imports(module, path):
+        found |= {name if name in known else name.rpartition(".")[0]} & known
+    return found - {module}
+
+
+@pytest.mark.parametrize("module, path", WORKFLOWS, ids=ids)
+def test_no_file_above_700_lines_and_no_class_above_200(module: str, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 700, module
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 200, f"class {node.name} of {module} has {lines} lines: what are its parts?"
 
 
 def test_pyproject_names_every_package() -> None:

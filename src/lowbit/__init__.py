@@ -11,10 +11,18 @@ Importing this package loads neither torch, numba, transformers nor hypothesis.
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SPEC_VERSION", "BackendError", "__version__", "available", "load"]
+from ._hints import hint
+
+if TYPE_CHECKING:
+    from lowbit.recipes.compress import CompressResult
+    from lowbit.recipes.evaluate import EvalResult
+
+__all__ = ["SPEC_VERSION", "BackendError", "__version__", "available", "compress", "evaluate", "load"]
 
 __version__ = "0.1.0"
 SPEC_VERSION = 1
@@ -57,7 +65,7 @@ def load(name: str, /, **options: Any) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in _EXTRAS:
-            raise BackendError(f"backend {name!r} needs {missing}: pip install 'lowbit[{_EXTRAS[missing]}]'") from error
+            raise BackendError(f"backend {name!r} needs {missing}: {hint(_EXTRAS[missing])}") from error
         if missing and module_name.split(".")[0] == missing:
             known = ", ".join(available()) or "none"
             raise BackendError(
@@ -81,3 +89,67 @@ def load(name: str, /, **options: Any) -> Any:
     if absent:
         raise BackendError(f"{name!r} is not a backend: it lacks {', '.join(absent)}")
     return backend
+
+
+def compress(
+    model: Any,
+    tokenizer: Any = None,
+    /,
+    *,
+    out: str | os.PathLike[str],
+    on_event: Callable[[Any], None] | None = None,
+    **options: Any,
+) -> CompressResult:
+    """Compress a language model, as the command ``lowbit compress`` does; needs the extra ``hf``.
+
+    ``lowbit.compress("model", out="out", bits=3)`` reads a directory, a GGUF file or a hub id;
+    ``lowbit.compress(model, tokenizer, out="out", bits=3)`` takes a model of ``transformers`` that is in memory and
+    gives the same bytes as its saved directory would.
+
+    Args:
+        model: a place, or a ``PreTrainedModel``, which is not changed.
+        tokenizer: of a model in memory; a place brings its own.
+        out: output directory; an interrupted run of the same call continues there.
+        on_event: called with every :class:`lowbit.runs.events.Event`.
+        options: fields of :class:`lowbit.recipes.options.CompressOptions`.
+
+    Raises:
+        RecipeError: anything that a user can put right, in one message.
+        CheckpointError: a model in memory that is quantized already, or whose weights are elsewhere.
+    """
+    from lowbit.recipes.compress import compress as work
+    from lowbit.recipes.options import CompressOptions, parse_options
+    from lowbit.runs.errors import RecipeError
+
+    named = isinstance(model, (str, os.PathLike))
+    if named is not (tokenizer is None):
+        raise RecipeError("a model in memory needs its tokenizer, and a model that is named brings its own")
+    if named:
+        return work(parse_options(CompressOptions, model=os.fspath(model), out=out, **options), on_event)
+    from lowbit.formats.memory import MemoryCheckpoint
+
+    checkpoint = MemoryCheckpoint(model, tokenizer)
+    return work(
+        parse_options(CompressOptions, model=checkpoint.source, out=out, **options), on_event, checkpoint=checkpoint
+    )
+
+
+def evaluate(
+    path: str | os.PathLike[str], *, on_event: Callable[[Any], None] | None = None, **options: Any
+) -> EvalResult:
+    """Perplexity of a model, as the command ``lowbit eval`` measures it; needs the extra ``hf``.
+
+    ``lowbit.evaluate("out", text="test.txt", adapter="out/adapter")``
+
+    Args:
+        path: model directory, compressed directory, hub id or GGUF file.
+        on_event: called with every :class:`lowbit.runs.events.Event`.
+        options: fields of :class:`lowbit.recipes.options.EvalOptions`.
+
+    Raises:
+        RecipeError: anything wrong with the inputs, in one message.
+    """
+    from lowbit.recipes.evaluate import evaluate as work
+    from lowbit.recipes.options import EvalOptions, parse_options
+
+    return work(parse_options(EvalOptions, path=os.fspath(path), **options), on_event)

@@ -7,7 +7,6 @@ error, so that a command's answer can be piped.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import sys
@@ -15,12 +14,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lowbit.runs.events import (
+    BlockDone,
+    BlockResumed,
+    BlockStarted,
+    Evaluated,
+    EvaluationProgress,
+    Event,
+    Finished,
+    ModuleDone,
+    Note,
+    Started,
+)
+from lowbit.runs.files import make_folder, write_json
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from lowbit.recipes.events import Event
-
-__all__ = ["Console", "byte_size", "duration", "jsonable", "share", "write_json"]
+__all__ = ["Console", "byte_size", "duration", "jsonable", "save_record", "share"]
 
 
 def byte_size(value: float) -> str:
@@ -60,22 +71,14 @@ def jsonable(value: Any) -> Any:
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all.
+def save_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as strict JSON, whole or not at all, with the folders it needs.
 
     Raises:
-        OSError: as the system says it.
+        RecipeError: the system refuses.
     """
-    text = json.dumps(jsonable(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    make_folder(path.parent)
+    write_json(path, jsonable(record))
 
 
 class Console:
@@ -94,6 +97,7 @@ class Console:
         self._task: TaskID | None = None
         self._errors: list[tuple[float, float | None]] = []
         self._evaluating = False
+        self._left = ""
 
     def say(self, text: str) -> None:
         """One line of progress; nothing when quiet."""
@@ -138,9 +142,28 @@ class Console:
         """Show one event; unknown kinds are passed over, so that recipes may add some."""
         if self.quiet:
             return
-        handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
-        if handler is not None:
-            handler(event)
+        match event:
+            case Started():
+                self._started(event)
+            case Note():
+                self.say(f"note: {event.message}")
+            case BlockStarted():
+                self._errors = []
+                self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
+            case ModuleDone():
+                self._module_done(event)
+            case BlockResumed():
+                self.say(f"block {event.index + 1:>3}/{event.total}  verified, continued from an earlier run")
+                self._bar("blocks", event.total, event.index + 1)
+            case BlockDone():
+                self._block_done(event)
+            case EvaluationProgress():
+                self._evaluation_progress(event)
+            case Evaluated():
+                self._evaluating = False
+                self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
+            case Finished():
+                self._finished(event)
 
     # ---- events --------------------------------------------------------------------------------------------------
 
@@ -151,7 +174,7 @@ class Console:
             self._task = self._progress.add_task("", total=total, what=what, left="")
         self._progress.update(self._task, total=total, completed=done, what=what, left=left, description=text)
 
-    def _on_started(self, event: Any) -> None:
+    def _started(self, event: Started) -> None:
         again = f", {event.resumed_blocks} blocks already done" if event.resumed_blocks else ""
         self.say(
             f"{Path(event.model).name}: {event.modules} linear layers in {event.blocks} blocks, "
@@ -159,27 +182,14 @@ class Console:
         )
         self._bar("blocks", event.blocks, event.resumed_blocks)
 
-    def _on_note(self, event: Any) -> None:
-        self.say(f"note: {event.message}")
-
-    def _on_blockstarted(self, event: Any) -> None:
-        self._errors = []
-        self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
-
-    def _on_moduledone(self, event: Any) -> None:
+    def _module_done(self, event: ModuleDone) -> None:
         self._errors.append((event.before, event.after))
         if self._progress is not None and self._task is not None:
             arrow = "" if event.after is None else f" → {share(event.after)}"
             text = f"{event.name}  {share(event.before)}{arrow}  {duration(event.seconds)}"
             self._progress.update(self._task, description=text)
 
-    def _on_blockresumed(self, event: Any) -> None:
-        self.say(f"block {event.index + 1:>3}/{event.total}  verified, continued from an earlier run")
-        self._bar("blocks", event.total, event.index + 1)
-
-    _left = ""
-
-    def _on_blockdone(self, event: Any) -> None:
+    def _block_done(self, event: BlockDone) -> None:
         before = math.fsum(b for b, _ in self._errors) / max(1, len(self._errors))
         known = [a for _, a in self._errors if a is not None]
         after = f" -> {share(math.fsum(known) / len(known))}" if known else ""
@@ -191,7 +201,7 @@ class Console:
         )
         self._bar("blocks", event.total, event.index + 1, left=self._left)
 
-    def _on_evaluationprogress(self, event: Any) -> None:
+    def _evaluation_progress(self, event: EvaluationProgress) -> None:
         if not self._evaluating:
             self._evaluating = True
             self._task = None if self._progress is None else self._new_task(event.total)
@@ -203,11 +213,7 @@ class Console:
         assert self._progress is not None
         return self._progress.add_task("", total=total, what="evaluation", left="")
 
-    def _on_evaluated(self, event: Any) -> None:
-        self._evaluating = False
-        self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
-
-    def _on_finished(self, event: Any) -> None:
+    def _finished(self, event: Finished) -> None:
         if event.already_done:
             self.say(f"{event.out} is finished already: nothing to compute")
             return

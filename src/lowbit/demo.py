@@ -12,9 +12,9 @@ from typing import Any
 
 from lowbit.console import Console, byte_size, duration, table
 from lowbit.recipes.compress import compress
-from lowbit.recipes.errors import RecipeError
 from lowbit.recipes.generate import generate
 from lowbit.recipes.options import CompressOptions
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["bundled_model", "demo"]
 

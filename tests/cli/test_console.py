@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lowbit.console import Console, byte_size, duration, jsonable, share, table, write_json
-from lowbit.recipes.events import (
+from lowbit.console import Console, byte_size, duration, jsonable, save_record, share, table
+from lowbit.runs.events import (
     BlockDone,
     BlockResumed,
     BlockStarted,
@@ -131,6 +131,6 @@ def test_tables_align() -> None:
 def test_json_is_strict_and_whole(tmp_path: Path) -> None:
     record = {"a": math.inf, "b": (1, 2.5), "c": Path("x"), "d": {"e": math.nan}, "f": True}
     assert jsonable(record) == {"a": None, "b": [1, 2.5], "c": "x", "d": {"e": None}, "f": True}
-    write_json(tmp_path / "deep" / "r.json", record)
+    save_record(tmp_path / "deep" / "r.json", record)
     assert json.loads((tmp_path / "deep" / "r.json").read_text()) == jsonable(record)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["r.json"]

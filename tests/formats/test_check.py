@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lowbit.formats.check import CONSUMERS, check_directory, record, report_lines
 from lowbit.formats.errors import CheckpointError
-from lowbit.formats.packing import pack_padded
+from lowbit.formats.packed.packing import pack_padded
 from lowbit.formats.peft import CONFIG, WEIGHTS, write_adapter
 
 from .conftest import tiny_model

@@ -12,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lowbit.formats.checkpoint import causal_class, open_checkpoint, sha256_file, weights_hash
+from lowbit.formats.checkpoint import open_checkpoint, weights_hash
 from lowbit.formats.errors import CheckpointError
-from lowbit.formats.safetensors_file import SafetensorsFile, atomic_write, write_safetensors
+from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
+from lowbit.models.policy import causal_class
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.files import digest, write_bytes
 
 from .conftest import tiny_model
 
@@ -77,7 +80,7 @@ def test_side_files_are_copied_byte_for_byte(llama: Any, write_model: Write, tmp
 def test_fingerprint_and_weights_hash_follow_the_content(llama: Any, write_model: Write) -> None:
     folder = write_model(llama)
     first, base = open_checkpoint(folder).fingerprint(), weights_hash(folder)
-    assert first["model.safetensors"] == sha256_file(folder / "model.safetensors")
+    assert first["model.safetensors"] == digest(folder / "model.safetensors")
     (folder / "generation_config.json").write_text("{}")
     assert open_checkpoint(folder).fingerprint() != first
     assert weights_hash(folder) == base
@@ -184,9 +187,35 @@ def test_places_where_no_model_is(tmp_path: Path, llama: Any, write_model: Write
 def test_models_that_are_not_decoders(config: dict[str, Any], name: str, llama: Any, write_model: Write) -> None:
     folder = write_model(llama)
     (folder / "config.json").write_text(json.dumps(config))
-    assert refusal(folder) == (
+    opened = open_checkpoint(folder)
+    with pytest.raises(CheckpointError) as info:
+        causal_class(opened.config, str(folder))
+    assert str(info.value) == (
         f"{folder}: architecture {name} is not a decoder-only language model (…ForCausalLM) of transformers"
     )
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "T5ForConditionalGeneration", "ViTModel"])
+def test_models_of_any_kind_are_opened(kind: str, tmp_path: Path) -> None:
+    """Encoders, encoder-decoders and vision models: names, shapes and values are those of the file."""
+    import transformers
+
+    sizes: dict[str, dict[str, Any]] = {
+        "Bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64},
+        "T5": {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 32, "d_kv": 8, "vocab_size": 64},
+        "ViT": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 8},
+    }
+    family = next(family for family in sizes if kind.startswith(family))
+    config = getattr(transformers, f"{family}Config")(**sizes[family])
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.config.architectures == [kind]
+    state = load_file(tmp_path / "model.safetensors")
+    assert sorted(checkpoint.names()) == sorted(state)
+    for name in checkpoint.names():
+        assert checkpoint.shape(name) == tuple(state[name].shape)
+        assert checkpoint.dtype(name) == state[name].dtype
+        assert torch.equal(checkpoint.read(name), state[name])
 
 
 @pytest.mark.parametrize("kind", ["GPTNeoX", "OPT", "Phi", "Mistral", "Qwen3", "GPT2", "Bloom", "Falcon", "StableLm"])
@@ -228,12 +257,12 @@ def test_written_files_are_those_of_the_library_and_always_the_same(tmp_path: Pa
         "scalar": torch.tensor(7, dtype=torch.int32),
     }
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, tensors, {"z": "1", "a": "2"})
+    write_tensors(path, tensors, metadata={"z": "1", "a": "2"})
     loaded = load_file(path)
     assert sorted(loaded) == sorted(tensors)
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
     again = tmp_path / "y.safetensors"
-    write_safetensors(again, dict(reversed(list(tensors.items()))), {"a": "2", "z": "1"})
+    write_tensors(again, dict(reversed(list(tensors.items()))), metadata={"a": "2", "z": "1"})
     assert path.read_bytes() == again.read_bytes()
     assert SafetensorsFile(path).metadata == {"a": "2", "z": "1"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.safetensors", "y.safetensors"]
@@ -248,10 +277,10 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     import os
 
     (out / f".x.safetensors.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        write_safetensors(target, {"w": torch.zeros(1 << 16)}, {})
+    with pytest.raises(RecipeError, match="no space left"):
+        write_tensors(target, {"w": torch.zeros(1 << 16)})
     assert list(out.iterdir()) == []
     (out / f".config.json.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        atomic_write(out / "config.json", b"{}")
+    with pytest.raises(RecipeError, match="no space left"):
+        write_bytes(out / "config.json", b"{}")
     assert list(out.iterdir()) == []

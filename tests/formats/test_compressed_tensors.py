@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
-from lowbit.formats.compressed_tensors import (
+from lowbit.formats.errors import CheckpointError
+from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, open_packed
+from lowbit.formats.packed.compressed_tensors import (
     TRANSPOSED_KEY,
-    WeightSchemes,
+    CompressedTensors,
     dequantize_module,
     pack_module,
     quantization_config,
     unpack_module,
 )
-from lowbit.formats.errors import CheckpointError
-from lowbit.formats.packing import pack_padded
-from lowbit.formats.safetensors_file import write_safetensors
+from lowbit.formats.packed.packing import pack_padded
+from lowbit.formats.safetensors_file import write_tensors
 
 Write = Callable[..., Path]
 BITS = (2, 3, 4, 8)
@@ -108,7 +109,7 @@ def compress(model: Any, folder: Path, bits: int, scheme: str, dtype: torch.dtyp
             dense[name] = dequantize_module(parts, bits=bits, scheme=scheme)
         else:
             tensors[name] = dense[name] = value.to(dtype)
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    write_tensors(folder / "model.safetensors", tensors)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["quantization_config"] = quantization_config(
@@ -175,7 +176,7 @@ def test_conv1d_weights_come_back_in_their_own_orientation(write_model: Write) -
     }
     codes, scale, zeros = grid(0, (192, 64), 4, "symmetric", 2, torch.float32)
     parts = pack_module(name, codes, scale, zeros, bits=4, scheme="symmetric")
-    write_safetensors(folder / "model.safetensors", tensors | parts, {"format": "pt", TRANSPOSED_KEY: name})
+    write_tensors(folder / "model.safetensors", tensors | parts, metadata={"format": "pt", TRANSPOSED_KEY: name})
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = quantization_config(
         bits=4, scheme="symmetric", group_size=32, ignore=["lm_head"], act_order=False
@@ -240,10 +241,35 @@ def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:
             "b": {"targets": [r"re:.*down_proj$"], "weights": args | {"num_bits": 8, "symmetric": False}},
         },
     }
-    schemes = WeightSchemes(config, "x")
-    assert schemes.of("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
-    assert schemes.of("model.layers.0.mlp.down_proj") == (8, "asymmetric", 128)
+    schemes = CompressedTensors(config, "x")
+    assert schemes.scheme("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
+    assert schemes.scheme("model.layers.0.mlp.down_proj") == (8, "asymmetric", 128)
     with pytest.raises(CheckpointError, match=r"x: compressed-tensors format 'float-quantized' is not read"):
-        WeightSchemes(config | {"format": "float-quantized"}, "x")
+        CompressedTensors(config | {"format": "float-quantized"}, "x")
     with pytest.raises(CheckpointError, match="names no group of weights"):
-        WeightSchemes({"format": "pack-quantized"}, "x")
+        CompressedTensors({"format": "pack-quantized"}, "x")
+
+
+@pytest.mark.parametrize("method", FORMATS)
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_packed_format_gives_back_what_it_took(method: str, scheme: str, ordered: bool) -> None:
+    """The protocol, for every format: codes, scales, zero points and groups survive, and so do shape and names."""
+    config = quantization_config(bits=4, scheme=scheme, group_size=8, ignore=[], act_order=False)
+    packed: PackedFormat = open_packed(config | {"quant_method": method}, "x")
+    codes, scale, zeros = (torch.as_tensor(x) for x in grid(3, (6, 24), 4, scheme, 3, torch.float16))
+    index = torch.arange(24, dtype=torch.int32) % 3 if ordered else None
+    given = PackedWeight(codes, scale, zeros, index, 4, scheme)
+    tensors = packed.pack("a.b", given)
+    assert packed.holds([*tensors, "a.norm.weight"]) == {"a.b": tuple(name for name in tensors)}
+    assert packed.scheme("a.b") == (4, scheme, 8)
+    assert packed.shape("a.b", tensors.__getitem__) == (6, 24)
+    assert tensors[packed.scale_of("a.b")].dtype == torch.float16
+    found = packed.unpack("a.b", tensors)
+    for part in ("codes", "scale", "zero_point"):
+        assert torch.equal(getattr(found, part), getattr(given, part))
+    assert (found.group_index is None) if index is None else torch.equal(found.group_index, index)
+    assert found[4:] == given[4:]
+    group = torch.arange(24) // 8 if index is None else index.long()
+    dense = (codes - zeros[:, group]).half() * scale[:, group]
+    assert torch.equal(found.dequantize(), dense)

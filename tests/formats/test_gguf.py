@@ -14,7 +14,7 @@ import torch
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.gguf import ARCHITECTURES, _llama3_factors
-from lowbit.recipes.streaming import storage_dtype
+from lowbit.models.machine import storage_dtype
 
 from .conftest import VOCABULARY, tiny_config, tiny_model
 
@@ -282,7 +282,7 @@ def test_a_type_without_numpy_code_is_named(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     assert isinstance(checkpoint, GgufCheckpoint)
     stored = "blk.0.attn_q.weight"
-    checkpoint._tensors[stored] = checkpoint._tensors[stored]._replace(kind=gguf.GGMLQuantizationType.I16)
+    checkpoint._file.tensors[stored] = checkpoint._file.tensors[stored]._replace(kind=gguf.GGMLQuantizationType.I16)
     with pytest.raises(CheckpointError, match=r"tensor blk\.0\.attn_q\.weight has type I16"):
         checkpoint.read("model.layers.0.self_attn.q_proj.weight")
 

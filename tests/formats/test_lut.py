@@ -230,7 +230,7 @@ def test_onnx_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r"lowbit\[onnx\]"):
+    with pytest.raises(ImportError, match=r"pip install .*\[onnx\]"):
         emit_onnx(artefact(), scale_bits=4, out_bits=4)
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from lowbit.formats.packing import dense_words, pack_dense, pack_padded, padded_words, unpack_dense, unpack_padded
+from lowbit.formats.packed.packing import (
+    dense_words,
+    pack_dense,
+    pack_padded,
+    padded_words,
+    unpack_dense,
+    unpack_padded,
+)
 
 LENGTHS = (0, 1, 5, 31, 32, 33, 64, 95, 128)
 

@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("pydantic")
 
 from tiny_models import TEXT, save_tiny
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_models import byte_tokenizer
 
-from lowbit.recipes.calibration import load_rows, load_tokens, read_documents
-from lowbit.recipes.errors import RecipeError
+from lowbit.data.text import load_rows, read_documents
+from lowbit.runs.errors import RecipeError
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ DOCUMENTS = ["first document, some words", "second one", "third: a little longer
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "parquet"])
 def test_formats_agree(tmp_path: Path, tokenizer: Any, kind: str) -> None:
     path = write(tmp_path / f"data.{kind}", kind, DOCUMENTS)
-    rows = load_tokens(str(path), tokenizer, samples=4, length=20)
+    rows = load_rows(str(path), tokenizer, samples=4, length=20).ids
     expected = tokenizer("\n\n".join(DOCUMENTS), add_special_tokens=False)["input_ids"][:80]
     assert rows.dtype == np.int64
     assert rows.shape == (4, 20)
@@ -59,9 +59,9 @@ def test_python_docs_is_the_same_everywhere(tokenizer: Any) -> None:
 def test_random_rows_depend_on_the_seed_alone(tmp_path: Path, tokenizer: Any) -> None:
     path = write(tmp_path / "data.txt", "txt", DOCUMENTS)
     stream = tokenizer("\n\n".join(DOCUMENTS), add_special_tokens=False)["input_ids"]
-    first = load_tokens(str(path), tokenizer, samples=5, length=10, seed=3)
-    assert np.array_equal(first, load_tokens(str(path), tokenizer, samples=5, length=10, seed=3))
-    assert not np.array_equal(first, load_tokens(str(path), tokenizer, samples=5, length=10, seed=4))
+    first = load_rows(str(path), tokenizer, samples=5, length=10, seed=3).ids
+    assert np.array_equal(first, load_rows(str(path), tokenizer, samples=5, length=10, seed=3).ids)
+    assert not np.array_equal(first, load_rows(str(path), tokenizer, samples=5, length=10, seed=4).ids)
     windows = {tuple(stream[start : start + 10]) for start in range(len(stream) - 9)}
     assert all(tuple(row) in windows for row in first.tolist())
 
@@ -69,8 +69,11 @@ def test_random_rows_depend_on_the_seed_alone(tmp_path: Path, tokenizer: Any) ->
 def test_skip(tmp_path: Path, tokenizer: Any) -> None:
     path = write(tmp_path / "data.txt", "txt", DOCUMENTS)
     stream = tokenizer("\n\n".join(DOCUMENTS), add_special_tokens=False)["input_ids"]
-    assert load_tokens(str(path), tokenizer, samples=1, length=10, skip=5).tolist() == [stream[5:15]]
-    assert load_tokens(str(path), tokenizer, samples=2, length=10, skip=-20).tolist() == [stream[-20:-10], stream[-10:]]
+    assert load_rows(str(path), tokenizer, samples=1, length=10, skip=5).ids.tolist() == [stream[5:15]]
+    assert load_rows(str(path), tokenizer, samples=2, length=10, skip=-20).ids.tolist() == [
+        stream[-20:-10],
+        stream[-10:],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_bad_files(tmp_path: Path, tokenizer: Any, name: str, content: str | byt
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(RecipeError) as caught:
-        load_tokens(str(path), tokenizer, samples=1, length=10)
+        load_rows(str(path), tokenizer, samples=1, length=10)
     if message is None:
         assert str(caught.value).startswith(f"{path}: not a parquet file: ")
     else:
@@ -100,10 +103,10 @@ def test_bad_files(tmp_path: Path, tokenizer: Any, name: str, content: str | byt
 
 def test_unknown_source(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
-        load_tokens("nowhere.txt", tokenizer, samples=1, length=10)
+        load_rows("nowhere.txt", tokenizer, samples=1, length=10)
     assert str(caught.value) == "nowhere.txt: no such file, and not a hub dataset (owner/name) or python-docs"
     with pytest.raises(RecipeError, match="is a directory: name a text"):
-        load_tokens(str(tmp_path), tokenizer, samples=1, length=10)
+        load_rows(str(tmp_path), tokenizer, samples=1, length=10)
 
 
 def test_hub_dataset(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +122,9 @@ def test_hub_dataset(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return [{"text": document} for document in DOCUMENTS]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = load_tokens("owner/name:config:validation", tokenizer, samples=2, length=10)
+    rows = load_rows("owner/name:config:validation", tokenizer, samples=2, length=10).ids
     assert rows.shape == (2, 10)
     assert asked == [("owner/name", "config", {"split": "validation", "streaming": True})]
     with pytest.raises(RecipeError) as caught:
-        load_tokens("owner/gone", tokenizer, samples=1, length=10)
+        load_rows("owner/gone", tokenizer, samples=1, length=10)
     assert str(caught.value) == "owner/gone: no such file, and not available as a hub dataset: no such dataset"

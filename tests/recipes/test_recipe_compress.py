@@ -15,15 +15,16 @@ import torch
 from tiny_models import contents
 
 from lowbit.formats.checkpoint import open_checkpoint
-from lowbit.formats.compressed_tensors import unpack_module
+from lowbit.formats.packed.compressed_tensors import unpack_module
 from lowbit.formats.peft import read_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
+from lowbit.models.adapters import split_factors
+from lowbit.models.decoder import Decoder
+from lowbit.models.taps import collect_inputs
 from lowbit.recipes.compress import compress
-from lowbit.recipes.evaluate import split_factors
-from lowbit.recipes.events import BlockDone, Event, Finished, ModuleDone, Started
 from lowbit.recipes.options import CompressOptions
-from lowbit.recipes.streaming import Decoder
 from lowbit.report.schema import load_schema, problems
+from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Started
 
 Make = Callable[..., CompressOptions]
 
@@ -74,9 +75,9 @@ def test_peft_gives_the_logits_of_our_own_sum(options: Make, kind: str) -> None:
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(load(result.out, result.record), result.out / "adapter")
     decoder = Decoder(open_checkpoint(result.out))
-    factors = split_factors(decoder, read_adapter(result.out / "adapter").factors, "out")
+    factors = split_factors(decoder.inventory, read_adapter(result.out / "adapter").factors, "out")
     ids = torch.arange(40, 70)[None]
-    with torch.no_grad(), decoder.whole(factors) as whole:
+    with torch.no_grad(), decoder.weights.whole(factors) as whole:
         ours = whole(input_ids=ids).logits
         theirs = model(input_ids=ids).logits
         with model.disable_adapter():
@@ -92,12 +93,12 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
     folder = tiny(kind)
     decoder = Decoder(open_checkpoint(folder))
     ids = np.arange(30, 54)
-    with decoder.outer(head=False):
+    with decoder.weights.outer(head=False):
         (state,) = decoder.embed([ids])
-    for index in range(decoder.blocks):
-        with decoder.block(index):
+    for index in range(len(decoder.inventory.blocks)):
+        with decoder.weights.block(index):
             state = decoder.run(index, state)
-    with decoder.outer(head=True):
+    with decoder.weights.outer(head=True):
         pieces = [decoder.logits(state[:, start : start + 7]) for start in range(0, len(ids), 7)]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -156,14 +157,14 @@ def test_stored_errors_are_those_of_the_stored_numbers(options: Make) -> None:
     result = compress(chosen)
     dense, stored = open_checkpoint(chosen.model), open_checkpoint(result.out)
     decoder = Decoder(dense)
-    from lowbit.recipes.calibration import load_tokens
+    from lowbit.data.text import load_rows
 
-    rows = load_tokens(chosen.calibration, dense.tokenizer(), samples=3, length=24)
+    rows = load_rows(chosen.calibration, dense.tokenizer(), samples=3, length=24).ids
     inputs: dict[str, list[torch.Tensor]] = {}
-    with decoder.outer(head=False):
+    with decoder.weights.outer(head=False):
         states = decoder.embed(list(rows))
-    with decoder.block(0):
-        groups = decoder.collect(0, states, lambda name, _, x: inputs.setdefault(name, []).append(x.double()))
+    with decoder.weights.block(0):
+        groups = collect_inputs(decoder, 0, states, lambda name, _, x: inputs.setdefault(name, []).append(x.double()))
     assert groups["self_attn.k_proj"] == groups["self_attn.v_proj"] == "self_attn.q_proj"
     assert groups["mlp.up_proj"] == "mlp.gate_proj"
     factors = read_adapter(result.out / "adapter").factors
@@ -186,7 +187,7 @@ def test_codes_of_the_files_are_round_to_nearest(options: Make) -> None:
     shard = SafetensorsFile(result.out / "model-00002-of-00003.safetensors")
     name = "model.layers.0.mlp.up_proj"
     parts = {key: shard.read(key) for key in shard.entries if key.startswith(name + ".")}
-    codes, scale, zero = unpack_module(parts, bits=3, scheme="asymmetric")
+    codes, scale, zero, *_ = unpack_module(parts, bits=3, scheme="asymmetric")
     w = open_checkpoint(chosen.model).read(name + ".weight").double().reshape(64, -1, 16)
     s, z = scale.double()[..., None], zero.double()[..., None]
     assert torch.equal((w / s).round().add(z).clamp(0, 7), codes.double().reshape(w.shape))

@@ -16,9 +16,9 @@ from tiny_models import byte_tokenizer, save_tiny
 
 from lowbit.formats.checkpoint import weights_hash
 from lowbit.recipes.compress import compress
-from lowbit.recipes.errors import RecipeError
 from lowbit.recipes.evaluate import evaluate
 from lowbit.recipes.options import CompressOptions, EvalOptions, parse_options
+from lowbit.runs.errors import RecipeError
 
 Make = Callable[..., CompressOptions]
 

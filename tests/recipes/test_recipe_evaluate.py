@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from lowbit.recipes.calibration import load_tokens
+from lowbit.data.text import load_rows
 from lowbit.recipes.compress import compress
-from lowbit.recipes.errors import RecipeError
 from lowbit.recipes.evaluate import evaluate
-from lowbit.recipes.events import Evaluated, Event
 from lowbit.recipes.generate import generate
 from lowbit.recipes.options import CompressOptions, EvalOptions
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import Evaluated, Event
 
 Make = Callable[..., CompressOptions]
 
@@ -40,7 +40,7 @@ def test_base_model(tiny: Callable[..., Path], text: Path, kind: str) -> None:
 
     folder = tiny(kind)
     result = evaluate(EvalOptions(path=str(folder), text=str(text), tokens=160, length=32))
-    rows = load_tokens(str(text), AutoTokenizer.from_pretrained(folder), samples=5, length=32)
+    rows = load_rows(str(text), AutoTokenizer.from_pretrained(folder), samples=5, length=32).ids
     expected = plain_nll(AutoModelForCausalLM.from_pretrained(folder), rows)
     assert result.tokens == 5 * 31
     assert result.windows == 5

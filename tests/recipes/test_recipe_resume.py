@@ -12,17 +12,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_models import contents
 
-from lowbit.recipes import state
 from lowbit.recipes.compress import compress
-from lowbit.recipes.errors import RecipeError
-from lowbit.recipes.events import BlockResumed, BlockStarted, Event, Finished, Started
 from lowbit.recipes.options import CompressOptions
+from lowbit.runs import files, journal
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import BlockResumed, BlockStarted, Event, Finished, Started
 
 Make = Callable[..., CompressOptions]
 
@@ -58,7 +59,7 @@ def _work(fields: dict[str, Any], die_at: int | None) -> None:
 
 def run(options: CompressOptions, *, die_at: int | None = None, after: float | None = None) -> int:
     """Exit code of a child that compresses; killed after ``after`` seconds."""
-    child = _CONTEXT.Process(target=_work, args=(options.model_dump(), die_at))
+    child = _CONTEXT.Process(target=_work, args=(asdict(options), die_at))
     child.start()
     if after is not None:
         child.join(after)
@@ -130,7 +131,7 @@ def test_twenty_kills_during_one_run_of_a_real_model(smollm2: Path, tmp_path: Pa
     draw = random.Random(20)
     out = tmp_path / "out"
     for shards in sorted(draw.randint(0, 30) for _ in range(20)):
-        child = _CONTEXT.Process(target=_work, args=(make(out).model_dump(), None))
+        child = _CONTEXT.Process(target=_work, args=(asdict(make(out)), None))
         child.start()
         while child.is_alive() and len(list(out.glob("model-*.safetensors"))) < shards:
             time.sleep(0.01)
@@ -321,13 +322,15 @@ def test_full_disk(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     whole = contents(compress(options(out=tmp_path / "whole")).out)
     out = options().out
     with monkeypatch.context() as patch:
-        patch.setattr(state, "open", _FullDisk(room, out), raising=False)
+        disk = _FullDisk(room, out)
+        for module in (files, journal):
+            patch.setattr(module, "open", disk, raising=False)
         with pytest.raises(RecipeError) as caught:
             compress(options())
     message = str(caught.value)
     assert message.startswith(f"no space left while writing {out}/")
     assert message.endswith(": free some space and run the same command again, finished blocks are kept")
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.part"))
     assert not (out / "config.json").exists()
     assert contents(compress(options()).out) == whole
 

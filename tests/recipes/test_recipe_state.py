@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -9,8 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowbit.recipes.errors import RecipeError
-from lowbit.recipes.state import Journal, Lock, TensorSource, differences, digest, write_bytes, write_tensors
+from lowbit.formats.safetensors_file import TensorSource, write_tensors
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.files import digest, replacing, sweep, write_bytes, write_json
+from lowbit.runs.folder import RunFolder
+from lowbit.runs.journal import Journal
+from lowbit.runs.lock import Lock
+from lowbit.runs.plan import differences
 
 
 def test_tensors_are_written_as_safetensors(tmp_path: Path) -> None:
@@ -74,3 +80,54 @@ def test_differences() -> None:
         "c: null -> absent",
         'd: absent -> "x"',
     ]
+
+
+def test_the_sweep_knows_what_a_killed_write_leaves(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "kept.part"):
+        write_bytes(tmp_path / name, b"whole")
+    with replacing(tmp_path / "b.json") as file:
+        left = Path(file.name)
+        (tmp_path / left.name.replace(".b.", ".c.")).write_bytes(b"of another process")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.json", "kept.part"]
+
+
+def test_the_life_of_an_output_directory(tmp_path: Path) -> None:
+    """Nothing, begun, continued, finished; each state knows what it is."""
+    plan = {"options": {"bits": 3}, "inputs": {"a": "1"}}
+    folder = RunFolder(tmp_path / "deep" / "out", record="record.json", last="last.json")
+    with contextlib.suppress(KeyboardInterrupt), folder.held():
+        assert not folder.finished()
+        raise KeyboardInterrupt
+    assert not folder.out.exists()  # nothing was begun: nothing is left
+    with contextlib.suppress(KeyboardInterrupt), folder.held():
+        folder.begin(plan).append({"step": 0})
+        (folder.work / ".x.1.part").write_text("half of a file")
+        raise KeyboardInterrupt
+    with folder.held():
+        assert not folder.finished()
+        with pytest.raises(RecipeError, match=r"holds an unfinished run with other settings:\n  bits: 3 -> 4\nrepeat"):
+            folder.begin(plan | {"options": {"bits": 4}})
+        assert folder.begin(plan).lines == [{"step": 0}]
+        assert sorted(path.name for path in folder.work.iterdir()) == ["journal.jsonl", "lock", "run.json"]
+        for name in ("record.json", "last.json"):
+            write_json(folder.out / name, plan)
+        assert not folder.finished()  # a crash here comes back and completes
+        folder.complete()
+    with folder.held():
+        assert folder.finished()
+        assert folder.reuse(plan, ["options"]) == plan
+    with folder.held(), pytest.raises(RecipeError, match=r"a finished run with other settings:\n  inputs\.a: "):
+        folder.reuse(plan | {"inputs": {"a": "2"}}, ["options", "inputs"])
+
+
+def test_the_journal_is_believed_as_far_as_its_files_go(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for number in range(3):
+        journal.append({"step": number, "files": {f"{number}": write_bytes(tmp_path / f"{number}", b"content")}})
+    assert journal.drop_unverified(tmp_path, str) is None
+    (tmp_path / "1").write_bytes(b"changed")
+    assert journal.drop_unverified(tmp_path, str) == "1"
+    assert [line["step"] for line in Journal(tmp_path / "journal").lines] == [0]
+    assert journal.drop_unverified(tmp_path, lambda number: f"not {number}") == "not 0"
+    assert journal.lines == []

@@ -6,8 +6,10 @@ module                  content
 ``checkpoint``          a model by directory, GGUF file or hub id, one tensor at a time
 ``safetensors_file``    safetensors without memory maps, written with repeatable bytes
 ``gguf``                llama.cpp models under Hugging Face names
-``compressed_tensors``  ``pack-quantized`` modules: writer, reader of both layouts, configuration
-``packing``             the two layouts of packed codes, vectorised
+``memory``              a model that is in memory already
+``configs``             configurations of transformers and the class that computes them
+``dtypes``              the types of stored numbers, in one table
+``packed``              quantized layers as other tools store them, one file a format
 ``peft``                adapter directories, scales folded so that every consumer agrees
 ``lut``                 look-up tables: published JSON, artefacts, C, Verilog and ONNX
 ``check``               which consumers load a directory, and why not

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import SafetensorsCheckpoint, causal_class, open_checkpoint
-from .compressed_tensors import WeightSchemes
+from .checkpoint import SafetensorsCheckpoint, open_checkpoint
+from .configs import decoder_class, not_a_decoder
 from .errors import CheckpointError
-from .packing import dense_words, padded_words
+from .packed import PackedFormat
+from .packed.packing import dense_words, padded_words
 from .peft import CONFIG, WEIGHTS, module_names, pattern_value, read_config, scaling
 from .safetensors_file import SafetensorsFile
 
@@ -211,7 +212,11 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     except CheckpointError as error:
         return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
     assert isinstance(checkpoint, SafetensorsCheckpoint)
-    problems = _file_problems(checkpoint)
+    cls = decoder_class(checkpoint.config)
+    if cls is None:
+        reason = f"{checkpoint.source}: {not_a_decoder(checkpoint.config)}"
+        return [Verdict(name, passed=False, reasons=[reason]) for name in consumers]
+    problems = _file_problems(checkpoint, cls)
     verdicts = []
     for name in consumers:
         verdict = Verdict(name)
@@ -228,12 +233,12 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     return verdicts
 
 
-def _file_problems(checkpoint: SafetensorsCheckpoint) -> list[str]:
+def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[str]:
     """What every reader would stumble over: absent, surplus and misshapen tensors, and targets left dense."""
     import torch
 
     with torch.device("meta"):
-        model = causal_class(checkpoint.config, checkpoint.source)(checkpoint.config)
+        model = cls(checkpoint.config)
     expected = model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     names = set(checkpoint.names())
@@ -246,8 +251,7 @@ def _file_problems(checkpoint: SafetensorsCheckpoint) -> list[str]:
                 )
         except CheckpointError as error:
             problems.append(str(error))
-    if checkpoint.quantization:
-        schemes = WeightSchemes(checkpoint.quantization, checkpoint.source)
+    if checkpoint.quantization and checkpoint.packed is not None:
         ignore = [str(entry) for entry in checkpoint.quantization.get("ignore") or []]
         packed = set(checkpoint.packed_modules())
         for name, module in model.named_modules():
@@ -256,7 +260,7 @@ def _file_problems(checkpoint: SafetensorsCheckpoint) -> list[str]:
         for module in sorted(packed):
             if _ignored(module, ignore):
                 problems.append(f"module {module} is packed but listed in ignore")
-            problems += _module_problems(checkpoint, schemes, module)
+            problems += _module_problems(checkpoint, checkpoint.packed, module)
     return problems
 
 
@@ -266,9 +270,9 @@ def _ignored(module: str, ignore: Sequence[str]) -> bool:
     )
 
 
-def _module_problems(checkpoint: SafetensorsCheckpoint, schemes: WeightSchemes, module: str) -> list[str]:
+def _module_problems(checkpoint: SafetensorsCheckpoint, packed_format: PackedFormat, module: str) -> list[str]:
     try:
-        bits, scheme, group = schemes.of(module)
+        bits, scheme, group = packed_format.scheme(module)
         m, k = (int(n) for n in checkpoint.read_stored(f"{module}.weight_shape"))
         groups = checkpoint.stored_shape(f"{module}.weight_scale")
         packed = checkpoint.stored_shape(f"{module}.weight_packed")
@@ -291,10 +295,11 @@ def _module_problems(checkpoint: SafetensorsCheckpoint, schemes: WeightSchemes, 
 
 def _packed_rules(checkpoint: SafetensorsCheckpoint, verdict: Verdict) -> None:
     assert checkpoint.quantization is not None
-    schemes = WeightSchemes(checkpoint.quantization, checkpoint.source)
+    assert checkpoint.packed is not None
     modules = checkpoint.packed_modules()
-    asymmetric = any(schemes.of(module).scheme == "asymmetric" for module in modules)
-    bits = sorted({schemes.of(module).bits for module in modules})
+    schemes = [checkpoint.packed.scheme(module) for module in modules]
+    asymmetric = any(scheme.scheme == "asymmetric" for scheme in schemes)
+    bits = sorted({scheme.bits for scheme in schemes})
     orders = {
         str((group.get("weights") or {}).get("actorder"))
         for group in (checkpoint.quantization.get("config_groups") or {}).values()

@@ -1,4 +1,6 @@
-"""Opening a language model by name: a local directory, a GGUF file or a hub id, read one tensor at a time.
+"""Opening a model by name: a local directory, a GGUF file or a hub id, read one tensor at a time.
+
+Any model can be opened, encoders and vision models too; what may be compressed is not decided here.
 
 Weights come from safetensors or GGUF only. Pickles are refused, because opening one can run any code, and so is
 code shipped with a model. A directory compressed by lowbit (or by any tool that writes compressed-tensors
@@ -12,20 +14,24 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from . import compressed_tensors as ct
+from lowbit._hints import hint
+from lowbit.runs.files import digest
+
+from .configs import decoder_class, load_config
 from .errors import CheckpointError
+from .packed import PackedWeight, open_packed
+from .packed.compressed_tensors import PACKED, TRANSPOSED_KEY
 from .safetensors_file import SafetensorsFile, TensorEntry
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Checkpoint", "SafetensorsCheckpoint", "causal_class", "open_checkpoint", "sha256_file", "weights_hash"]
+__all__ = ["Checkpoint", "SafetensorsCheckpoint", "open_checkpoint", "weights_hash"]
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -103,12 +109,6 @@ class Checkpoint(Protocol):
         ...
 
 
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def weights_hash(folder: str | Path) -> str:
     """One SHA-256 over the names and contents of a directory's weight files: the identity of a base model.
 
@@ -116,7 +116,7 @@ def weights_hash(folder: str | Path) -> str:
     """
     path = Path(folder)
     files = [path] if path.is_file() else _weight_files(path)
-    listing = [[file.name, sha256_file(file)] for file in sorted(files, key=lambda file: file.name)]
+    listing = [[file.name, digest(file)] for file in sorted(files, key=lambda file: file.name)]
     return hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -124,8 +124,8 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     """Open a model directory, a ``*.gguf`` file, or a hub id (downloaded once, without any pickle).
 
     Raises:
-        CheckpointError: nothing there, pickles only, missing or damaged files, an architecture that is not a
-            decoder-only language model, or a quantization that is not compressed-tensors ``pack-quantized``.
+        CheckpointError: nothing there, pickles only, missing or damaged files, an architecture that the installed
+            transformers does not know, or a quantization that no module of :mod:`lowbit.formats.packed` reads.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -149,7 +149,7 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise CheckpointError(f"{name}: no such directory, and hub ids need: pip install 'lowbit[hf]'") from error
+        raise CheckpointError(f"{name}: no such directory, and hub ids need: {hint('hf')}") from error
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED))
     except Exception as error:  # the hub client raises a dozen unrelated kinds; the user needs one sentence
@@ -195,44 +195,6 @@ def _read_index(index: Path) -> dict[str, str]:
     return dict(weight_map)
 
 
-def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
-    """The configuration of a model, from known architectures only."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
-    except (ValueError, KeyError, OSError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{source}: its configuration is not one that the installed transformers knows, and lowbit never runs "
-            f"code shipped with a model ({reason[:300]})"
-        ) from error
-
-
-def causal_class(config: PretrainedConfig, source: str) -> type[Any]:
-    """The decoder-only class of ``transformers`` that computes this configuration.
-
-    Raises:
-        CheckpointError: encoders, encoder-decoders, and anything else that does not predict the next token.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
-    stated = list(getattr(config, "architectures", None) or [])
-    name = stated[0] if stated else type(config).__name__
-    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if isinstance(cls, (tuple, list)):
-        cls = next((item for item in cls if item.__name__ in stated), cls[0])
-    # BERT and its kin have a causal class too, for use as half of an encoder-decoder; GPT-NeoX says is_decoder=False
-    # although it is nothing else.
-    encoder = getattr(config, "is_decoder", True) is False and type(config) in MODEL_FOR_MASKED_LM_MAPPING
-    encoder = encoder or getattr(config, "is_encoder_decoder", False)
-    if cls is None or encoder or (stated and cls.__name__ not in stated):
-        raise CheckpointError(
-            f"{source}: architecture {name} is not a decoder-only language model (…ForCausalLM) of transformers"
-        )
-    return cls  # type: ignore[no-any-return]
-
-
 class SafetensorsCheckpoint:
     """A directory of safetensors with ``config.json``; see :class:`Checkpoint`.
 
@@ -253,24 +215,20 @@ class SafetensorsCheckpoint:
             _weight_files(folder)
             raise CheckpointError(f"{source}: no config.json")
         config = load_config(folder, source)
-        self._class = causal_class(config, source)
         self.config: PretrainedConfig = config
         quantization: Any = getattr(config, "quantization_config", None)
         if quantization is not None:
             quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()
             delattr(config, "quantization_config")  # the tensors that are read are dense
         self.quantization: dict[str, Any] | None = quantization
-        self._scheme = None if quantization is None else ct.WeightSchemes(quantization, source)
         self._files = {path.name: SafetensorsFile(path) for path in self._shards()}
         self._where = self._locate()
         self._stored = self._rename(list(self._where))
-        self._packed = {
-            name.removesuffix(ct.PACKED) + ".weight": name.removesuffix(ct.PACKED)
-            for name in self._stored
-            if name.endswith(ct.PACKED)
-        }
-        if self._packed and self._scheme is None:
+        if quantization is None and any(name.endswith(PACKED) for name in self._stored):
             raise CheckpointError(f"{source}: packed weights, but config.json has no quantization_config")
+        self.packed = None if quantization is None else open_packed(quantization, source)
+        self._parts = {} if self.packed is None else self.packed.holds(self._stored)
+        self._packed = {f"{module}.weight": module for module in self._parts}
         self._transposed = self._transposed_modules()
 
     def _shards(self) -> list[Path]:
@@ -299,13 +257,13 @@ class SafetensorsCheckpoint:
         return {name: (file, name) for file in self._files.values() for name in file.entries}
 
     def _rename(self, stored: list[str]) -> dict[str, str]:
-        prefix = str(getattr(self._class, "base_model_prefix", "") or "")
+        prefix = str(getattr(decoder_class(self.config), "base_model_prefix", "") or "")
         if not prefix or any(name.startswith(prefix + ".") for name in stored):
             return {name: name for name in stored}
         return {name if name.startswith("lm_head.") else f"{prefix}.{name}": name for name in stored}
 
     def _transposed_modules(self) -> frozenset[str]:
-        marks = [file.metadata.get(ct.TRANSPOSED_KEY, "") for file in self._files.values()]
+        marks = [file.metadata.get(TRANSPOSED_KEY, "") for file in self._files.values()]
         return frozenset(name for mark in marks for name in mark.split(",") if name)
 
     def _entry(self, name: str) -> TensorEntry:
@@ -318,23 +276,22 @@ class SafetensorsCheckpoint:
 
     def names(self) -> list[str]:
         """See :class:`Checkpoint`; the parts of a packed module appear as one ``….weight``."""
-        names: dict[str, None] = {}
-        for name in self._stored:
-            module, _, part = name.rpartition(".")
-            packed = f"{module}.weight" in self._packed and part in ct.PARTS
-            names[f"{module}.weight" if packed else name] = None
-        return list(names)
+        whole = {part: f"{module}.weight" for module, parts in self._parts.items() for part in parts}
+        return list(dict.fromkeys(whole.get(name, name) for name in self._stored))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See :class:`Checkpoint`."""
         if name in self._packed:
-            m, k = (int(n) for n in self.read_stored(self._packed[name] + ".weight_shape"))
+            assert self.packed is not None
+            m, k = self.packed.shape(self._packed[name], self.read_stored)
             return (k, m) if self._packed[name] in self._transposed else (m, k)
         return self._entry(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
         """See :class:`Checkpoint`."""
-        return self._entry(self._packed[name] + ".weight_scale" if name in self._packed else name).dtype
+        if self.packed is not None and name in self._packed:
+            name = self.packed.scale_of(self._packed[name])
+        return self._entry(name).dtype
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor as stored, such as ``….weight_packed``."""
@@ -355,34 +312,23 @@ class SafetensorsCheckpoint:
         if name not in self._packed:
             return self.read_stored(name, rows)
         module = self._packed[name]
-        weight = self.dequantize(module)
+        weight = self.unpack(module).dequantize()
         if module in self._transposed:
             weight = weight.T.contiguous()
         return weight if rows is None else weight[rows[0] : rows[1]].contiguous()
 
-    def dequantize(self, module: str) -> torch.Tensor:
-        """Weight (m, k) of a packed module, in the type of its scales."""
-        assert self._scheme is not None
-        scheme = self._scheme.of(module)
-        return ct.dequantize_module(self.module_tensors(module), bits=scheme.bits, scheme=scheme.scheme)
+    def unpack(self, module: str) -> PackedWeight:
+        """Codes, scales and zero points of a packed module.
+
+        Raises:
+            CheckpointError: a part is missing, or sizes do not fit.
+        """
+        assert self.packed is not None
+        return self.packed.unpack(module, {part: self.read_stored(part) for part in self._parts[module]})
 
     def packed_modules(self) -> list[str]:
         """Paths of the packed modules, in the order of the files."""
-        return list(self._packed.values())
-
-    def module_tensors(self, module: str) -> Mapping[str, torch.Tensor]:
-        """Stored parts of one packed module: ``weight_packed``, ``weight_scale`` ...
-
-        Raises:
-            CheckpointError: a part is missing.
-        """
-        present = {
-            part: self.read_stored(f"{module}.{part}") for part in ct.PARTS if f"{module}.{part}" in self._stored
-        }
-        for part in ("weight_scale", "weight_shape"):
-            if part not in present:
-                raise CheckpointError(f"{self.source}: module {module} is packed but lacks {part}")
-        return present
+        return list(self._parts)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """See :class:`Checkpoint`."""
@@ -399,7 +345,7 @@ class SafetensorsCheckpoint:
         """See :class:`Checkpoint`."""
         beside = [self.folder / name for name in ("config.json", _INDEX, *SIDE_FILES)]
         files = [path for path in beside if path.is_file()] + [file.path for file in self._files.values()]
-        return {path.name: sha256_file(path) for path in sorted(files, key=lambda path: path.name)}
+        return {path.name: digest(path) for path in sorted(files, key=lambda path: path.name)}
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the files are copied byte for byte."""

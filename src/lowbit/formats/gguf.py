@@ -21,7 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .checkpoint import causal_class, load_config, sha256_file
+from lowbit._hints import hint
+from lowbit.runs.files import digest
+
+from .configs import decoder_class, load_config, not_a_decoder
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -113,34 +116,26 @@ def _llama3_factors(dim: int, base: float, factor: float) -> npt.NDArray[np.floa
     return np.where(wavelength < _LLAMA3_CONTEXT / _LLAMA3_HIGH, 1.0, divisors)
 
 
-class GgufCheckpoint:
-    """A GGUF file; see :class:`~lowbit.formats.checkpoint.Checkpoint`.
-
-    Raises:
-        CheckpointError: damaged file, architecture outside :data:`ARCHITECTURES`, a parameter without a tensor or a
-            tensor without a parameter (either would be another model), or a quantization type without NumPy code.
-    """
-
-    kind = "gguf"
-    quantization: dict[str, Any] | None = None
+class _File:
+    """Header and tensors of one file, under the names and in the layout of llama.cpp."""
 
     def __init__(self, path: Path, source: str) -> None:
         try:
             import gguf
         except ImportError as error:
-            raise CheckpointError(f"{source}: GGUF files need: pip install 'lowbit[hf]'") from error
+            raise CheckpointError(f"{source}: GGUF files need: {hint('hf')}") from error
         self.source = source
         self.path = path
         try:
             reader = gguf.GGUFReader(path)
-            architecture = str(reader.fields["general.architecture"].contents())
+            self.architecture = str(reader.fields["general.architecture"].contents())
             template = reader.fields.get("tokenizer.chat_template")
-            length = reader.fields.get(f"{architecture}.context_length")
-            context = 0 if length is None else int(length.contents())
-            width = reader.fields.get(f"{architecture}.attention.key_length")
-            head = 0 if width is None else int(width.contents())
+            length = reader.fields.get(f"{self.architecture}.context_length")
+            self.context = 0 if length is None else int(length.contents())
+            width = reader.fields.get(f"{self.architecture}.attention.key_length")
+            self.head = 0 if width is None else int(width.contents())
             swapped = reader.byte_order == "S"
-            self._tensors = {
+            self.tensors = {
                 tensor.name: _Tensor(
                     tensor.tensor_type,
                     tuple(int(n) for n in reversed(tensor.shape.tolist())),
@@ -155,94 +150,20 @@ class GgufCheckpoint:
             ) from error
         if swapped:
             raise CheckpointError(f"{source}: written for the other byte order; convert it with llama.cpp's tools")
-        self._check_size()
-        self._chat_template = None if template is None else str(template.contents())
-        if architecture not in ARCHITECTURES:
-            raise CheckpointError(
-                f"{source}: GGUF architecture {architecture!r} is not read; "
-                f"those that are: {', '.join(sorted(ARCHITECTURES))}"
-            )
-        self._undo = ARCHITECTURES[architecture]
-        config = load_config(path.parent, source, gguf_file=path.name)
-        cls = causal_class(config, source)
-        config.architectures = [cls.__name__]
-        # transformers misses these where its table lacks the key or the class has another name for it.
-        if head and getattr(config, "head_dim", head) != head:
-            config.head_dim = head
-        if context and getattr(config, "max_position_embeddings", context) != context:
-            config.max_position_embeddings = context
-        config.__dict__.pop("_model_name_or_path", None)  # the file's title, which transformers puts there
-        self.config: PretrainedConfig = config
-        self._names, self._shapes = self._match(cls, architecture)
-        if _ROPE_FACTORS in self._tensors:
-            self._set_rope()
-
-    def _check_size(self) -> None:
-        size = self.path.stat().st_size
-        for name, tensor in self._tensors.items():
+        self.chat_template = None if template is None else str(template.contents())
+        size = path.stat().st_size
+        for name, tensor in self.tensors.items():
             if tensor.start + tensor.nbytes > size:
                 raise CheckpointError(
-                    f"{self.source}: truncated: tensor {name} ends at byte {tensor.start + tensor.nbytes}, "
+                    f"{source}: truncated: tensor {name} ends at byte {tensor.start + tensor.nbytes}, "
                     f"the file has {size}; download it again"
                 )
 
-    def _match(self, cls: Any, architecture: str) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-        """Parameter name → tensor name, and parameter name → shape."""
-        import gguf
-
-        arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
-        table = gguf.get_tensor_name_map(arch, int(self.config.num_hidden_layers))
-        with torch.device("meta"):
-            model = cls(self.config)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-        names: dict[str, str] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name, parameter in model.state_dict().items():
-            module, _, suffix = name.rpartition(".")
-            short = module.removeprefix(cls.base_model_prefix + ".")  # some tables name modules of the base model
-            base = table.get_name(module) or table.get_name(short)
-            stored = f"{base}.{suffix}"
-            if base is None or stored not in self._tensors:
-                if name in tied:
-                    continue
-                raise CheckpointError(f"{self.source}: no tensor for parameter {name} of {cls.__name__}")
-            if math.prod(self._tensors[stored].shape) != parameter.numel():
-                raise CheckpointError(
-                    f"{self.source}: tensor {stored} has shape {self._tensors[stored].shape}, "
-                    f"parameter {name} has {tuple(parameter.shape)}"
-                )
-            names[name] = stored
-            shapes[name] = tuple(parameter.shape)
-        unused = sorted(set(self._tensors) - set(names.values()) - {_ROPE_FACTORS})
-        if unused:
-            raise CheckpointError(f"{self.source}: tensor {unused[0]} belongs to no parameter of {cls.__name__}")
-        return names, shapes
-
-    def _set_rope(self) -> None:
-        """Llama 3.1 and later keep their rotary scaling as a tensor of divisors; put it back into the configuration."""
-        factors = self._dequantize(_ROPE_FACTORS).astype(np.float64).reshape(-1)
-        rope = dict(getattr(self.config, "rope_parameters", None) or {})
-        factor = float(factors.max(initial=1.0))
-        if factor == 1.0:
-            return
-        expected = _llama3_factors(2 * factors.size, float(rope["rope_theta"]), factor)
-        if not np.array_equal(expected.astype(np.float16), factors.astype(np.float16)):
-            raise CheckpointError(
-                f"{self.source}: {_ROPE_FACTORS} is not the rotary scaling of Llama 3; lowbit cannot express it"
-            )
-        rope |= {
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": _LLAMA3_LOW,
-            "high_freq_factor": _LLAMA3_HIGH,
-            "original_max_position_embeddings": _LLAMA3_CONTEXT,
-        }
-        self.config.rope_parameters = rope
-
-    def _dequantize(self, stored: str) -> F32:
+    def dequantize(self, stored: str) -> F32:
+        """One tensor, read and dequantized a few rows at a time."""
         from gguf.quants import dequantize, quant_shape_to_byte_shape
 
-        tensor = self._tensors[stored]
+        tensor = self.tensors[stored]
         rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
         out = np.empty((rows, columns), np.float32)
         per_row = tensor.nbytes // rows if rows else 0
@@ -263,6 +184,95 @@ class GgufCheckpoint:
                         "dequantize"
                     ) from error
         return out.reshape(tensor.shape)
+
+
+class GgufCheckpoint:
+    """A GGUF file; see :class:`~lowbit.formats.checkpoint.Checkpoint`.
+
+    Raises:
+        CheckpointError: damaged file, architecture outside :data:`ARCHITECTURES`, a parameter without a tensor or a
+            tensor without a parameter (either would be another model), or a quantization type without NumPy code.
+    """
+
+    kind = "gguf"
+    quantization: dict[str, Any] | None = None
+
+    def __init__(self, path: Path, source: str) -> None:
+        self.source = source
+        self._file = file = _File(path, source)
+        if file.architecture not in ARCHITECTURES:
+            raise CheckpointError(
+                f"{source}: GGUF architecture {file.architecture!r} is not read; "
+                f"those that are: {', '.join(sorted(ARCHITECTURES))}"
+            )
+        config = load_config(path.parent, source, gguf_file=path.name)
+        cls = decoder_class(config)
+        if cls is None:
+            raise CheckpointError(f"{source}: {not_a_decoder(config)}")
+        config.architectures = [cls.__name__]
+        # transformers misses these where its table lacks the key or the class has another name for it.
+        if file.head and getattr(config, "head_dim", file.head) != file.head:
+            config.head_dim = file.head
+        if file.context and getattr(config, "max_position_embeddings", file.context) != file.context:
+            config.max_position_embeddings = file.context
+        config.__dict__.pop("_model_name_or_path", None)  # the file's title, which transformers puts there
+        self.config: PretrainedConfig = config
+        self._names, self._shapes = self._match(cls)
+        if _ROPE_FACTORS in file.tensors:
+            self._set_rope()
+
+    def _match(self, cls: Any) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+        """Parameter name → tensor name, and parameter name → shape."""
+        import gguf
+
+        arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self._file.architecture)
+        table = gguf.get_tensor_name_map(arch, int(self.config.num_hidden_layers))
+        with torch.device("meta"):
+            model = cls(self.config)
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        names: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, parameter in model.state_dict().items():
+            module, _, suffix = name.rpartition(".")
+            short = module.removeprefix(cls.base_model_prefix + ".")  # some tables name modules of the base model
+            base = table.get_name(module) or table.get_name(short)
+            stored = f"{base}.{suffix}"
+            if base is None or stored not in self._file.tensors:
+                if name in tied:
+                    continue
+                raise CheckpointError(f"{self.source}: no tensor for parameter {name} of {cls.__name__}")
+            if math.prod(self._file.tensors[stored].shape) != parameter.numel():
+                raise CheckpointError(
+                    f"{self.source}: tensor {stored} has shape {self._file.tensors[stored].shape}, "
+                    f"parameter {name} has {tuple(parameter.shape)}"
+                )
+            names[name] = stored
+            shapes[name] = tuple(parameter.shape)
+        unused = sorted(set(self._file.tensors) - set(names.values()) - {_ROPE_FACTORS})
+        if unused:
+            raise CheckpointError(f"{self.source}: tensor {unused[0]} belongs to no parameter of {cls.__name__}")
+        return names, shapes
+
+    def _set_rope(self) -> None:
+        """Llama 3.1 and later keep their rotary scaling as a tensor of divisors; put it back into the configuration."""
+        factors = self._file.dequantize(_ROPE_FACTORS).astype(np.float64).reshape(-1)
+        rope = dict(getattr(self.config, "rope_parameters", None) or {})
+        factor = float(factors.max(initial=1.0))
+        if factor == 1.0:
+            return
+        expected = _llama3_factors(2 * factors.size, float(rope["rope_theta"]), factor)
+        if not np.array_equal(expected.astype(np.float16), factors.astype(np.float16)):
+            raise CheckpointError(
+                f"{self.source}: {_ROPE_FACTORS} is not the rotary scaling of Llama 3; lowbit cannot express it"
+            )
+        rope |= {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": _LLAMA3_LOW,
+            "high_freq_factor": _LLAMA3_HIGH,
+            "original_max_position_embeddings": _LLAMA3_CONTEXT,
+        }
+        self.config.rope_parameters = rope
 
     def names(self) -> list[str]:
         """See :class:`Checkpoint`: parameter names of the model class; a tied output head is absent."""
@@ -285,13 +295,13 @@ class GgufCheckpoint:
 
     def natural_dtype(self, name: str) -> torch.dtype:
         """See :class:`Checkpoint`."""
-        kind: str = self._tensors[self._stored(name)].kind.name
+        kind: str = self._file.tensors[self._stored(name)].kind.name
         return {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}.get(kind, torch.bfloat16)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """See :class:`Checkpoint`."""
         stored = self._stored(name)
-        weight = self._undo(stored, self._dequantize(stored), self.config)
+        weight = ARCHITECTURES[self._file.architecture](stored, self._file.dequantize(stored), self.config)
         tensor = torch.from_numpy(np.ascontiguousarray(weight)).reshape(self._shapes[name])
         return tensor if rows is None else tensor[rows[0] : rows[1]].clone()
 
@@ -300,13 +310,13 @@ class GgufCheckpoint:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+            tokenizer = AutoTokenizer.from_pretrained(self._file.path.parent, gguf_file=self._file.path.name)
         except Exception as error:  # whatever the tokenizer libraries raise, the sentence is the same
             raise CheckpointError(
                 f"{self.source}: its tokenizer cannot be rebuilt ({' '.join(str(error).split())[:300]})"
             ) from error
-        if self._chat_template and not tokenizer.chat_template:
-            tokenizer.chat_template = self._chat_template
+        if self._file.chat_template and not tokenizer.chat_template:
+            tokenizer.chat_template = self._file.chat_template
         return tokenizer
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -315,7 +325,7 @@ class GgufCheckpoint:
 
     def fingerprint(self) -> dict[str, str]:
         """See :class:`Checkpoint`: the one file."""
-        return {self.path.name: sha256_file(self.path)}
+        return {self._file.path.name: digest(self._file.path)}
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the tokenizer in its fast form, and the special tokens as generation settings."""

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowbit import reference as spec
+import lowbit
+from lowbit._hints import hint
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     TABLE_FUNCTIONS,
@@ -95,6 +96,7 @@ def build_artefact(
     Raises:
         SpecError: L-6 when coefficients are no multiples of 2^-fraction_bits, L-8, L-18.
     """
+    spec = lowbit.load("reference")
     reports = spec.lut.table_report(function, table, fraction_bits=fraction_bits, tie=tie)
     integers = {b: spec.integer_table(table, scale_bits=b, fraction_bits=fraction_bits) for b in reports}
     return TableArtefact(function, fraction_bits, tie, table, integers, reports, origin)
@@ -235,8 +237,9 @@ def read_published(path: str | Path) -> tuple[TableFunction, dict[int, Table[Arr
 
 def entries(artefact: TableArtefact, *, scale_bits: int, out_bits: int) -> npt.NDArray[np.int8]:
     """The function from INT8 to INT8 at one scale: 256 codes of scale 2^-out_bits, for the codes −128 … 127."""
+    spec = lowbit.load("reference")
     found = spec.lut.activation_entries(_at(artefact, scale_bits), out_bits=out_bits, tie=artefact.tie)
-    return found.astype(np.int8)
+    return np.asarray(found, np.int8)
 
 
 def _at(artefact: TableArtefact, scale_bits: int) -> IntegerTable[Array]:
@@ -328,7 +331,7 @@ def emit_onnx(
     try:
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as error:
-        raise ImportError('ONNX files need the package onnx: pip install "lowbit[onnx]"') from error
+        raise ImportError(f"ONNX files need the package onnx: {hint('onnx')}") from error
     constants = {
         "in_scale": np.array(2.0**-scale_bits, np.float32),
         "out_scale": np.array(2.0**-out_bits, np.float32),

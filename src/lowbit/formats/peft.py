@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lowbit.runs.files import make_folder, write_bytes
+
+from .dtypes import FLOATS
 from .errors import AdapterError
-from .safetensors_file import SafetensorsFile, atomic_write, write_safetensors
+from .safetensors_file import SafetensorsFile, write_tensors
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
 
@@ -28,7 +31,6 @@ BASE_HASH_KEY = "lowbit.base_hash"
 """Metadata entry of the weights file: fingerprint of the compressed base that the adapter was solved for."""
 
 _PREFIX = "base_model.model."
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Adapter(NamedTuple):
@@ -60,7 +62,7 @@ def write_adapter(
 
     Raises:
         AdapterError: no module, or factors whose shapes or types do not fit.
-        OSError: as the system says it.
+        RecipeError: the system refuses to write.
     """
     if not factors:
         raise AdapterError("an adapter needs at least one module")
@@ -70,7 +72,7 @@ def write_adapter(
     for name, (b, a) in sorted(factors.items()):
         if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0] or not a.shape[0]:
             raise AdapterError(f"{name}: B {tuple(b.shape)} and A {tuple(a.shape)} are not (m, r) and (r, k)")
-        if b.dtype not in _FLOATS or a.dtype not in _FLOATS:
+        if b.dtype not in FLOATS.values() or a.dtype not in FLOATS.values():
             raise AdapterError(f"{name}: factors of type {b.dtype}, {a.dtype}; float32, float16 or bfloat16 are stored")
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
@@ -95,9 +97,9 @@ def write_adapter(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    path.mkdir(parents=True, exist_ok=True)
-    write_safetensors(path / WEIGHTS, tensors, {"format": "pt", BASE_HASH_KEY: base_hash})
-    atomic_write(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    make_folder(path)
+    write_tensors(path / WEIGHTS, tensors, metadata={"format": "pt", BASE_HASH_KEY: base_hash})
+    write_bytes(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def read_config(folder: Path) -> dict[str, Any]:

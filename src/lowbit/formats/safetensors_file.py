@@ -11,34 +11,23 @@ files with two metadata entries differ in bytes; the writer here sorts everythin
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
+from lowbit.runs.files import replacing, writing
+
+from .dtypes import SAFETENSORS
 from .errors import CheckpointError
 
-__all__ = ["SafetensorsFile", "TensorEntry", "atomic_write", "read_all", "write_safetensors"]
+__all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "write_tensors"]
 
-_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 _LENGTH_BYTES = 8
 
 
@@ -90,9 +79,9 @@ class SafetensorsFile:
         self.entries: dict[str, TensorEntry] = {}
         base = _LENGTH_BYTES + length
         for name, dtype_name, shape, (first, last) in items:
-            if dtype_name not in _DTYPES:
+            if dtype_name not in SAFETENSORS:
                 raise CheckpointError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
-            dtype = _DTYPES[dtype_name]
+            dtype = SAFETENSORS[dtype_name]
             if last - first != math.prod(shape) * dtype.itemsize:
                 raise CheckpointError(
                     f"{path}: tensor {name} of shape {tuple(shape)} and type {dtype_name} should take "
@@ -137,71 +126,79 @@ class SafetensorsFile:
         return buffer.view(entry.dtype).reshape(shape)
 
 
-def read_all(path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, str]]:
-    """Every tensor of a small file, and its metadata."""
-    file = SafetensorsFile(path)
-    return {name: file.read(name) for name in file.entries}, file.metadata
+class TensorSource(NamedTuple):
+    """A tensor that will be written: its place in the file is known before its values are in memory."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> TensorSource:
+        """The source of a tensor that is in memory already."""
+        return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary neighbour, flushed to disk, then renamed.
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, TensorSource | torch.Tensor],
+    *,
+    metadata: Mapping[str, str] = MappingProxyType({"format": "pt"}),
+    scratch: Path | None = None,
+) -> str:
+    """Write tensors whole or not at all, one in memory at a time; equal input gives equal bytes.
 
-    Raises:
-        OSError: as the system says it (full disk, no permission); the temporary file is removed first.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    Tensors lie widest type first and then by name, as the library orders them, so each is aligned to its own type.
 
+    Args:
+        path: the file.
+        tensors: what it will hold, by name; in memory, or to be read when its turn comes.
+        metadata: the header's own string pairs; what ``transformers`` wants to see, if not said.
+        scratch: where the temporary file lies, beside ``path`` if not said.
 
-def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors whole or not at all; equal input gives equal bytes.
-
-    Tensors lie widest type first and then by name, as the library orders them, so each is aligned to its own type;
-    the file is written one tensor at a time.
+    Returns:
+        sha256 of the file in hex.
 
     Raises:
         ValueError: a tensor type that the format does not have.
-        OSError: as the system says it; nothing is left behind.
+        RecipeError: the system refuses (full disk, no permission); nothing is left behind.
     """
-    names = {dtype: name for name, dtype in _DTYPES.items()}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in names:
-            raise ValueError(f"{path}: tensor {name} has type {tensor.dtype}, which safetensors does not hold")
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    names = {dtype: name for name, dtype in SAFETENSORS.items()}
+    sources = {n: t if isinstance(t, TensorSource) else TensorSource.of(t) for n, t in tensors.items()}
+    for name, source in sources.items():
+        if source.dtype not in names:
+            raise ValueError(f"{path}: tensor {name} has type {source.dtype}, which safetensors does not hold")
+    order = sorted(sources, key=lambda name: (-sources[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for name in order:
-        tensor = tensors[name]
-        nbytes = tensor.numel() * tensor.dtype.itemsize
+        source = sources[name]
         header[name] = {
-            "dtype": names[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + nbytes],
+            "dtype": names[source.dtype],
+            "shape": list(source.shape),
+            "data_offsets": [offset, offset + source.nbytes],
         }
-        offset += nbytes
+        offset += source.nbytes
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % _LENGTH_BYTES)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(raw).to_bytes(_LENGTH_BYTES, "little") + raw)
-            for name in order:
-                flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-                if flat.numel():
-                    file.write(flat.view(torch.uint8).numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    hasher = hashlib.sha256()
+    with writing(path), replacing(path, scratch) as file:
+        for piece in _pieces(len(raw).to_bytes(_LENGTH_BYTES, "little") + raw, order, sources):
+            hasher.update(piece)
+            file.write(piece)
+    return hasher.hexdigest()
+
+
+def _pieces(head: bytes, order: Iterable[str], tensors: Mapping[str, TensorSource]) -> Iterator[Any]:
+    yield head
+    for name in order:
+        tensor = tensors[name].read().detach().cpu().contiguous()
+        if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
+            raise RuntimeError(f"{name} changed between its announcement and its values")
+        if tensor.numel():
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data

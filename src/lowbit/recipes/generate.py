@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.errors import CheckpointError
-
-from .errors import RecipeError
-from .evaluate import adapter_factors, split_factors, thread_count
-from .streaming import DTYPES, Decoder, check_device
+from lowbit.models.adapters import adapter_factors, split_factors
+from lowbit.models.decoder import Decoder
+from lowbit.models.machine import check_device, thread_count
+from lowbit.runs.errors import RecipeError
 
 __all__ = ["generate"]
 
@@ -49,8 +50,8 @@ def generate(
     """
     if not prompt:
         raise RecipeError("the prompt is empty")
-    if dtype != "auto" and dtype not in DTYPES:
-        raise RecipeError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}")
+    if dtype != "auto" and dtype not in FLOATS:
+        raise RecipeError(f"dtype {dtype!r} is none of auto, {', '.join(FLOATS)}")
     check_device(device)
     with thread_count(threads):
         try:
@@ -60,10 +61,10 @@ def generate(
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
         decoder = Decoder(checkpoint, dtype=dtype, device=device)
-        by_block = split_factors(decoder, factors, str(path))
+        by_block = split_factors(decoder.inventory, factors, str(path))
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"].to(device)
         generator = torch.random.fork_rng() if not greedy else torch.no_grad()
-        with decoder.whole(by_block) as model, generator:
+        with decoder.weights.whole(by_block) as model, generator:
             if not greedy:
                 torch.manual_seed(seed)
             stop = tokenizer.eos_token_id

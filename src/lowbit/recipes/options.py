@@ -1,15 +1,21 @@
-"""Options of the recipes, checked before any work: every refusal names the field, the value and what is allowed."""
+"""Options of the recipes, checked before any work: every refusal names the field, the value and what is allowed.
+
+The fields of a class here are the one definition of its options: the command line, ``--config FILE`` and
+``--print-config`` are made from them (:mod:`lowbit.cli`), and so is the call in Python. Nothing but the standard
+library is needed to read them, so ``--help`` is never a matter of what is installed.
+"""
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from lowbit.runs.errors import RecipeError
 
-from .errors import RecipeError
-
-__all__ = ["CompressOptions", "EvalOptions", "parse_options"]
+__all__ = ["Checked", "CompressOptions", "EvalOptions", "Option", "Told", "option_table", "parse_options"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -17,91 +23,242 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _PLACES = ("model", "out", "calibration", "evaluate", "threads")
 
 
-class CompressOptions(BaseModel):
+class Told(NamedTuple):
+    """What the annotation of a field says beside its type."""
+
+    help: str
+    least: int | None = None  # smallest number; 1 for a text that must not be empty
+    most: int | None = None
+    metavar: str | None = None  # in place of the type's own, on the command line
+    unset: str | None = None  # what None means, where it is the default
+
+
+class Option(NamedTuple):
+    """One field of a class of options."""
+
+    name: str
+    kind: Any  # the type without None: str, int, float, bool, Path or a Literal
+    optional: bool  # None is allowed
+    default: Any  # dataclasses.MISSING when it must be given
+    told: Told
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """Allowed values of a Literal, otherwise nothing."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    def convert(self, value: Any) -> Any:
+        """The value in the field's type.
+
+        Raises:
+            ValueError: it cannot be, or lies outside what is allowed; the message says what should be given.
+        """
+        if value is None and self.optional:
+            return None
+        if self.choices:
+            if not any(value == choice and type(value) is type(choice) for choice in self.choices):
+                *others, last = map(repr, self.choices)
+                raise ValueError(f"input should be {', '.join(others)}{' or ' if others else ''}{last}")
+            return value
+        value = _CONVERSIONS[self.kind](value)
+        least, most = self.told.least, self.told.most
+        if isinstance(value, str):
+            if least and not value:
+                raise ValueError("input should not be empty")
+        elif least is not None and not value >= least:
+            raise ValueError(f"input should be greater than or equal to {least}")
+        elif most is not None and not value <= most:
+            raise ValueError(f"input should be less than or equal to {most}")
+        return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError("input should be a valid integer, unable to parse string as an integer") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        raise ValueError("input should be a valid integer")
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("input should be a valid number")
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("input should be a valid number, unable to parse string as a number") from None
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("input should be a valid boolean")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("input should be a valid string")
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise ValueError("input should be a path")
+    if not str(value).strip():
+        raise ValueError("name a directory")
+    return Path(value)
+
+
+_CONVERSIONS: dict[Any, Any] = {int: _whole, float: _number, bool: _truth, str: _text, Path: _path}
+
+
+def option_table(kind: type[Checked]) -> Mapping[str, Option]:
+    """The options of a class by name, in the order of its fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    table = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        inner, told = get_args(hints[field.name])
+        members = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
+        real = [member for member in members if member is not type(None)]
+        table[field.name] = Option(field.name, real[0], len(real) < len(members), field.default, told)
+    return table
+
+
+class Checked:
+    """Base of the options: values are converted and checked when an object is made."""
+
+    def __post_init__(self) -> None:
+        values, problems = _check(type(self), vars(self))
+        if problems:
+            raise RecipeError("\n".join(problems))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        problem = self._contradiction()
+        if problem:
+            raise RecipeError(problem)
+
+    def _contradiction(self) -> str | None:
+        """What two options that are right in themselves say against each other."""
+        return None
+
+
+def _check(kind: type[Checked], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Converted values of the fields that are given, and one line per problem."""
+    table = option_table(kind)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, option in table.items():
+        if name in given:
+            try:
+                values[name] = option.convert(given[name])
+            except ValueError as error:
+                problems.append(f"option {name}: {error}, got {given[name]!r}")
+        elif option.default is MISSING:
+            problems.append(f"option {name} is required")
+    return values, problems + [f"unknown option {name}" for name in given if name not in table]
+
+
+Options = TypeVar("Options", bound=Checked)
+
+
+def parse_options(kind: type[Options], /, **given: Any) -> Options:
+    """Build ``kind`` from keyword arguments; wrong ones raise :class:`RecipeError` with one line per problem."""
+    values, problems = _check(kind, given)
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return kind(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions(Checked):
     """Everything that :func:`lowbit.recipes.compress.compress` can be told.
 
     ``bits=16`` keeps the weights dense: with ``sparsity`` that prunes only. ``group_size`` 0 or None means one scale
     per output row. ``rank`` is ignored with ``compensate="none"``.
+
+    Raises:
+        RecipeError: a value outside what is allowed, or options that contradict each other.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: Annotated[str, Told("Local directory, hub id or GGUF file.", least=1)]
+    out: Annotated[Path, Told("Output directory.")]
+    bits: Annotated[Literal[2, 3, 4, 8, 16], Told("Bits of a code; 16 only prunes.")] = 3
+    group_size: Annotated[int | None, Told("Columns per scale; 0 for one scale per row.", least=0)] = 64
+    symmetric: Annotated[bool, Told("Symmetric codes: transformers loads them as they are.")] = False
+    quantizer: Annotated[Literal["rtn", "gptq"], Told("How weights are rounded.")] = "rtn"
+    act_order: Annotated[
+        bool | None, Told("GPTQ: columns by falling importance; with static groups if not said.", unset="auto")
+    ] = None
+    static_groups: Annotated[bool, Told("GPTQ: all group scales from the original weights.")] = True
+    clip_search: Annotated[
+        bool | None, Told("Search the clipping ratio of every group; where EoRA follows if not said.", unset="auto")
+    ] = None
+    adapter_aware: Annotated[
+        bool | None,
+        Told("GPTQ and pruning spare what the adapter restores; where EoRA follows if not said.", unset="auto"),
+    ] = None
+    damping: Annotated[
+        float | None,
+        Told(
+            "GPTQ: share of the mean Hessian diagonal; 0.01, or 0.1 where it knows the adapter, if not said.",
+            least=0,
+            most=1,
+            unset="auto",
+        ),
+    ] = None
+    sparsity: Annotated[Literal["2:4"] | None, Told("Two of four weights become zero.")] = None
+    pruner: Annotated[Literal["sparsegpt", "wanda"], Told("Which two.")] = "sparsegpt"
+    compensate: Annotated[Literal["eora", "svd", "act-svd", "none"], Told("How the adapter is solved for.")] = "eora"
+    rank: Annotated[int, Told("Rank of the adapter.", least=1)] = 32
+    rounds: Annotated[int, Told("Alternations of quantizing and compensating.", least=1, most=100)] = 1
+    adapter_bits: Annotated[Literal[3, 4, 8] | None, Told("Quantize the adapter.")] = None
+    calibration: Annotated[
+        str, Told("Text, JSONL or parquet file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
+    ] = "python-docs"
+    text_field: Annotated[str, Told("Field of JSONL and parquet records.", least=1)] = "text"
+    samples: Annotated[int, Told("Calibration samples.", least=1)] = 32
+    length: Annotated[int, Told("Tokens per sample.", least=2)] = 1024
+    sampling: Annotated[Literal["first", "random"], Told("Which samples of the text.")] = "first"
+    seed: Annotated[int, Told("Seed of every draw.", least=0)] = 0
+    device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...")] = "cpu"
+    backend: Annotated[str, Told("torch, numba, reference or an import path.", least=1)] = "torch"
+    dtype: Annotated[Dtype, Told("Type of forward passes and of what is stored; auto is the model's own.")] = "auto"
+    threads: Annotated[int | None, Told("CPU threads; all by default.", least=1)] = None
+    spectrum: Annotated[bool, Told("Record the error spectrum of every layer up to 1024 wide.")] = True
+    evaluate: Annotated[str | None, Told("Text to measure perplexity on.", metavar="SOURCE")] = None
+    evaluate_tokens: Annotated[int | None, Told("Tokens to measure on.", least=2)] = 16384
+    evaluate_skip: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
+    evaluate_length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
 
-    model: str = Field(min_length=1, description="local directory, hub id or GGUF file")
-    out: Path = Field(description="output directory")
-    bits: Literal[2, 3, 4, 8, 16] = 3
-    group_size: int | None = Field(default=64, ge=0, description="columns per scale; 0 or none: one scale per row")
-    symmetric: bool = False
-    quantizer: Literal["rtn", "gptq"] = "rtn"
-    act_order: bool | None = Field(
-        default=None, description="GPTQ: columns by falling Hessian diagonal; none: with static groups"
-    )
-    static_groups: bool = Field(default=True, description="GPTQ: all group scales from the original weights")
-    clip_search: bool | None = Field(
-        default=None, description="search the clipping ratio of every group; none: where EoRA follows"
-    )
-    adapter_aware: bool | None = Field(
-        default=None, description="GPTQ and pruning spare what the adapter restores; none: where EoRA follows"
-    )
-    damping: float | None = Field(
-        default=None, ge=0, le=1, description="GPTQ: share of the mean Hessian diagonal; none: 0.01, 0.1 adapter-aware"
-    )
-    sparsity: Literal["2:4"] | None = None
-    pruner: Literal["sparsegpt", "wanda"] = "sparsegpt"
-    compensate: Literal["eora", "svd", "act-svd", "none"] = "eora"
-    rank: int = Field(default=32, ge=1)
-    rounds: int = Field(default=1, ge=1, le=100, description="alternations of quantizing and compensating")
-    adapter_bits: Literal[3, 4, 8] | None = None
-    calibration: str = Field(default="python-docs", min_length=1)
-    text_field: str = Field(default="text", min_length=1, description="field of JSONL, JSON and parquet records")
-    samples: int = Field(default=32, ge=1)
-    length: int = Field(default=1024, ge=2)
-    sampling: Literal["first", "random"] = "first"
-    seed: int = Field(default=0, ge=0)
-    device: str = "cpu"
-    backend: str = Field(default="torch", min_length=1)
-    dtype: Dtype = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    spectrum: bool = Field(default=True, description="record the error spectrum of every module up to 1024 wide")
-    evaluate: str | None = Field(default=None, description="text to measure the perplexity on, before and after")
-    evaluate_tokens: int | None = Field(default=16384, ge=2)
-    evaluate_skip: int = Field(default=0, description="tokens to skip first; negative: count from the end")
-    evaluate_length: int = Field(default=1024, ge=2)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "group_size", self.group_size or None)
 
-    @field_validator("group_size")
-    @classmethod
-    def _whole_row(cls, value: int | None) -> int | None:
-        return value or None
-
-    @field_validator("out", mode="before")
-    @classmethod
-    def _out_named(cls, value: Any) -> Any:
-        if isinstance(value, str) and not value.strip():
-            raise ValueError("name an output directory")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> CompressOptions:
+    def _contradiction(self) -> str | None:
         if self.bits == 16 and self.sparsity is None:
-            raise ValueError("bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4")
+            return "bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4"
         if self.bits == 16 and self.quantizer == "gptq":
-            raise ValueError("quantizer gptq needs bits 2, 3, 4 or 8; bits 16 only prunes")
+            return "quantizer gptq needs bits 2, 3, 4 or 8; bits 16 only prunes"
         if self.act_order and self.quantizer != "gptq":
-            raise ValueError("act_order belongs to quantizer gptq")
+            return "act_order belongs to quantizer gptq"
         if self.act_order and self._joint:
-            raise ValueError("act_order is not available for joint SparseGPT pruning and quantization")
+            return "act_order is not available for joint SparseGPT pruning and quantization"
         if self.act_order and not self.static_groups:
-            raise ValueError("act_order needs static_groups: otherwise the groups are not runs of columns")
+            return "act_order needs static_groups: otherwise the groups are not runs of columns"
         if self._joint and self.clip_search:
-            raise ValueError("clip_search is not available for joint SparseGPT pruning and quantization")
+            return "clip_search is not available for joint SparseGPT pruning and quantization"
         if self.adapter_aware and self.compensate != "eora":
-            raise ValueError("adapter_aware needs the adapter of compensate eora")
+            return "adapter_aware needs the adapter of compensate eora"
         if self.adapter_aware and not self._weighs:
-            raise ValueError("adapter_aware concerns quantizer gptq and sparsity: rtn alone weighs no errors")
+            return "adapter_aware concerns quantizer gptq and sparsity: rtn alone weighs no errors"
         if self.adapter_bits and self.compensate == "none":
-            raise ValueError("adapter_bits needs a compensation")
+            return "adapter_bits needs a compensation"
         if self.rounds > 1 and self.compensate == "none":
-            raise ValueError("rounds above 1 alternate with a compensation: choose eora, svd or act-svd")
-        return self
+            return "rounds above 1 alternate with a compensation: choose eora, svd or act-svd"
+        return None
 
     @property
     def _joint(self) -> bool:
@@ -164,52 +321,30 @@ class CompressOptions(BaseModel):
         """Every option that decides the result, JSON-ready: without places, which are told apart by content.
 
         The number of threads that ran is part of the plan in any case."""
-        fields = self.model_dump(mode="json", exclude=set(_PLACES))
-        fields["evaluate"] = self.evaluate is not None
-        fields["act_order"] = self.orders
-        fields["clip_search"] = self.clips
-        fields["adapter_aware"] = self.aware
-        fields["damping"] = self.damps
-        return fields
+        return {name: value for name, value in asdict(self).items() if name not in _PLACES} | {
+            "evaluate": self.evaluate is not None,
+            "act_order": self.orders,
+            "clip_search": self.clips,
+            "adapter_aware": self.aware,
+            "damping": self.damps,
+        }
 
 
-class EvalOptions(BaseModel):
-    """What :func:`lowbit.recipes.evaluate.evaluate` measures: perplexity over windows of ``length`` tokens."""
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Checked):
+    """What :func:`lowbit.recipes.evaluate.evaluate` measures: perplexity over windows of ``length`` tokens.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        RecipeError: a value outside what is allowed.
+    """
 
-    path: str = Field(min_length=1, description="model directory, compressed directory, hub id or GGUF file")
-    text: str = Field(min_length=1, description="text, JSONL, JSON or parquet file, hub dataset or python-docs")
-    text_field: str = Field(default="text", min_length=1)
-    adapter: Path | None = None
-    skip_tokens: int = 0
-    tokens: int | None = Field(default=None, ge=2, description="at most this many; none: all that are there")
-    length: int = Field(default=1024, ge=2)
-    dtype: Dtype = "auto"
-    device: str = "cpu"
-    threads: int | None = Field(default=None, ge=1)
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def parse_options(kind: type[Model], /, **fields: Any) -> Model:
-    """Build ``kind`` from keyword arguments; a wrong one raises :class:`RecipeError` with one line per problem."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        raise RecipeError("\n".join(_line(problem) for problem in error.errors())) from None
-
-
-def _line(problem: Any) -> str:
-    """One problem in plain words: ``--group-size: Input should be ... (got -1)``."""
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    place = ".".join(str(part) for part in problem["loc"])
-    if not place:
-        return message
-    if problem["type"] == "extra_forbidden":
-        return f"unknown option {place}"
-    if problem["type"] == "missing":
-        return f"option {place} is required"
-    return f"option {place}: {message}, got {problem['input']!r}"
+    path: Annotated[str, Told("Model directory, compressed directory, hub id or GGUF file.", least=1)]
+    text: Annotated[str, Told("Text, JSONL or parquet file, hub dataset, python-docs.", least=1, metavar="SOURCE")]
+    text_field: Annotated[str, Told("Field of JSONL and parquet records.", least=1)] = "text"
+    adapter: Annotated[Path | None, Told("PEFT directory made for this base.")] = None
+    skip_tokens: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
+    tokens: Annotated[int | None, Told("At most this many tokens.", least=2)] = None
+    length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
+    dtype: Annotated[Dtype, Told("Type of forward passes; auto is the model's own.")] = "auto"
+    device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...")] = "cpu"
+    threads: Annotated[int | None, Told("CPU threads; all by default.", least=1)] = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lowbit._hints import hint
 from lowbit.console import byte_size, share
 
 from .svg import Series, bars, line_chart, linear_axis, log_axis, stacked_bars
@@ -325,7 +326,7 @@ def render(record: Mapping[str, Any]) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
-        raise ImportError("the report needs jinja2: pip install 'lowbit[report]'") from error
+        raise ImportError(f"the report needs jinja2: {hint('report')}") from error
     loader = PackageLoader("lowbit.report", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -22,22 +22,24 @@ at 3, 5, 6 and 7; a reader tells them apart by the number of packed columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .errors import CheckpointError
+from lowbit.formats.dtypes import FLOATS
+from lowbit.formats.errors import CheckpointError
+
 from .packing import dense_words, pack_dense, padded_words, unpack_dense, unpack_padded
+from .protocol import PackedWeight, WeightScheme
 
 __all__ = [
     "PACKED",
     "PARTS",
     "TRANSPOSED_KEY",
-    "WeightScheme",
-    "WeightSchemes",
+    "CompressedTensors",
     "dequantize_module",
     "pack_module",
     "quantization_config",
@@ -51,17 +53,8 @@ TRANSPOSED_KEY = "lowbit.transposed"
 
 BITS = (2, 3, 4, 8)
 SYMMETRIC = frozenset({"symmetric", "symmetric-full", "symmetric-gptq"})
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 Array = torch.Tensor | npt.NDArray[Any]
-
-
-class WeightScheme(NamedTuple):
-    """How the weight of one module is quantized."""
-
-    bits: int
-    scheme: str  # "asymmetric" or "symmetric"
-    group_size: int | None  # None for one group per row
 
 
 def _tensor(x: Array) -> torch.Tensor:
@@ -105,7 +98,7 @@ def pack_module(
     steps = _tensor(scale)
     if values.ndim != 2 or steps.ndim != 2 or steps.shape[0] != values.shape[0]:
         raise CheckpointError(f"{name}: codes {values.shape} and scale {tuple(steps.shape)} are not (m, k) and (m, G)")
-    if steps.dtype not in _FLOATS:
+    if steps.dtype not in FLOATS.values():
         raise CheckpointError(f"{name}: scale has type {steps.dtype}; float32, float16 or bfloat16 can be stored")
     m, k = values.shape
     groups = int(steps.shape[1])
@@ -181,22 +174,18 @@ def quantization_config(
     }
 
 
-class WeightSchemes:
-    """Which scheme a module has, from a ``quantization_config`` of any writer.
+class CompressedTensors:
+    """The packed modules of a model, from a ``quantization_config`` of any writer.
+
+    See :class:`~lowbit.formats.packed.protocol.PackedFormat`.
 
     Raises:
-        CheckpointError: a method other than compressed-tensors, a format other than pack-quantized, or weights that
-            are not integers.
+        CheckpointError: a format other than pack-quantized, or weights that are not integers.
     """
 
     def __init__(self, config: Mapping[str, Any], source: str) -> None:
+        self.config = config
         self.source = source
-        method = str(config.get("quant_method", "compressed-tensors"))
-        if method != "compressed-tensors":
-            raise CheckpointError(
-                f"{source}: already quantized by {method}, which lowbit does not read; "
-                "start from the full-precision model"
-            )
         style = config.get("format", "pack-quantized")
         self._groups: list[tuple[str, WeightScheme]] = []
         for group in dict(config.get("config_groups") or {}).values():
@@ -214,7 +203,7 @@ class WeightSchemes:
         if not self._groups:
             raise CheckpointError(f"{source}: quantization_config names no group of weights")
 
-    def of(self, module: str) -> WeightScheme:
+    def scheme(self, module: str) -> WeightScheme:
         """Scheme of a packed module: an exact name or ``re:`` pattern wins over a class such as ``Linear``."""
         for target, scheme in self._groups:
             if target == module or (target.startswith("re:") and re.match(target[3:], module)):
@@ -223,6 +212,33 @@ class WeightSchemes:
             if "." not in target and not target.startswith("re:"):
                 return scheme
         raise CheckpointError(f"{self.source}: module {module} is packed, but no group of quantization_config names it")
+
+    def holds(self, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """See the protocol: modules with a tensor ``….weight_packed``."""
+        found = [name.removesuffix(PACKED) for name in names if name.endswith(PACKED)]
+        return {module: tuple(part for p in PARTS if (part := f"{module}.{p}") in names) for module in found}
+
+    def scale_of(self, module: str) -> str:
+        """See the protocol."""
+        return f"{module}.weight_scale"
+
+    def shape(self, module: str, read: Callable[[str], torch.Tensor]) -> tuple[int, int]:
+        """See the protocol."""
+        m, k = (int(n) for n in read(f"{module}.weight_shape"))
+        return m, k
+
+    def unpack(self, module: str, tensors: Mapping[str, torch.Tensor]) -> PackedWeight:
+        """See the protocol."""
+        for part in PARTS[1:3]:
+            if f"{module}.{part}" not in tensors:
+                raise CheckpointError(f"{self.source}: module {module} is packed but lacks {part}")
+        scheme = self.scheme(module)
+        return unpack_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+
+    def pack(self, module: str, weight: PackedWeight) -> dict[str, torch.Tensor]:
+        """See the protocol."""
+        codes, scale, zero_point, group_index, bits, scheme = weight
+        return pack_module(module, codes, scale, zero_point, bits=bits, scheme=scheme, group_index=group_index)
 
 
 def _layout(words: torch.Tensor, bits: int, length: int, what: str) -> frozenset[str]:
@@ -244,18 +260,13 @@ def _unpack(words: torch.Tensor, bits: int, length: int, layout: str) -> npt.NDA
     return unpack(words.contiguous().numpy(), bits, length)
 
 
-def unpack_module(
-    tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str) -> PackedWeight:
     """Inverse of :func:`pack_module`, for both packing layouts.
 
     Args:
         tensors: the module's parts; keys may carry the module path or not.
         bits: 1 to 8.
         scheme: ``"asymmetric"`` or any symmetric one.
-
-    Returns:
-        codes int32 (m, k), scale (m, G) as stored, zero point int32 (m, G); conventions of clause Q-1.
 
     Raises:
         CheckpointError: a missing part, or sizes that fit no layout.
@@ -292,21 +303,9 @@ def unpack_module(
             raise CheckpointError(
                 f"weight_zero_point {tuple(zeros.shape)} does not fit weight_scale {tuple(scale.shape)}"
             )
-    return torch.from_numpy(codes), scale, zeros
+    return PackedWeight(torch.from_numpy(codes), scale, zeros, parts.get("weight_g_idx"), bits, scheme)
 
 
 def dequantize_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str) -> torch.Tensor:
-    """Dense weight (m, k) in the type of the scales: scale · (code − zero point), bit-equal to the library.
-
-    ``code − zero point`` is a whole number of at most nine bits, exact in every type the scales may have: one rounding.
-    """
-    codes, scale, zeros = unpack_module(tensors, bits=bits, scheme=scheme)
-    m, k = codes.shape
-    groups = int(scale.shape[1])
-    index = next((value for key, value in tensors.items() if key.rpartition(".")[2] == "weight_g_idx"), None)
-    if index is not None:
-        column = index.to(torch.int64)
-        whole = codes - zeros[:, column]
-        return whole.to(scale.dtype) * scale[:, column]
-    whole = codes.view(m, groups, k // groups) - zeros.unsqueeze(-1)
-    return (whole.to(scale.dtype) * scale.unsqueeze(-1)).reshape(m, k)
+    """Dense weight (m, k) of a module's parts in the type of the scales, bit-equal to the library's."""
+    return unpack_module(tensors, bits=bits, scheme=scheme).dequantize()

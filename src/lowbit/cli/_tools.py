@@ -1,0 +1,119 @@
+"""Commands that look at directories and at the installation: check, conform, bench and info."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import lowbit
+
+from ._exits import Refusal
+from ._parameters import Json, save
+
+__all__ = ["bench", "check", "conform", "info"]
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="An adapter or a model directory.")],
+    consumers: Annotated[
+        str,
+        typer.Option("--for", metavar="NAMES", help="Comma-separated: peft, transformers, vllm, llama.cpp, gptqmodel."),
+    ] = "peft,transformers,vllm,llama.cpp,gptqmodel",
+    json: Json = None,
+) -> None:
+    """Say which tools load a directory, and why not; exit status 1 if one does not."""
+    from lowbit.formats.check import check_directory, record, report_lines
+
+    names = [name.strip() for name in consumers.split(",") if name.strip()]
+    kind, verdicts = check_directory(folder, names)
+    typer.echo("\n".join(report_lines(folder, kind, verdicts)))
+    save(json, record(folder, kind, verdicts))
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def conform(context: typer.Context) -> None:
+    """Check a backend against the specification: lowbit conform mypackage.backend"""
+    from lowbit.conformance.cli import conform as work
+
+    sub = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    sub.command(name="conform")(work)
+    _leave(sub(args=context.args, prog_name="lowbit conform", standalone_mode=False))
+
+
+def bench(
+    topic: Annotated[str | None, typer.Argument(help="One topic; all by default.")] = None,
+    quick: Annotated[bool, typer.Option(help="Small shapes, few repeats.")] = False,
+    json: Json = None,
+) -> None:
+    """Run the benchmarks of a checkout: correctness first, then medians with quartiles."""
+    folder = _benchmarks()
+    if folder is None:
+        raise Refusal("lowbit bench runs in a checkout of the project: no benchmarks/ folder was found")
+    sys.path.insert(0, str(folder))
+    import importlib
+
+    harness = importlib.import_module("harness")
+    _leave(harness.main(topic, quick, json))
+
+
+def _leave(code: Any) -> None:
+    if isinstance(code, int) and code:
+        raise typer.Exit(code)
+
+
+def _benchmarks() -> Path | None:
+    """The checkout's benchmarks: beside the sources of an editable install, else in the working directory."""
+    for root in (Path(lowbit.__file__).resolve().parents[2], Path.cwd()):
+        if (root / "benchmarks" / "harness.py").is_file():
+            return root / "benchmarks"
+    return None
+
+
+def info(json: Json = None) -> None:
+    """Versions, backends and devices."""
+    backends: dict[str, str] = {}
+    for name in lowbit.available():
+        try:
+            backend = lowbit.load(name)
+            backends[name] = f"{backend.compute_dtype} on {backend.device}"
+        except Exception as error:  # this command is for finding out what is wrong: nothing may stop it
+            backends[name] = f"not available: {' '.join(str(error).split()) or type(error).__name__}"
+    packages = {}
+    for name in (
+        "numpy",
+        "scipy",
+        "numba",
+        "torch",
+        "transformers",
+        "safetensors",
+        "gguf",
+        "peft",
+        "compressed-tensors",
+    ):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    record = {
+        "schema": "lowbit.info/1",
+        "lowbit": lowbit.__version__,
+        "spec": lowbit.SPEC_VERSION,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "backends": backends,
+        "packages": packages,
+    }
+    lines = [f"lowbit {lowbit.__version__}, specification {lowbit.SPEC_VERSION}"]
+    lines.append(f"Python {record['python']} on {record['platform']}, {record['cpus']} CPUs")
+    lines += [f"backend {name:<12} {state}" for name, state in backends.items()]
+    lines += [f"{name:<20} {version}" for name, version in packages.items()]
+    typer.echo("\n".join(lines))
+    save(json, record)

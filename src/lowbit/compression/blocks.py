@@ -1,0 +1,95 @@
+"""The loop over the blocks, in the order of work of EoRA's authors."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import torch
+
+from lowbit.models.decoder import Decoder
+from lowbit.reference.errors import SpecError
+from lowbit.runs.clock import peak_memory
+from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, ModuleDone, OnEvent
+
+from .layer import LayerSolver, Solution
+from .moments import BlockMoments, collect_moments
+from .shards import Shards
+
+__all__ = ["compress_blocks"]
+
+
+def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: Shards, tell: OnEvent) -> None:
+    """Compress every block that ``shards`` lacks, calibrated on ``tokens`` (samples, length).
+
+    Raises:
+        RecipeError: a layer that cannot be compressed, by name; finished blocks stay.
+    """
+    total, finished, clock = len(decoder.inventory.blocks), shards.finished, solver.clock
+    if finished == total:
+        return
+    with clock("forward"), decoder.weights.outer(head=False):
+        states = decoder.embed(list(tokens))
+    for index in range(finished):
+        started = time.perf_counter()
+        _advance(decoder, index, solver, shards, states)
+        tell(BlockResumed(index, total, time.perf_counter() - started))
+    seconds: list[float] = []
+    for index in range(finished, total):
+        started = time.perf_counter()
+        tell(BlockStarted(index, total))
+        with contextlib.ExitStack() as stack:
+            with clock("read"):
+                stack.enter_context(decoder.weights.block(index))
+            moments = collect_moments(decoder, index, states, solver.arrays, clock)
+        solutions = _solve_block(decoder, index, solver, moments, tell)
+        with clock("write"):
+            shards.write_block(index, solutions)
+        del solutions
+        if index + 1 < total:
+            _advance(decoder, index, solver, shards, states)
+        seconds.append(time.perf_counter() - started)
+        left = (total - index - 1) * sum(seconds) / len(seconds)
+        tell(BlockDone(index, total, seconds[-1], peak_memory(), left))
+
+
+def _solve_block(
+    decoder: Decoder, index: int, solver: LayerSolver, moments: BlockMoments, tell: OnEvent
+) -> dict[str, Solution]:
+    """Solve the layers of a block, group by group; a group's statistics are freed before the next one's are summed."""
+    arrays, clock = solver.arrays, solver.clock
+    solutions: dict[str, Solution] = {}
+    for leader in dict.fromkeys(moments.groups.values()):
+        with clock("statistics"):
+            total = arrays.backend.moment_total(moments.nodes.pop(leader))
+            matrix = arrays.give(arrays.take(total.matrix).to(arrays.moment_dtype))
+            magnitude = arrays.take(total.magnitude).to(torch.float32)
+            del total
+        for linear in decoder.inventory.linears[index]:
+            if moments.groups[linear.name] != leader:
+                continue
+            started = time.perf_counter()
+            name = decoder.inventory.path(index, linear.name)
+            with clock("read"):
+                w = decoder.weights.linear(index, linear)
+            try:
+                solution = solver.solve(name, index, linear, w, matrix, magnitude)
+            except SpecError as error:
+                raise RecipeError(f"{name}: {error}") from error
+            del w
+            solutions[linear.name] = solution
+            before, after = (solution.measures[f"relative_error_{when}"] for when in ("before", "after"))
+            tell(ModuleDone(name, before, after, time.perf_counter() - started))
+        del matrix
+    return solutions
+
+
+def _advance(decoder: Decoder, index: int, solver: LayerSolver, shards: Shards, states: list[torch.Tensor]) -> None:
+    """Hidden states behind block ``index`` with the weights and factors that were stored."""
+    with contextlib.ExitStack() as stack:
+        with solver.clock("read"):
+            stack.enter_context(decoder.weights.block(index, *shards.block(index)))
+        with solver.clock("forward"):
+            decoder.advance(index, states)

@@ -1,0 +1,174 @@
+"""One linear layer: weight, inputs and method in; tensors to store, adapter and measures out. No file is touched.
+
+With several rounds, compression and compensation take turns and the best stored pair is kept. A round starts from the
+last adapter: from what its BA does not carry, or, where the compression knows of the adapter, from the directions that
+its A does not reach, with B left free.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from lowbit.models.inventory import Linear
+from lowbit.runs.clock import Clock
+
+from .arrays import Arrays
+from .compensate import Patch, compensate
+from .method import Method
+from .quantize import Stored, quantize
+
+__all__ = ["LayerSolver", "Solution"]
+
+_SPECTRUM = 256  # singular values kept in the record
+_SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
+_ROUGHLY = 1e-3  # distance from the optimum at which the directions of an adapter to come are good enough
+
+
+class Solution(NamedTuple):
+    """A solved layer."""
+
+    tensors: dict[str, torch.Tensor]  # the compressed weight as stored, by full name
+    factors: tuple[torch.Tensor, torch.Tensor] | None  # B (m, r) and A (r, k) as stored
+    measures: dict[str, Any]  # of the record
+
+
+class _Round(NamedTuple):
+    before: float  # squared output error of the compressed layer
+    after: float  # the same with its adapter
+    stored: Stored
+    patch: Patch | None
+
+
+@dataclass(frozen=True)
+class LayerSolver:
+    """Solves layers, one at a time, by one method on one backend."""
+
+    method: Method
+    arrays: Arrays
+    clock: Clock
+
+    def solve(
+        self, name: str, block: int, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor
+    ) -> Solution:
+        """Compress and compensate one layer.
+
+        Args:
+            name: full name of the layer.
+            block: number of its block, for the record.
+            linear: its place and layout.
+            w: weight, float32 (m, k).
+            c: second moment of its inputs, an array (k, k).
+            magnitude: mean absolute input by column, float32 (k,).
+
+        Raises:
+            SpecError: what the backend refuses.
+        """
+        best = self._best_round(name, linear, w, c, magnitude)
+        with self.clock("errors"):
+            norm = self._error(w, c)
+        method, (before, after, stored, patch) = self.method, best
+        spectrum: list[float] | None = None
+        # Without a spectrum, the share that the chosen rank captured is still known from the objectives.
+        energy = {str(method.rank): max(0.0, 1 - after / before)} if patch is not None and before > 0 else {}
+        if method.spectrum and min(linear.shape) <= _SPECTRUM_SIDE:
+            with self.clock("spectrum"):
+                error = self.arrays.give(w - stored.weight)
+                values = self.arrays.take(self.arrays.backend.error_spectrum(error, c))
+            spectrum, energy = _spectrum(values.to(torch.float64), method.rank)
+        measures = {
+            "name": name,
+            "block": block,
+            "shape": list(linear.shape),
+            "bits": method.bits,
+            "group_size": method.group_size,
+            "method": method.label(patched=patch is not None),
+            "rank": method.rank if patch is not None else 0,
+            "sparsity": round(stored.zeros, 6) if method.sparsity else None,
+            "objective_uncompensated": before,
+            "objective_compensated": after if patch is not None else None,
+            "optimum_lower_bound": patch.lower_bound if patch is not None else None,
+            "relative_error_before": _ratio(before, norm),
+            "relative_error_after": _ratio(after, norm) if patch is not None else None,
+            "weight_norm": norm,
+            "certificate": patch.method if patch is not None else None,
+            "spectrum": spectrum,
+            "energy": energy,
+            "bytes": _bytes(stored, patch),
+        }
+        return Solution(stored.tensors, None if patch is None else (patch.b, patch.a), measures)
+
+    def _best_round(self, name: str, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor) -> _Round:
+        method, arrays, clock = self.method, self.arrays, self.clock
+        target, aim = w, self._aim(name, linear, w, c)
+        best: _Round | None = None
+        for turn in range(method.rounds):
+            with clock("quantize"):
+                stored = quantize(method, arrays, name, linear, target, aim)
+            d = w - stored.weight
+            with clock("errors"):
+                before = self._error(d, c)
+            after, patch = before, None
+            if method.patches:
+                with clock("compensate"):
+                    patch = compensate(method, arrays, d, c, magnitude)
+                product = patch.product
+                with clock("errors"):
+                    after = self._error(d - product, c)
+                if not method.adapter_aware:
+                    target = w - product
+                elif turn + 1 < method.rounds:
+                    aim = arrays.backend.residual_moment(c, arrays.give(patch.a.to(torch.float32)))
+            if best is None or after < best.after:
+                best = _Round(before, after, stored, patch)
+        assert best is not None
+        return best
+
+    def _aim(self, name: str, linear: Linear, w: torch.Tensor, c: Any) -> Any:
+        """Second moment that the compression of ``w`` works with: all of ``c``, or what the adapter will leave of it.
+
+        Which directions the adapter will take is guessed from the error of a compression that knows nothing of the
+        inputs.
+        """
+        if not self.method.adapter_aware:
+            return c
+        with self.clock("quantize"):
+            plain = quantize(self.method, self.arrays, name, linear, w, None)
+        with self.clock("compensate"):
+            error = self.arrays.give(w - plain.weight)
+            guess = self.arrays.backend.eora_certified(error, c, rank=self.method.rank, tolerance=_ROUGHLY)
+            return self.arrays.backend.residual_moment(c, guess.A)
+
+    def _error(self, d: torch.Tensor, c: Any) -> float:
+        """Squared output error of the weight error ``d``."""
+        return max(0.0, float(self.arrays.backend.objective(self.arrays.give(d), c)))
+
+
+def _ratio(objective: float, norm: float) -> float:
+    """Relative output error: the root of the ratio of two squared norms."""
+    return math.sqrt(objective / norm) if norm > 0 else 0.0
+
+
+def _spectrum(values: torch.Tensor, rank: int) -> tuple[list[float], dict[str, float]]:
+    """The leading singular values, and the share of the squared sum that each of a few ranks captures."""
+    squares = values.square()
+    total = float(squares.sum())
+    ranks = sorted({r for r in (1, 2, 4, 8, 16, 32, 64, 128, 256, rank) if r <= len(values)})
+    energy = {str(r): float(squares[:r].sum()) / total if total > 0 else 1.0 for r in ranks}
+    return [float(value) for value in values[:_SPECTRUM]], energy
+
+
+def _bytes(stored: Stored, patch: Patch | None) -> dict[str, int]:
+    """Sizes of the parts of a layer."""
+    parts = {"packed": 0, "scales": 0, "zero_points": 0, "adapter": 0}
+    kinds = {"weight_scale": "scales", "weight_zero_point": "zero_points"}
+    for name, tensor in stored.tensors.items():
+        parts[kinds.get(name.rpartition(".")[2], "packed")] += tensor.nbytes
+    if patch is not None:
+        parts["adapter"] = patch.b.nbytes + patch.a.nbytes
+        if patch.packed_bytes is not None:
+            parts["adapter_packed"] = patch.packed_bytes
+    return parts

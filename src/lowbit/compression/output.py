@@ -1,0 +1,56 @@
+"""What makes a directory of shards one that other tools load: the adapter, the index, the configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowbit.formats.checkpoint import weights_hash
+from lowbit.formats.dtypes import name_of
+from lowbit.formats.packed import compressed_tensors
+from lowbit.formats.peft import write_adapter
+from lowbit.models.inventory import Inventory
+from lowbit.runs.files import remove_tree, writing
+
+from .method import Method
+from .shards import Shards
+
+__all__ = ["output_config", "output_index", "save_adapter"]
+
+
+def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model: str) -> None:
+    """``adapter/`` in the output directory ``out``, from the factors of every block; bound to the shards beside it."""
+    folder = out / "adapter"
+    remove_tree(folder)  # a killed run may have left half of it
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for index in range(len(inventory.blocks)):
+        factors.update(shards.factors(index))
+    transposed = all(linear.transposed for linears in inventory.linears for linear in linears)
+    with writing(folder):
+        write_adapter(folder, factors, base_model=base_model, base_hash=weights_hash(out), fan_in_fan_out=transposed)
+
+
+def output_index(shards: Shards) -> dict[str, Any]:
+    """Content of ``model.safetensors.index.json``."""
+    total = sum(int(line["bytes"]) for line in shards.lines)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(shards.weight_map().items()))}
+
+
+def output_config(inventory: Inventory, method: Method) -> bytes:
+    """Content of ``config.json``."""
+    config = json.loads(inventory.checkpoint.config.to_json_string(use_diff=True))
+    config.pop("_name_or_path", None)
+    config["architectures"] = [inventory.name]
+    config["dtype"] = name_of(method.storage)
+    if method.packs(inventory):
+        config["quantization_config"] = compressed_tensors.quantization_config(
+            bits=method.bits,
+            scheme=method.scheme,
+            group_size=method.group_size,
+            ignore=inventory.outer_linears(),
+            act_order=method.act_order,
+        )
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()

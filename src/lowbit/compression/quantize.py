@@ -1,0 +1,121 @@
+"""The compressed form of one weight, as a file will hold it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from lowbit.formats.packed import compressed_tensors
+from lowbit.models.inventory import Linear
+
+from .arrays import Arrays
+from .method import Method
+
+__all__ = ["Stored", "quantize"]
+
+
+class Stored(NamedTuple):
+    """A compressed weight as it will lie in the file."""
+
+    tensors: dict[str, torch.Tensor]  # full name → tensor
+    weight: torch.Tensor  # float32 (m, k): what a reader of those tensors gets
+    zeros: float  # share of weights that are exactly 0
+
+    @classmethod
+    def of(cls, tensors: dict[str, torch.Tensor], weight: torch.Tensor) -> Stored:
+        """From the tensors and the weight that they stand for."""
+        return cls(tensors, weight.to(torch.float32), float((weight == 0).sum()) / max(1, weight.numel()))
+
+
+def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: torch.Tensor, c: Any) -> Stored:
+    """Compressed form of ``target`` (m, k) float32, for inputs with the second moment ``c`` (k, k) or None."""
+    if c is None:
+        method = method.blind()
+    w = arrays.give(target)
+    if method.joint:
+        joint = arrays.backend.sparsegpt(
+            w,
+            c,
+            keep=2,
+            of=4,
+            bits=method.bits,
+            scheme=method.scheme,
+            group_size=method.group_size,
+            damping=method.damping,
+            scale_dtype=method.scale_dtype,
+        )
+        return _pack(method, arrays, name, linear, joint.codes, joint.scale, joint.zero_point)
+    mask: torch.Tensor | None = None
+    if method.sparsity is not None:
+        pruned = _prune(method, arrays, w, target.shape[1], c)
+        dense = arrays.take(pruned.weight).to(torch.float32)
+        if method.bits == 16:
+            return _dense(method, name, linear, dense)
+        mask = arrays.take(pruned.mask)
+        w = arrays.give(dense)
+    codes, scale, zero_point = _round(method, arrays, w, c)
+    if mask is not None:  # a pruned weight stays exactly 0 whatever the quantizer moved there
+        full = arrays.take(codes)
+        zeros = arrays.take(zero_point)
+        codes = torch.where(mask, zeros.repeat_interleave(full.shape[1] // zeros.shape[1], dim=1), full)
+    return _pack(method, arrays, name, linear, codes, scale, zero_point)
+
+
+def _prune(method: Method, arrays: Arrays, w: Any, k: int, c: Any) -> Any:
+    """Two of every four weights of ``w`` (m, k) kept; by magnitude where nothing is known of the inputs."""
+    if method.pruner == "sparsegpt":
+        return arrays.backend.sparsegpt(w, c, keep=2, of=4, damping=method.damping)
+    energy = torch.ones(k) if c is None else arrays.take(c).diagonal().clamp(min=0).contiguous()
+    return arrays.backend.wanda(w, arrays.give(energy), keep=2, of=4)
+
+
+def _round(method: Method, arrays: Arrays, w: Any, c: Any) -> tuple[Any, Any, Any]:
+    """Codes, scales and zero points of ``w``."""
+    backend = arrays.backend
+    if method.quantizer == "gptq":
+        result = backend.gptq(
+            w,
+            c,
+            bits=method.bits,
+            scheme=method.scheme,
+            group_size=method.group_size,
+            act_order=method.act_order,
+            static_groups=method.static_groups,
+            clip_search=method.clip_search,
+            damping=method.damping,
+            scale_dtype=method.scale_dtype,
+        )
+        return result.codes, result.scale, result.zero_point
+    fit = backend.clip_search if method.clip_search else backend.fit_grid
+    grid = fit(
+        w,
+        bits=method.bits,
+        scheme=method.scheme,
+        granularity="group" if method.group_size else "row",
+        group_size=method.group_size,
+        scale_dtype=method.scale_dtype,
+    )
+    codes = backend.quantize(w, grid.scale, grid.zero_point, bits=method.bits, scheme=method.scheme)
+    return codes, grid.scale, grid.zero_point
+
+
+def _pack(method: Method, arrays: Arrays, name: str, linear: Linear, codes: Any, scale: Any, zero_point: Any) -> Stored:
+    packed = compressed_tensors.pack_module(
+        name,
+        arrays.take(codes),
+        arrays.take(scale).to(method.storage),
+        arrays.take(zero_point),
+        bits=method.bits,
+        scheme=method.scheme,
+    )
+    weight = compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme)
+    if linear.transposed:  # no other reader knows a packed Conv1D: such a weight is stored dequantized
+        return _dense(method, name, linear, weight.to(torch.float32))
+    return Stored.of(packed, weight)
+
+
+def _dense(method: Method, name: str, linear: Linear, weight: torch.Tensor) -> Stored:
+    stored = weight.to(method.storage)
+    layout = stored.T.contiguous() if linear.transposed else stored
+    return Stored.of({f"{name}.weight": layout}, stored)

@@ -1,0 +1,132 @@
+"""The record of a compression, ``lowbit.json``: no time, no date, no place, so that equal runs give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowbit.data.text import TokenRows
+from lowbit.formats.dtypes import name_of
+from lowbit.models.decoder import Decoder
+from lowbit.runs.plan import versions
+
+from .arrays import Arrays
+from .method import Method
+from .shards import Shards
+
+__all__ = ["PLAN_PARTS", "make_plan", "make_record", "model_name"]
+
+_SCHEMA = "lowbit.compress/1"
+
+PLAN_PARTS = ("options", "inputs", "calibration", "evaluation")
+"""Parts of a plan that decide a result on any machine, with any version."""
+
+
+def model_name(model: str) -> str:
+    """Name without the folders of this machine."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
+def make_plan(
+    options: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    rows: TokenRows,
+    windows: TokenRows | None,
+    decoder: Decoder,
+    arrays: Arrays,
+    threads: int,
+) -> dict[str, Any]:
+    """Everything that decides the bytes of the result.
+
+    Args:
+        options: what the user chose, JSON-ready, with the name of the model.
+        inputs: fingerprint of the model's files.
+        rows: calibration text.
+        windows: evaluation text.
+        decoder: what runs the model.
+        arrays: of the backend that computes.
+        threads: of torch.
+    """
+    evaluation = None
+    if windows is not None:
+        evaluation = {"source": windows.source, "windows": int(windows.ids.shape[0]), "sha256": windows.sha256}
+    return {
+        "schema": _SCHEMA,
+        "versions": versions(),
+        "options": dict(options),
+        "inputs": dict(inputs),
+        "calibration": {
+            "source": rows.source,
+            "samples": int(rows.ids.shape[0]),
+            "length": int(rows.ids.shape[1]),
+            "tokens": int(rows.ids.size),
+            "sha256": rows.sha256,
+        },
+        "evaluation": evaluation,
+        "machine": {
+            "threads": threads,
+            "backend": arrays.backend.name,
+            "device": str(arrays.backend.device),
+            "forward_device": str(decoder.weights.device),
+            "attention": decoder.inventory.attention,
+        },
+    }
+
+
+def make_record(
+    plan: Mapping[str, Any], decoder: Decoder, method: Method, shards: Shards, perplexity: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Content of ``lowbit.json``; its JSON Schema is in :mod:`lowbit.report.schema`."""
+    inventory = decoder.inventory
+    lines = shards.lines
+    modules = [module for line in lines[1:] for module in line["modules"]]
+    parts = {part: sum(int(module["bytes"][part]) for module in modules) for part in _PARTS}
+    stored = sum(int(line["bytes"]) for line in lines)
+    parts["other"] = stored - parts["packed"] - parts["scales"] - parts["zero_points"]
+    before = inventory.values() * method.storage.itemsize
+    after = stored + parts["adapter"]
+    return {
+        "schema": _SCHEMA,
+        "versions": plan["versions"],
+        "seed": plan["options"]["seed"],
+        "options": plan["options"],
+        "inputs": plan["inputs"],
+        "machine": plan["machine"],
+        "model": {
+            "architecture": inventory.name,
+            "blocks": len(inventory.blocks),
+            "parameters": inventory.parameters(),
+            "hidden_size": getattr(inventory.checkpoint.config, "hidden_size", None),
+            "dtype": name_of(method.storage),
+            "forward_dtype": name_of(decoder.weights.dtype),
+            "kept": [kept for line in lines[1:] for kept in line["kept"]],
+        },
+        "modules": modules,
+        "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},
+        "perplexity": perplexity,
+        "calibration": plan["calibration"],
+        "evaluation": plan["evaluation"],
+        "loads_with": _loads_with(method, packed=method.packs(inventory)),
+    }
+
+
+_PARTS = ("packed", "scales", "zero_points", "adapter")
+
+
+def _loads_with(method: Method, *, packed: bool) -> dict[str, Any]:
+    dequantize = packed and method.scheme == "asymmetric"
+    if not packed:
+        why = "bits 16" if method.bits == 16 else "weights laid out as (in, out), which no reader has packed"
+    elif dequantize:
+        why = "asymmetric: the default path of transformers refuses packed zero points"
+    else:
+        why = "symmetric"
+    return {
+        "format": "pack-quantized" if packed else "dense",
+        "dequantize": dequantize,
+        "transformers": "from_pretrained"
+        + (" with quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""),
+        "why": why,
+    }

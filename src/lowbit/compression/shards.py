@@ -1,0 +1,154 @@
+"""What a finished step left: a weight file, an adapter that waits for the end, a journal line that vouches for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowbit.formats.packed import compressed_tensors
+from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
+from lowbit.models.decoder import Decoder
+from lowbit.models.weights import Reader
+from lowbit.runs.events import Note, OnEvent
+from lowbit.runs.folder import RunFolder
+from lowbit.runs.journal import Journal
+
+from .layer import Solution
+from .method import Method
+
+__all__ = ["Shards"]
+
+
+class Shards:
+    """The stored form of a model, step by step.
+
+    File 0 holds what lies outside the blocks, 1.. the blocks. The numbers that later steps compute with are read back
+    from here, so they are the numbers stored.
+
+    Attributes:
+        journal: one line per finished step: the outer tensors, each block, the evaluation.
+    """
+
+    def __init__(self, folder: RunFolder, journal: Journal, decoder: Decoder, method: Method) -> None:
+        self.journal = journal
+        self._folder = folder
+        self._decoder = decoder
+        self._inventory = decoder.inventory
+        self._blocks = len(decoder.inventory.blocks)
+        self._method = method
+
+    def name(self, number: int) -> str:
+        """File name of shard ``number``."""
+        return f"model-{number + 1:05d}-of-{self._blocks + 1:05d}.safetensors"
+
+    def _patch_file(self, index: int) -> Path:
+        return self._folder.work / f"adapter-{index:05d}.safetensors"
+
+    # ---- the journal ---------------------------------------------------------------------------------------------
+
+    def verify(self, tell: OnEvent) -> None:
+        """Forget every step from the first whose files are gone or changed."""
+
+        def step(number: int) -> str:
+            return "outer" if number == 0 else "evaluated" if number > self._blocks else str(number - 1)
+
+        damaged = self.journal.drop_unverified(self._folder.out, step)
+        if damaged is not None:
+            tell(Note(f"file of step {damaged} is missing or damaged: continuing from there"))
+
+    @property
+    def finished(self) -> int:
+        """Number of finished blocks."""
+        return min(max(0, len(self.journal.lines) - 1), self._blocks)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Journal lines of the shards, in their order."""
+        return self.journal.lines[: self._blocks + 1]
+
+    @property
+    def perplexity(self) -> dict[str, Any] | None:
+        """What an earlier attempt measured when all blocks were done."""
+        later = self.journal.lines[self._blocks + 1 :]
+        return next((dict(line["perplexity"]) for line in later if line.get("step") == "evaluated"), None)
+
+    # ---- written -------------------------------------------------------------------------------------------------
+
+    def write_outer(self) -> None:
+        """Embeddings, final norm and head, untouched but for their type; nothing if they are there already."""
+        if self.journal.lines:
+            return
+        checkpoint, storage = self._inventory.checkpoint, self._method.storage
+        tensors = {}
+        for name in self._inventory.outer:
+            stored = checkpoint.dtype(name)
+            dtype = storage if stored.is_floating_point else stored
+            tensors[name] = TensorSource(dtype, checkpoint.shape(name), self._reader_as(name, dtype))
+        self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
+
+    def _reader_as(self, name: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+        return lambda: self._decoder.weights.read(name).to(dtype)
+
+    def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
+        """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
+        tensors: dict[str, TensorSource] = {}
+        patches: dict[str, TensorSource] = {}
+        solved = set()
+        for path, solution in solutions.items():
+            name = self._inventory.path(index, path)
+            solved.add(f"{name}.weight")
+            tensors |= {key: TensorSource.of(tensor) for key, tensor in solution.tensors.items()}
+            if solution.factors is not None:
+                patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
+        kept, storage = [], self._method.storage
+        for name in self._inventory.block_names(index):
+            if name not in solved:
+                tensor = self._decoder.weights.read(name)
+                if tensor.ndim > 1:
+                    kept.append({"name": name, "shape": list(tensor.shape)})
+                tensors[name] = TensorSource.of(tensor.to(storage) if tensor.is_floating_point() else tensor)
+        files = {self.name(index + 1): self._write(index + 1, tensors)}
+        if patches:
+            beside = self._patch_file(index)
+            files[f"{beside.parent.name}/{beside.name}"] = write_tensors(beside, patches)
+        modules = [solutions[linear.name].measures for linear in self._inventory.linears[index]]
+        self.journal.append({"step": index, "files": files, **_contents(tensors), "kept": kept, "modules": modules})
+
+    def _write(self, number: int, tensors: Mapping[str, TensorSource]) -> str:
+        return write_tensors(self._folder.out / self.name(number), tensors, scratch=self._folder.work)
+
+    # ---- read back -----------------------------------------------------------------------------------------------
+
+    def block(self, index: int) -> tuple[Reader, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """Reader of the dense weights of a finished block, and the factors stored beside it."""
+        file = SafetensorsFile(self._folder.out / self.name(index + 1))
+        bits, scheme = self._method.bits, self._method.scheme
+
+        def read(name: str) -> torch.Tensor:
+            module = name.removesuffix(".weight")
+            if f"{module}{compressed_tensors.PACKED}" in file.entries:
+                parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
+                tensors = {part: file.read(f"{module}.{part}") for part in parts}
+                return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
+            return file.read(name)
+
+        return read, self.factors(index)
+
+    def factors(self, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """B and A of every layer of a finished block, by full name; empty without a compensation."""
+        if not self._method.patches:
+            return {}
+        file = SafetensorsFile(self._patch_file(index))
+        names = [self._inventory.path(index, linear.name) for linear in self._inventory.linears[index]]
+        return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
+
+    def weight_map(self) -> dict[str, str]:
+        """Stored tensor → file."""
+        return {name: self.name(number) for number, line in enumerate(self.lines) for name in line["names"]}
+
+
+def _contents(tensors: Mapping[str, TensorSource]) -> dict[str, Any]:
+    return {"names": sorted(tensors), "bytes": sum(source.nbytes for source in tensors.values())}

@@ -1,0 +1,49 @@
+"""Adapters of a model: read from a directory, and given to the blocks that they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lowbit.formats.checkpoint import weights_hash
+from lowbit.formats.peft import read_adapter, require_base
+from lowbit.runs.errors import RecipeError
+
+from .inventory import Inventory
+from .weights import Factors
+
+__all__ = ["adapter_factors", "split_factors"]
+
+
+def adapter_factors(path: str | Path, adapter: str | Path | None) -> Factors:
+    """Factors of an adapter directory, after checking that it was made for the base at ``path``."""
+    if adapter is None:
+        return {}
+    loaded = read_adapter(adapter)
+    if loaded.base_hash is not None:
+        require_base(loaded, weights_hash(path), adapter_path=adapter, base_path=path)
+    return loaded.factors
+
+
+def split_factors(inventory: Inventory, factors: Factors, source: str) -> list[dict[str, Any]]:
+    """Adapters by block, each checked against the shape of its module.
+
+    Raises:
+        RecipeError: a module that the model lacks, or factors of other shapes.
+    """
+    by_block: list[dict[str, Any]] = [{} for _ in inventory.blocks]
+    for index, linears in enumerate(inventory.linears):
+        for linear in linears:
+            path = inventory.path(index, linear.name)
+            if path in factors:
+                b, a = factors[path]
+                if (b.shape[0], a.shape[1]) != linear.shape:
+                    raise RecipeError(
+                        f"the adapter of {path} has B {tuple(b.shape)} and A {tuple(a.shape)}, "
+                        f"but the module in {source} is {linear.shape}: it belongs to another model"
+                    )
+                by_block[index][path] = (b, a)
+    unknown = set(factors) - {path for block in by_block for path in block}
+    if unknown:
+        raise RecipeError(f"the adapter names {min(unknown)}, which is no linear layer in the blocks of {source}")
+    return by_block

@@ -1,0 +1,95 @@
+"""The inputs of the linear layers of a block, taken from its own forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lowbit.runs.errors import RecipeError
+
+from .decoder import Decoder, Stop
+
+__all__ = ["collect_inputs"]
+
+
+class _Inputs:
+    """Inputs of the layers of a block during one sample; ends the pass at call number ``calls``."""
+
+    def __init__(self, calls: int | None) -> None:
+        self.tensors: dict[str, list[torch.Tensor]] = {}
+        self._left = calls
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        """Pre-forward hook of layer ``name``."""
+
+        def see(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self.tensors.setdefault(name, []).append(args[0])
+            if self._left is not None:
+                self._left -= 1
+                if self._left == 0:
+                    raise Stop
+
+        return see
+
+
+@torch.no_grad()
+def collect_inputs(
+    decoder: Decoder,
+    index: int,
+    states: Sequence[torch.Tensor],
+    take: Callable[[str, int, torch.Tensor], None],
+) -> dict[str, str]:
+    """Run block ``index``, whose weights are in memory, over every sample up to the input of its last linear layer.
+
+    ``take(leader, sample, x)`` receives the inputs ``x`` (tokens, in) of every group of linear layers that see the
+    same tensor (q, k, v; gate, up), once per sample, under the name of the first of the group.
+
+    Returns:
+        Linear layer → leader of its group. A layer that no sample reached is missing.
+
+    Raises:
+        RecipeError: layers that share their input in one sample but not in another.
+    """
+    block = decoder.inventory.blocks[index]
+    names = [linear.name for linear in decoder.inventory.linears[index]]
+    leader: dict[str, str] = {}
+    calls: int | None = None  # of a sample, when every layer is called once: a pass may end at the last one
+    for sample, state in enumerate(states):
+        seen = _Inputs(calls)
+        hooks = [block.get_submodule(name).register_forward_pre_hook(seen.hook(name)) for name in names]
+        try:
+            with contextlib.suppress(Stop):
+                decoder.run(index, state)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        if sample == 0 and all(len(seen.tensors.get(name, ())) == 1 for name in names):
+            calls = len(names)
+        _group(f"{decoder.inventory.block_prefix}.{index}", sample, seen.tensors, leader)
+        for name, tensors in seen.tensors.items():
+            if leader[name] == name:
+                rows = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
+                take(name, sample, rows[0] if len(rows) == 1 else torch.cat(rows))
+    return leader
+
+
+def _group(path: str, sample: int, inputs: Mapping[str, list[torch.Tensor]], leader: dict[str, str]) -> None:
+    """Group the layers of one sample by the identity of their inputs, and check that groups never change."""
+
+    def together(name: str, other: str) -> bool:
+        ours, theirs = inputs[name], inputs.get(other, [])
+        return len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))
+
+    for name in inputs:
+        if name not in leader:
+            leaders = (other for other in inputs if leader.get(other) == other)
+            leader[name] = next((other for other in leaders if together(name, other)), name)
+        elif not together(name, leader[name]):
+            raise RecipeError(
+                f"{path}.{name} shares its input with {path}.{leader[name]} in one sample, "
+                f"but not in sample {sample}; such architectures are not supported"
+            )

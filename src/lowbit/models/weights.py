@@ -1,0 +1,141 @@
+"""The values of a model, as much of them in memory as is needed at a time: one block, what lies outside, or all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lowbit.formats.errors import CheckpointError
+from lowbit.runs.errors import RecipeError
+
+from .inventory import Inventory, Linear
+from .surgery import add_patch, aligned, put
+
+__all__ = ["Factors", "Reader", "Weights", "first_bad"]
+
+Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x)."""
+
+Reader = Callable[[str], torch.Tensor]
+"""Full parameter name → its values."""
+
+
+def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """Position of the first NaN or infinity, or None."""
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+        return None
+    flat = int(torch.nonzero(~torch.isfinite(tensor.reshape(-1)))[0])
+    position: list[int] = []
+    for length in reversed(tensor.shape):
+        position.append(flat % length)
+        flat //= length
+    return tuple(reversed(position))
+
+
+class Weights:
+    """Values of a checkpoint in and out of the model of its ``inventory``.
+
+    Attributes:
+        device: where forward passes run.
+        dtype: type in which they run.
+    """
+
+    def __init__(self, inventory: Inventory, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._inventory = inventory
+        self._model: nn.Module = inventory.model
+
+    def read(self, name: str) -> torch.Tensor:
+        """One parameter as the checkpoint stores it, checked for NaN and infinities."""
+        try:
+            tensor = self._inventory.checkpoint.read(self._inventory.where.get(name, name))
+        except CheckpointError as error:
+            raise RecipeError(str(error)) from error
+        bad = first_bad(tensor)
+        if bad is not None:
+            raise RecipeError(f"{self._inventory.source}: tensor {name} holds NaN or infinite values, first at {bad}")
+        return tensor
+
+    def linear(self, index: int, linear: Linear) -> torch.Tensor:
+        """Original weight of a linear layer of block ``index``: float32 (out, in)."""
+        weight = self.read(self._inventory.path(index, f"{linear.name}.weight")).to(torch.float32)
+        return weight.T.contiguous() if linear.transposed else aligned(weight)
+
+    @contextlib.contextmanager
+    def outer(self, *, head: bool) -> Iterator[None]:
+        """Holds the parameters outside the blocks; without ``head`` only those of the base model."""
+        inside = set(self._inventory.base.state_dict(keep_vars=True))
+        prefix = self._inventory.model.base_model_prefix + "."
+        put_in: list[str] = []
+        held: dict[str, torch.Tensor] = {}  # tied parameters share their values
+        try:
+            for name, source in self._inventory.where.items():
+                if self._inventory.in_block(name) or (not head and name.removeprefix(prefix) not in inside):
+                    continue
+                if source not in held:
+                    held[source] = aligned(self.read(source).to(device=self.device, dtype=self.dtype))
+                put_in.append(name)
+                put(self._model, name, held[source])
+            held.clear()
+            yield
+        finally:
+            for name in put_in:
+                put(self._model, name, None)
+
+    @contextlib.contextmanager
+    def block(self, index: int, read: Reader | None = None, factors: Factors | None = None) -> Iterator[None]:
+        """Holds the weights of block ``index``, from ``read`` or the checkpoint, with adapters kept apart.
+
+        An adapter is not added into its weight: the module computes ``W x + B (A x)`` as its users will.
+        """
+        hooks: list[Any] = []
+        names = self._inventory.block_names(index)
+        try:
+            for name in names:
+                tensor = (read or self.read)(name)
+                dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+                put(self._model, name, aligned(tensor.to(device=self.device, dtype=dtype)))
+            for path, (b, a) in (factors or {}).items():
+                hooks.append(add_patch(self._model.get_submodule(path), b, a, self.device, self.dtype))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for name in names:
+                put(self._model, name, None)
+            _return_memory()
+
+    @contextlib.contextmanager
+    def whole(self, factors: Sequence[Factors]) -> Iterator[Any]:
+        """Holds the whole model at once, for generation; ``factors`` by block."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.outer(head=True))
+            for index in range(len(self._inventory.blocks)):
+                stack.enter_context(self.block(index, factors=factors[index]))
+            yield self._model
+
+
+@functools.cache
+def _trimmer() -> Callable[[int], int]:
+    """The C library's ``malloc_trim`` where there is one (glibc); elsewhere nothing is done."""
+    try:
+        trim: Any = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return lambda _: 0
+    return trim  # type: ignore[no-any-return]
+
+
+def _return_memory() -> None:
+    """Give freed pages back to the system.
+
+    Tensors of one block are freed around those that stay (hidden states), and the C library keeps such holes: without
+    this the resident set grows by more than half a block with every block.
+    """
+    _trimmer()(0)
