@@ -1,8 +1,11 @@
 """Whether constraints.txt resolves, from the package index alone, everywhere lowbit says it runs.
 
-``make lock-check`` runs this. For every Python and platform, every extra is resolved under the constraints, wheels only,
-with uv, which sees neither pip's configuration nor wheels on the local disk. Whatever a resolution names must be pinned,
+``make lock-check`` runs this. On every Python and platform all extras are resolved under the constraints, from wheels,
+with uv, which sees neither the configuration of pip nor local wheels. Whatever a resolution names must be pinned,
 and whatever is pinned must be named by one.
+
+With ``--lowest FILE`` (``make lowest``) everything is resolved to the floors of pyproject.toml: each must be the
+version that comes out, and what the specification, the kit and Numba need goes into the file, to be installed.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-__all__ = ["PLATFORMS", "PYTHONS", "main", "normal", "pins", "report"]
+__all__ = ["PLATFORMS", "PYTHONS", "lowest", "main", "normal", "pins", "report", "unreachable"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -57,13 +61,13 @@ def pins(text: str) -> Pins:
     return found
 
 
-def resolve(python: str, platform: str) -> tuple[Pins, str]:
-    """What all extras need there, or nothing and the reason."""
-    options = ["--quiet", "--no-config", "--no-annotate", "--no-header", "--only-binary=:all:", "--all-extras"]
+def resolve(python: str, platform: str, *wishes: str) -> tuple[Pins, str]:
+    """What the project needs there, or nothing and the reason."""
+    options = ["--quiet", "--no-config", "--no-annotate", "--no-header", "--only-binary=:all:", *wishes]
     command = ["pip", "compile", *options, "--python-version", python, "--python-platform", PLATFORMS[platform]]
     environment = {k: v for k, v in os.environ.items() if k != "UV_FIND_LINKS"} | {"MACOSX_DEPLOYMENT_TARGET": MACOS}
     run = subprocess.run(
-        [os.environ.get("UV", "uv"), *command, "--constraints", "constraints.txt", "pyproject.toml"],
+        [os.environ.get("UV", "uv"), *command, "pyproject.toml"],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     return (pins(run.stdout), "") if run.returncode == 0 else ({}, run.stderr.strip())
@@ -92,12 +96,42 @@ def report(pinned: Pins, resolved: dict[str, Pins]) -> tuple[list[str], list[str
     return lines, complaints
 
 
+def unreachable(requirements: Iterable[str], found: Pins) -> list[str]:
+    """Floors of requirements ``name>=version`` that are not what the lowest resolution chose."""
+
+    def number(version: str) -> str:
+        return re.sub(r"(\.0)+$", "", version)
+
+    complaints = []
+    for requirement in requirements:
+        match = re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement)
+        if match and number(chosen := found[normal(match[1])]) != number(match[2]):
+            complaints.append(f"{match[0]}: the lowest that resolves is {chosen}")
+    return complaints
+
+
+def lowest(file: Path) -> int:
+    """Exit status 0 when the floors of pyproject.toml resolve; core, numba and conformance go to ``file``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    floors = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    place = (PYTHONS[0], "linux-x86_64", "--resolution=lowest-direct")
+    everything, reason = resolve(*place, "--all-extras")
+    tried, reason = resolve(*place, "--extra=numba", "--extra=conformance") if everything else ({}, reason)
+    complaints = unreachable(floors, everything) if everything else []
+    complaints += unreachable(project["dependencies"], tried) if tried else [reason]
+    file.write_text("".join(f"{name}=={version}\n" for name, version in tried.items()), encoding="utf-8")
+    print("\n".join(complaints) or f"the {len(set(floors))} floors of pyproject.toml resolve as they stand")
+    return int(bool(complaints))
+
+
 def main() -> int:
     """Exit status 0 when constraints.txt pins exactly what resolves everywhere."""
+    if sys.argv[1:2] == ["--lowest"]:
+        return lowest(Path(sys.argv[2]))
     pinned = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     places = list(product(PYTHONS, PLATFORMS))
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda place: resolve(*place), places))
+        answers = list(pool.map(lambda place: resolve(*place, "--all-extras", "--constraints=constraints.txt"), places))
     resolved: dict[str, Pins] = {}
     complaints: list[str] = []
     for (python, platform), (found, reason) in zip(places, answers, strict=True):
