@@ -9,6 +9,7 @@ from the sources, so there is no list to keep. Triton's interpreter takes minute
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import subprocess
@@ -36,6 +37,7 @@ class Target:
     """What one name stands for."""
 
     modules: tuple[str, ...]  # files of reference/
+    suites: tuple[str, ...]  # files of the conformance suite
     clauses: tuple[str, ...]  # ids that the suite checks
     operations: tuple[str, ...]
 
@@ -48,6 +50,7 @@ class Job:
     arguments: tuple[str, ...]  # of python -m
 
 
+@functools.cache
 def _modules() -> dict[str, str]:
     """File of the specification → letter of the chapter whose clauses its docstrings cite most."""
     found = {}
@@ -58,6 +61,7 @@ def _modules() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _suites() -> dict[str, tuple[str, ...]]:
     """File of the suite → ids of the clauses that it checks."""
     found = {}
@@ -84,10 +88,11 @@ def target(name: str) -> Target:
     modules, suites = _modules(), _suites()
     letter = name if name in CHAPTERS else modules.get(name) or suites[name][0][0]
     files = [name] if name in modules else [m for m, chapter in modules.items() if chapter == letter]
-    checked = [suites[name]] if name in suites else suites.values()
-    clauses = dict.fromkeys(c for ids in checked for c in ids if c[0] == letter)
+    checked = [name] if name in suites else [s for s, ids in suites.items() if letter in {c[0] for c in ids}]
+    clauses = dict.fromkeys(c for suite in checked for c in suites[suite] if c[0] == letter)
     homes = {op: getattr(reference, op).__module__.rpartition(".")[2] for op in reference.__all__}
-    return Target(tuple(files), tuple(clauses), tuple(op for op, home in homes.items() if home in files))
+    operations = (op for op, home in homes.items() if home in files)
+    return Target(tuple(files), tuple(checked), tuple(clauses), tuple(operations))
 
 
 def jobs(what: Target) -> list[Job]:
@@ -101,7 +106,7 @@ def jobs(what: Target) -> list[Job]:
     mutants = Job("mutants", (*pytest, "tests/conformance/test_mutants.py", "-k", killed))
     tests = [f"tests/reference/test_doctests.py::test_doctests[lowbit.reference.{m}]" for m in what.modules]
     for pattern in ("test_{}.py", "test_golden_{}.py"):
-        paths = [f"tests/reference/{pattern.format(m)}" for m in what.modules]
+        paths = [f"tests/reference/{pattern.format(m)}" for m in dict.fromkeys((*what.modules, *what.suites))]
         tests += [path for path in paths if (ROOT / path).exists()]
     return [accel, *suites, mutants, Job("tests/reference", (*pytest, *tests))]
 
