@@ -24,8 +24,8 @@ SOURCES = ("LICENSE", "README.md", "accel", "conformance", "pyproject.toml", "re
 # What an extra is for, as a line that must work.
 LINES = {
     "": "lowbit.load('reference').round_half_even([0.5])",
-    "numba": "lowbit.load('numba').round_half_even([0.5])",
-    "torch": "lowbit.load('torch').round_half_even(lowbit.load('torch').asarray([0.5]))",
+    "numba": "ops = lowbit.load('numba'); ops.round_half_even(ops.asarray([0.5]))",
+    "torch": "ops = lowbit.load('torch'); ops.round_half_even(ops.asarray([0.5]))",
     "conformance": "from lowbit.conformance.runner import run; assert list(run(lowbit.load('reference'), ['R-1']))",
     "report": "import lowbit.report",
     "onnx": "import onnx",
