@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import lowbit
+from lowbit.backends import BackendError, load
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Arrays"]
@@ -40,8 +40,8 @@ class Arrays:
         if name == "numba" and threads is not None:
             settings["threads"] = threads
         try:
-            return cls(lowbit.load(name, **settings))
-        except lowbit.BackendError as error:
+            return cls(load(name, **settings))
+        except BackendError as error:
             raise RecipeError(str(error)) from error
 
     def give(self, tensor: torch.Tensor) -> Any:

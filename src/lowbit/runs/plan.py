@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-import lowbit
+from lowbit._version import SPEC_VERSION, __version__
 
 __all__ = ["differences", "plan_differences", "versions"]
 
@@ -17,7 +17,7 @@ _PACKAGES = ("numpy", "scipy", "torch", "transformers")
 
 def versions() -> dict[str, Any]:
     """Of everything whose arithmetic a result depends on."""
-    ours = {"lowbit": lowbit.__version__, "spec": lowbit.SPEC_VERSION, "python": platform.python_version()}
+    ours = {"lowbit": __version__, "spec": SPEC_VERSION, "python": platform.python_version()}
     return ours | {package: metadata.version(package) for package in _PACKAGES}
 
 
