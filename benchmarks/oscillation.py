@@ -18,7 +18,7 @@ from harness import Case
 
 import lowbit
 from lowbit.accel.numba_cpu.annealing import AnnealedAdamW, OscillationTracker
-from lowbit.accel.torch_cuda.layers import StatsQLinear
+from lowbit.nn import StatsQLinear
 from lowbit.conformance.compare import gamma, unit_roundoff
 
 BITS = 2

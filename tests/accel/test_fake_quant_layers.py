@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import FakeMinMax, FakeTernary, LearnedStep  # noqa: E402
+from lowbit.nn import FakeMinMax, FakeTernary, LearnedStep  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 
 BACKEND: Any = lowbit.load("torch")

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import lowbit.reference as ref  # noqa: E402
-from lowbit.accel.torch_cuda.layers import TableActivation  # noqa: E402
+from lowbit.nn import TableActivation  # noqa: E402
 from lowbit.reference import lut  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 from lowbit.reference.types import IntegerTable  # noqa: E402

@@ -18,7 +18,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import lowbit  # noqa: E402
 import lowbit.reference as ref  # noqa: E402
-from lowbit.accel.torch_cuda.layers import DoRALinear, QuantLinear  # noqa: E402
+from lowbit.nn import DoRALinear, QuantLinear  # noqa: E402
 from lowbit.reference.errors import SpecError, Unsupported  # noqa: E402
 
 from .torch_cases import float64, poisoned, weights  # noqa: E402, F401
@@ -154,7 +154,7 @@ def test_rows_that_almost_cancel_keep_their_precision() -> None:
         module.B.copy_(torch.randn(64, 4, generator=g))
         erased = 1e-4 * torch.randn(64, 512, generator=g) - module.B @ module.A
         module.base.weight.copy_(torch.where(torch.arange(64)[:, None] < 32, erased, module.base.weight))
-    from lowbit.accel.torch_cuda.dora_layer import _norms, _square_norms
+    from lowbit.accel.torch_cuda.nn.dora import _norms, _square_norms
 
     for dtype in (torch.float32, torch.bfloat16):
         w, b, a = module._weight().to(dtype), module.B.detach(), module.A.detach()

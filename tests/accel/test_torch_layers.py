@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import (  # noqa: E402
+from lowbit.nn import (  # noqa: E402
     BCQLinear,
     LowRankLinear,
     QuantLinear,
@@ -50,7 +50,7 @@ def test_a_layer_is_its_quantized_weight(scheme: Any, options: dict[str, Any], b
 def test_state_survives_a_round_trip() -> None:
     layer = QuantLinear.from_quantized(quantized(group_size=8), bits=3, bias=torch.ones(12))
     other = QuantLinear(32, 12, bits=3, groups=4, bias=True)
-    assert set(layer.state_dict()) == {"words", "scale", "zero_point", "bias"}
+    assert set(layer.state_dict()) == {"words", "scale", "zero_point", "bias", "_extra_state"}
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other.weight(), layer.weight())
     scattered = QuantLinear.from_quantized(quantized(group_size=8, act_order=True), bits=3)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lowbit.accel.boundary import check_choice, check_clip, check_learned_step, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 
-from . import backend, learned_step
+from .ops import ops, unless_overflown
 
 __all__ = ["FakeMinMax", "FakeTernary", "LearnedStep"]
-
-_OPS = backend.TorchBackend()  # kernels="auto": Triton for values that live on CUDA
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -31,7 +29,9 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         (grad,) = upstream
-        return grad if ctx.clip is None else _OPS.straight_through(grad, x, clip=ctx.clip).to(x.dtype), None
+        if ctx.clip is not None:
+            (grad,) = unless_overflown(lambda: (ops().straight_through(upstream[0], x, clip=ctx.clip),), x)
+        return grad, None
 
 
 class FakeTernary(nn.Module):
@@ -51,12 +51,15 @@ class FakeTernary(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Ternary values, outside of any graph."""
-        return _OPS.twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
+        return ops().twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
         y: Tensor = _StraightThrough.apply(x, self)  # type: ignore[no-untyped-call]
         return y
+
+    def extra_repr(self) -> str:
+        return f"granularity={self.granularity}, threshold={self.threshold:g}, clip={self.clip}"
 
 
 class FakeMinMax(nn.Module):
@@ -84,12 +87,15 @@ class FakeMinMax(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Values on the grid, outside of any graph."""
-        return _OPS.min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
+        return ops().min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
         y: Tensor = _StraightThrough.apply(x, self)  # type: ignore[no-untyped-call]
         return y
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, scheme={self.scheme}, granularity={self.granularity}, clip={self.clip}"
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -99,22 +105,23 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, layer: LearnedStep) -> Tensor:
         ctx.layer = layer
         ctx.save_for_backward(x, step, offset)
-        return _OPS.lsq(x, step, offset, **layer.options).to(x.dtype)
+        return ops().lsq(x, step, offset, **layer.options).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, step, offset = ctx.saved_tensors
         (grad,) = upstream
-        found = _OPS.lsq_gradient(grad, x, step, offset, **ctx.layer.options, count=ctx.layer.count)
-        slope = None if offset is None or found.offset is None else found.offset.to(offset.dtype)
-        return found.x.to(x.dtype), found.step.to(step.dtype), slope, None
+        options = {**ctx.layer.options, "count": ctx.layer.count}
+        slopes = unless_overflown(lambda: ops().lsq_gradient(grad, x, step, offset, **options), x, step, offset)
+        return *slopes, None
 
 
 class LearnedStep(nn.Module):
     """LSQ as a module: a step, and an offset on request, that train with the network.  [S-1, S-3, S-4, S-5, S-6]
 
     The first batch in training mode sets the step, unless :meth:`initialise` has. Before that there is none: in
-    evaluation mode the call is refused, where published layers answer with uninitialised memory.
+    evaluation mode the call is refused, where published layers answer with uninitialised memory. In a process group the
+    first batch is that of rank 0, so every rank has to make the call; one that :meth:`initialise` has set waits for none.
 
     Attributes:
         step: parameter, float32, (steps,).
@@ -163,7 +170,7 @@ class LearnedStep(nn.Module):
     def initialise(self, x: Tensor) -> None:
         """Set the step, and the offset, from a weight or a batch by the layer's rule."""
         options = {name: self.options[name] for name in ("bits", "signed", "axis")}
-        start = learned_step.lsq_init(x, rule=self.rule, **options)
+        start = ops().lsq_init(x, rule=self.rule, **options)
         if start.step.shape != self.step.shape:
             raise SpecError("S-1", f"x has {start.step.numel()} steps, the layer {self.step.numel()}")
         self.step.copy_(start.step)
@@ -177,6 +184,9 @@ class LearnedStep(nn.Module):
             if not self.training:
                 raise SpecError("S-1", "the step has not been set: initialise it, or train on a batch first")
             self.initialise(x)
+            if distributed.is_available() and distributed.is_initialized():
+                for start in self.parameters():
+                    distributed.broadcast(start.detach(), src=0)
         y: Tensor = _LearnedStep.apply(x, self.step, self.offset, self)  # type: ignore[no-untyped-call]
         return y
 
