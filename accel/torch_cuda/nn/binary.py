@@ -15,7 +15,7 @@ from lowbit.reference.types import BinaryCode
 from ..arrays import row_chunks
 from ..binary_coding import bcq_unpack, dense_weight
 from ..scale_tuning import signed_sums
-from .ops import ops, without_autocast
+from .ops import applied, ops, without_autocast
 
 __all__ = ["BCQLinear", "ScaleTunedLinear"]
 
@@ -206,7 +206,7 @@ class ScaleTunedLinear(nn.Module):
         dtype = torch.promote_types(torch.promote_types(x.dtype, self.alpha.dtype), torch.float32)
         rows, alpha = x.reshape(-1, base.in_features).to(dtype), self.alpha.to(dtype)
         if torch.is_grad_enabled() and (x.requires_grad or self.alpha.requires_grad):
-            y: Tensor = _Product.apply(rows, alpha, self)  # type: ignore[no-untyped-call]
+            y = applied(_Product, rows, alpha, self)
         else:
             offset = None if base.offset is None else base.offset.detach().to(dtype)
             y = ops().bcq_product_checked(rows.detach(), base.planes, self.scale(alpha.detach()), offset)

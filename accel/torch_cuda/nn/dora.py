@@ -21,7 +21,7 @@ from lowbit.reference.types import LowRank
 
 from .. import dora, triton
 from ..arrays import row_chunks
-from .ops import ops, without_autocast
+from .ops import applied, ops, without_autocast
 
 __all__ = ["DoRALinear"]
 
@@ -281,8 +281,8 @@ class DoRALinear(nn.Module):
             return functional.linear(x, w.to(x.dtype), None if bias is None else bias.to(x.dtype))
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         seen = functional.dropout(rows, self.dropout, self.training) if self.dropout else rows
-        y: Tensor = _DoRA.apply(  # type: ignore[no-untyped-call]
-            seen, None if self._packed else w, self.B, self.A, self.magnitude, bias,
+        y = applied(
+            _DoRA, seen, None if self._packed else w, self.B, self.A, self.magnitude, bias,
             self.scaling, self.detach, self.reuse_output, self._weight,
         )  # fmt: skip
         if seen is not rows:  # what dropout took from the update, the base still sees

@@ -11,7 +11,7 @@ from lowbit.accel.boundary import check_choice, check_clip, check_learned_step, 
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 
-from .ops import ops, unless_overflown
+from .ops import applied, ops, unless_overflown
 
 __all__ = ["FakeMinMax", "FakeTernary", "LearnedStep"]
 
@@ -55,8 +55,7 @@ class FakeTernary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
-        y: Tensor = _StraightThrough.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_StraightThrough, x, self)
 
     def extra_repr(self) -> str:
         return f"granularity={self.granularity}, threshold={self.threshold:g}, clip={self.clip}"
@@ -91,8 +90,7 @@ class FakeMinMax(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
-        y: Tensor = _StraightThrough.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_StraightThrough, x, self)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, scheme={self.scheme}, granularity={self.granularity}, clip={self.clip}"
@@ -187,8 +185,7 @@ class LearnedStep(nn.Module):
             if distributed.is_available() and distributed.is_initialized():
                 for start in self.parameters():
                     distributed.broadcast(start.detach(), src=0)
-        y: Tensor = _LearnedStep.apply(x, self.step, self.offset, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_LearnedStep, x, self.step, self.offset, self)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options.items())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lowbit.reference.types import Divergence, IgnoredTokens, LossGradient
 
-from .ops import ops
+from .ops import applied, ops
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
 
@@ -44,8 +44,7 @@ class _ClosedForm(torch.autograd.Function):
 
 
 def _loss(student: Tensor, compute: Callable[[Tensor], LossGradient[Tensor]]) -> Tensor:
-    loss: Tensor = _ClosedForm.apply(student, compute)  # type: ignore[no-untyped-call]
-    return loss
+    return applied(_ClosedForm, student, compute)
 
 
 def logit_loss(

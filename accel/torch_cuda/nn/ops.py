@@ -12,7 +12,7 @@ from lowbit.reference.errors import SpecError
 
 from ..backend import TorchBackend
 
-__all__ = ["ops", "unless_overflown", "without_autocast"]
+__all__ = ["applied", "ops", "unless_overflown", "without_autocast"]
 
 _BACKEND = TorchBackend()  # kernels="auto": Triton for tensors that live on CUDA
 
@@ -20,6 +20,18 @@ _BACKEND = TorchBackend()  # kernels="auto": Triton for tensors that live on CUD
 def ops() -> TorchBackend:
     """The backend that modules compute with."""
     return _BACKEND
+
+
+def _apply(function: Any, args: tuple[Any, ...]) -> Tensor:
+    y: Tensor = function.apply(*args)
+    return y
+
+
+def applied(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+    """``function.apply(*args)``, left alone by torch.compile: operations look at values, and switch precisions."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.disable(_apply)(function, args)  # type: ignore[no-any-return]
+    return _apply(function, args)
 
 
 def without_autocast(x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:

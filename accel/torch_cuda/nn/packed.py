@@ -12,6 +12,7 @@ from lowbit.accel.boundary import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LowRank, QuantizedWeight, Scheme
 
+from ..arrays import working_dtype
 from ..packing import word_count
 from .ops import ops
 
@@ -143,6 +144,8 @@ class QuantLinear(nn.Module):
     def weight(self) -> Tensor:
         """Ŵ, (out, in), dtype of ``scale`` but at least float32."""
         scale, zero = self.scale, self.zero_point
+        if scale.is_meta:
+            return scale.new_empty((self.out_features, self.in_features), dtype=working_dtype(scale))
         if self.group_index is not None:
             columns = self.group_index.long()
             scale, zero = scale[:, columns], zero[:, columns]

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lowbit.accel.boundary import check_choice, check_heads, check_range, check_whole
 from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace
 
-from .ops import ops, unless_overflown
+from .ops import applied, ops, unless_overflown
 from .statsq import statsq_values
 
 __all__ = ["QKRAttention"]
@@ -143,7 +143,7 @@ class QKRAttention(nn.Module):
 
     def product(self) -> Tensor:
         """The quantized product (H·C, C), float32 at least, with a gradient for ``w_q`` and ``w_k``."""
-        product: Tensor = _Product.apply(self.w_q, self.w_k, self)  # type: ignore[no-untyped-call]
+        product = applied(_Product, self.w_q, self.w_k, self)
         return product if self.bits is None else statsq_values(product, self.bits)
 
     def forward(self, x: Tensor) -> Tensor:

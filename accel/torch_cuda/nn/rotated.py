@@ -11,7 +11,7 @@ from lowbit.accel.boundary import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Scheme
 
-from .ops import ops, unless_overflown
+from .ops import applied, ops, unless_overflown
 
 __all__ = ["RotatedLinear"]
 
@@ -91,7 +91,7 @@ class RotatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
-        turned: Tensor = _Transform.apply(x, self.block_size)  # type: ignore[no-untyped-call]
+        turned = applied(_Transform, x, self.block_size)
         if self.activation_bits is not None:
             found = ops().quantize_activations(
                 turned, bits=self.activation_bits, scheme=self.scheme, clip_ratio=self.clip_ratio

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..arrays import full_precision
 from ..statsq import check_weight, quantized, quantized_by_kernel
-from .ops import ops
+from .ops import applied, ops
 
 __all__ = ["StatsQLinear", "statsq_values"]
 
@@ -32,8 +32,7 @@ class _StraightThrough(torch.autograd.Function):
 
 def statsq_values(w: Tensor, bits: int) -> Tensor:
     """StatsQ values of a latent weight (..., m, k), with the straight-through gradient.  [O-1, O-3]"""
-    values: Tensor = _StraightThrough.apply(w, bits)  # type: ignore[no-untyped-call]
-    return values
+    return applied(_StraightThrough, w, bits)
 
 
 class StatsQLinear(nn.Linear):

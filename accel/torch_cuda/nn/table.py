@@ -13,7 +13,7 @@ from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction,
 
 from .. import lut
 from ..arrays import refuse_nan
-from .ops import ops, unless_overflown
+from .ops import applied, ops, unless_overflown
 
 __all__ = ["TableActivation"]
 
@@ -118,8 +118,7 @@ class TableActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``."""
-        y: Tensor = _Deployed.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_Deployed, x, self)
 
     def extra_repr(self) -> str:
         """Function, entries, scale and tie rule."""
