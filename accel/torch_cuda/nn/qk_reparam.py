@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowbit.accel.boundary import check_choice, check_heads, check_range, check_whole
+from lowbit.accel.boundary import check_choice, check_heads, check_matrix, check_range, check_whole
 from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace
 
 from .ops import applied, ops, unless_overflown
@@ -119,14 +119,17 @@ class QKRAttention(nn.Module):
         )
 
     @classmethod
-    def from_linears(cls, query: nn.Linear, key: nn.Linear, value: nn.Linear, *, heads: int, **options: Any) -> Self:
+    def from_linears(cls, query: nn.Linear, key: nn.Linear, value: nn.Linear, /, *, heads: int, **options: Any) -> Self:
         """A layer with copies of the weights of three projections, and of the biases of query and value.
 
         Without quantizers it computes the attention that they are of; the bias of ``key`` changes none.
         """
         weight, biased = query.weight, query.bias is not None or value.bias is not None
+        check_heads("O-8", "w_q and w_k", query.out_features, heads)
+        check_matrix("O-8", "w_k", key.weight.shape, tuple(weight.shape))
+        check_matrix("O-9", "w_v", value.weight.shape, (None, query.in_features))
         options = {"device": weight.device, "dtype": weight.dtype, "bias": biased, **options}
-        shape = {"head_width": query.out_features // max(heads, 1), "value_width": value.out_features}
+        shape = {"head_width": query.out_features // heads, "value_width": value.out_features}
         layer = cls(query.in_features, heads, **shape, **options)
         given = {"w_q": weight, "w_k": key.weight, "w_v": value.weight, "b_q": query.bias, "b_v": value.bias}
         with torch.no_grad():
