@@ -173,7 +173,7 @@ def test_nothing_but_workflows_needs_transformers(module: str, path: Path) -> No
 
 @pytest.mark.parametrize("module, path", ALL_MODULES, ids=ids)
 def test_modules_have_one_door(module: str, path: Path) -> None:
-    """Whoever needs a layer says ``from lowbit.nn import ...``: a backend knows nothing of them, and nobody their files."""
+    """Whoever needs a layer says ``from lowbit.nn import ...``: nobody, and no backend, knows their files."""
     room = "lowbit.accel.torch_cuda.nn"
     if module != "lowbit.nn" and not inside(module, room):
         assert not any(inside(name, room) for name in imports(module, path))

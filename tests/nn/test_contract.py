@@ -1,11 +1,13 @@
-"""What holds for every module of ``lowbit.nn``: it can be saved, copied, moved, cast, compiled, resumed and retraced."""
+"""What holds for every module of ``lowbit.nn``: it is saved, copied, moved, cast, compiled and retraced."""
 
 from __future__ import annotations
 
 import copy
+import doctest
 import importlib.util
 import io
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +47,7 @@ class Case(NamedTuple):
 
     empty: Callable[[], nn.Module]
     filled: Callable[[], nn.Module]
-    trains: set[str] = set()
+    trains: frozenset[str] = frozenset()
     replace: Replace | None = None  # what takes the place of a linear layer, and computes nearly the same
     shape: tuple[int, ...] = (6, 16)
     near: float = 4.0  # error in half precision, in units of its roundoff: more where codes depend on products
@@ -88,7 +90,7 @@ def table(fill: bool) -> TableActivation:
     found = reference.integer_table(lut.chord_table("gelu", (-3.0, -1.0, 0.0, 1.5, 3.0)), scale_bits=4)
     make = torch.from_numpy if fill else lambda a: torch.zeros(a.shape, dtype=torch.int32)
     fields = [make(np.asarray(a)) for a in found[:3]]
-    return TableActivation("gelu", IntegerTable(*fields, 4 if fill else 3, 6))
+    return TableActivation("gelu", IntegerTable(fields[0], fields[1], fields[2], 4 if fill else 3, 6))
 
 
 def step(fill: bool) -> LearnedStep:
@@ -109,7 +111,7 @@ def attention(fill: bool, **options: Any) -> QKRAttention:
     return layer
 
 
-DORA = {"A", "B", "magnitude"}
+DORA = frozenset({"A", "B", "magnitude"})
 CASES: dict[str, Case] = {
     "QuantLinear": Case(
         lambda: QuantLinear(16, 12, bits=3, scheme="symmetric", groups=2, bias=True),
@@ -119,14 +121,16 @@ CASES: dict[str, Case] = {
     "LowRankLinear": Case(
         lambda: LowRankLinear(linear(), torch.zeros(12, 3), torch.zeros(3, 16)),
         lambda: LowRankLinear(linear(), torch.randn(12, 3), torch.randn(3, 16)),
-        {"A", "B", "base.weight", "base.bias"},
+        frozenset({"A", "B", "base.weight", "base.bias"}),
     ),
     "BCQLinear": Case(no_codes, lambda: codes(linear()), replace=lambda m: BCQLinear.from_linear(m, bits=6)),
-    "BCQLinear, scales": Case(lambda: scales_trained(no_codes()), lambda: scales_trained(codes(linear())), {"scale"}),
+    "BCQLinear, scales": Case(
+        lambda: scales_trained(no_codes()), lambda: scales_trained(codes(linear())), frozenset({"scale"})
+    ),
     "ScaleTunedLinear": Case(
         lambda: ScaleTunedLinear(no_codes()),
         lambda: ScaleTunedLinear(codes(linear())),
-        {"alpha"},
+        frozenset({"alpha"}),
         lambda layer: ScaleTunedLinear.from_linear(layer, bits=6),
     ),
     "DoRALinear": Case(
@@ -143,31 +147,31 @@ CASES: dict[str, Case] = {
     "RotatedLinear": Case(
         lambda: RotatedLinear(linear(), block_size=8),
         lambda: RotatedLinear(linear(), block_size=8),
-        {"base.weight", "base.bias"},
+        frozenset({"base.weight", "base.bias"}),
         lambda layer: RotatedLinear.from_linear(layer, block_size=8),
     ),
     "RotatedLinear, 4 bits": Case(
         lambda: RotatedLinear(linear(), activation_bits=4),
         lambda: RotatedLinear(linear(), activation_bits=4),
-        {"base.weight", "base.bias"},
+        frozenset({"base.weight", "base.bias"}),
         near=64.0,
     ),
     "StatsQLinear": Case(
         lambda: StatsQLinear(16, 12, bits=2),
         lambda: StatsQLinear.from_linear(linear(), bits=2),
-        {"weight", "bias"},
+        frozenset({"weight", "bias"}),
         lambda layer: StatsQLinear.from_linear(layer, bits=8),
     ),
     "QKRAttention": Case(
         lambda: attention(False),
         lambda: attention(True),
-        {"w_q", "w_k", "w_v", "b_q", "b_v", "keys.step"},
+        frozenset({"w_q", "w_k", "w_v", "b_q", "b_v", "keys.step"}),
         shape=(3, 5, 16),
         near=64.0,
     ),
     "FakeTernary": Case(lambda: FakeTernary("row", clip=1.5), lambda: FakeTernary("row", clip=1.5)),
     "FakeMinMax": Case(lambda: FakeMinMax(4, clip=1.5), lambda: FakeMinMax(4, clip=1.5)),
-    "LearnedStep": Case(lambda: step(False), lambda: step(True), {"step", "offset"}),
+    "LearnedStep": Case(lambda: step(False), lambda: step(True), frozenset({"step", "offset"})),
     "TableActivation": Case(lambda: table(False), lambda: table(True)),
 }
 every = pytest.mark.parametrize("name", CASES)
@@ -180,7 +184,7 @@ def seeded() -> None:
     torch._dynamo.reset()
 
 
-def draw(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+def draw(name: str, dtype: Any = torch.float32) -> Tensor:
     return torch.randn(CASES[name].shape).to(dtype).requires_grad_()
 
 
@@ -201,7 +205,7 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], want, rtol=0, atol=0, msg=name)
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor], units: float, dtype: torch.dtype) -> None:
+def close(found: dict[str, Tensor], expected: dict[str, Tensor], units: float, dtype: Any) -> None:
     """Within a number of roundoffs of a dtype, by the norm of each tensor."""
     assert found.keys() == expected.keys()
     for name, want in expected.items():
@@ -214,6 +218,13 @@ def test_every_module_is_here() -> None:
         n for n in lowbit.nn.__all__ if isinstance(v := getattr(lowbit.nn, n), type) and issubclass(v, nn.Module)
     }
     assert modules == {name.split(",")[0] for name in CASES}
+
+
+def test_examples_of_the_docstrings() -> None:
+    for module in (lowbit.nn, sys.modules[lowbit.nn.logit_loss.__module__]):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
 
 
 @every
@@ -270,7 +281,7 @@ def test_every_tensor_moves(name: str) -> None:
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float64, *HALVES])
-def test_every_dtype_is_served(name: str, dtype: torch.dtype) -> None:
+def test_every_dtype_is_served(name: str, dtype: Any) -> None:
     """As the same numbers in float32 are, or better; dtypes stay what they are."""
     module, x = CASES[name].filled().to(dtype), draw(name, dtype)
     found = run(module, x)
@@ -281,7 +292,7 @@ def test_every_dtype_is_served(name: str, dtype: torch.dtype) -> None:
 
 @every
 @pytest.mark.parametrize("dtype", HALVES)
-def test_autocast(name: str, dtype: torch.dtype) -> None:
+def test_autocast(name: str, dtype: Any) -> None:
     """Outputs as those of a linear layer, or of the dtype that came in; parameters and their gradients stay float32."""
     module, x = CASES[name].filled(), draw(name)
     plain = run(module, x)
@@ -403,7 +414,8 @@ def test_saved_and_loaded_by_transformers(name: str, tmp_path: Path) -> None:
     x = draw(name)
     model = Model(Config(), CASES[name].filled())
     model.save_pretrained(tmp_path)
-    other, notes = Model.from_pretrained(tmp_path, output_loading_info=True)
+    loaded: Any = Model.from_pretrained(tmp_path, output_loading_info=True)
+    other, notes = loaded
     assert not any(notes.values()), notes
     found, expected = run(other, x), run(model, x)
     same({key: found[key] for key in expected}, expected)  # transformers unfreezes what it loads

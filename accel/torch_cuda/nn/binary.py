@@ -78,7 +78,7 @@ class BCQLinear(nn.Module):
 
     @classmethod
     def from_code(cls, code: BinaryCode[Tensor], *, bias: Tensor | None = None) -> Self:
-        """A layer that holds the result of :func:`~lowbit.reference.binary_coding.bcq`, or of an imported uniform grid."""
+        """A layer of the result of :func:`~lowbit.reference.binary_coding.bcq`, or of an imported uniform grid."""
         m, k = code.codes.shape
         packed = ops().bcq_pack(code.codes, code.scale, code.offset)
         groups, bits, _ = packed.scale.shape

@@ -157,7 +157,7 @@ def _norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
 
 
 def _unmerged(layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """What a state dict says of a merged layer: its weight as it was, since nothing in it could say that it is merged."""
+    """A state dict of a merged layer holds its weight as it was, as nothing in there could say that it is merged."""
     if isinstance(layer, DoRALinear) and layer.kept is not None:
         state[f"{prefix}base.weight"] = layer.kept
 
@@ -233,7 +233,7 @@ class DoRALinear(nn.Module):
         self.transposed, self.reuse_output = transposed, reuse_output
         self.scaling = float(rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilised else rank or 1)
         self.register_buffer("kept", None, persistent=False)
-        self.register_state_dict_post_hook(_unmerged)
+        self.register_state_dict_post_hook(_unmerged)  # type: ignore[no-untyped-call]
         w = self._weight()
         wide = dtype or torch.promote_types(w.dtype, torch.float32)
         self.A = nn.Parameter(torch.empty((rank, w.shape[1]), dtype=wide, device=w.device))
@@ -266,10 +266,10 @@ class DoRALinear(nn.Module):
             w = cast(Tensor, self.base.weight).detach()
         return w.mT if self.transposed else w
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         if f"{prefix}base.weight" in state_dict:
             self.kept = None
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out), in the dtype of ``x``, or that of autocast where it is on."""

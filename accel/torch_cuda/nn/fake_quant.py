@@ -119,7 +119,7 @@ class LearnedStep(nn.Module):
 
     The first batch in training mode sets the step, unless :meth:`initialise` has. Before that there is none: in
     evaluation mode the call is refused, where published layers answer with uninitialised memory. In a process group the
-    first batch is that of rank 0, so every rank has to make the call; one that :meth:`initialise` has set waits for none.
+    first batch is that of rank 0, so every rank has to make the call, unless :meth:`initialise` came first.
 
     Attributes:
         step: parameter, float32, (steps,).

@@ -30,12 +30,13 @@ def _apply(function: Any, args: tuple[Any, ...]) -> Tensor:
 def applied(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     """``function.apply(*args)``, left alone by torch.compile: operations look at values, and switch precisions."""
     if torch.compiler.is_compiling():
-        return torch.compiler.disable(_apply)(function, args)  # type: ignore[no-any-return]
+        y: Tensor = torch.compiler.disable(_apply)(function, args)  # type: ignore[no-untyped-call]
+        return y
     return _apply(function, args)
 
 
 def without_autocast(x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """``compute(x)``; where autocast is on, without it and for an ``x`` of its dtype, as a linear layer would take it."""
+    """``compute(x)``; under autocast without it, for an ``x`` of its dtype, as a linear layer would take it."""
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
         return compute(x)
@@ -49,6 +50,7 @@ def unless_overflown(compute: Callable[[], tuple[Any, ...]], *like: Tensor | Non
     Operations refuse what is not finite (A-4). In training with a GradScaler an overflow is how the scale is found:
     it has to reach the parameters, as it does in torch.
     """
+    found: tuple[Any, ...]
     try:
         found = compute()
     except SpecError as error:

@@ -26,6 +26,11 @@ __all__ = ["AnnealedAdamW", "OscillationTracker"]
 State = dict[str, Any]
 
 
+def _parts(w: Tensor) -> Iterable[Any]:
+    """Rows of a matrix that are worked on together; what is no matrix is worked on at once."""
+    return row_chunks(w.shape[0], w.shape[1], w.device) if w.ndim == 2 else (...,)
+
+
 def _scale(rows: Tensor) -> Tensor:
     """α of (O.1) for rows in working precision."""
     return rows.abs().sum(-1).div_(max(rows.shape[1], 1)).mul_(2)
@@ -42,7 +47,7 @@ def _codes(rows: Tensor, alpha: Tensor, n: int) -> Tensor:
     return in_steps(rows, alpha, n).sub_(0.5).round_().clamp_(-n, n - 1)
 
 
-def _follow(state: State, part: slice, k: Tensor, momentum: float) -> None:
+def _follow(state: State, part: Any, k: Tensor, momentum: float) -> None:
     """One step of the tracker, (O.7) and (O.8), with the codes ``k`` of some rows."""
     before, went, often = state["codes"][part], state["direction"][part], state["frequency"][part]
     d = (before.to(k.dtype) - k).sign_().to(torch.int8)
@@ -63,8 +68,7 @@ class _Tracked(Optimizer):
             self.param_groups.pop()
             raise
 
-    @staticmethod
-    def _check_group(group: dict[str, Any]) -> None:
+    def _check_group(self, group: dict[str, Any]) -> None:
         """Everything a tracker refuses."""
         check_whole("O-4", "bits", group["bits"], 1, 16)
         if not check_number("O-4", "momentum", group["momentum"], 0.0, 1.0) > 0:
@@ -92,7 +96,7 @@ class _Tracked(Optimizer):
         state["codes"] = torch.empty_like(w, dtype=torch.int8 if bits <= 8 else torch.int16)
         state["direction"] = torch.zeros_like(w, dtype=torch.int8)
         state["frequency"] = torch.zeros_like(w, dtype=working_dtype(w))
-        for part in row_chunks(*w.shape, w.device):
+        for part in _parts(w):
             rows = w[part].to(working_dtype(w))
             state["codes"][part] = _codes(rows, _scale(rows), 1 << (bits - 1))
         return state
@@ -139,12 +143,12 @@ class OscillationTracker(_Tracked):
             if group["boundary_range"] is not None:
                 w, n = p.detach(), 1 << (group["bits"] - 1)
                 state["held"], state["active"] = w.clone(), torch.ones_like(w, dtype=torch.bool)
-                for part in row_chunks(*w.shape, w.device):
+                for part in _parts(w):
                     rows = w[part].to(working_dtype(w))
                     state["active"][part] = _near(rows, _scale(rows), n, group["boundary_range"])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Brings frozen weights back and follows the others; ``closure`` is called first, where there is one."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         tracked = [(group, p, self.state[p]) for group in self.param_groups for p in group["params"]]
@@ -154,7 +158,7 @@ class OscillationTracker(_Tracked):
             refuse_nan("O-4", "weight", p)
         for group, p, state in tracked:
             n = 1 << (group["bits"] - 1)
-            for part in row_chunks(*p.shape, p.device):
+            for part in _parts(p):
                 w = p[part]
                 if "held" in state:
                     w.copy_(torch.where(state["active"][part], w, state["held"][part]))
@@ -203,9 +207,8 @@ class AnnealedAdamW(_Tracked):
         rates = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**rates, "bits": bits, "boundary_range": boundary_range, "momentum": momentum})
 
-    @classmethod
-    def _check_group(cls, group: dict[str, Any]) -> None:
-        cls._check(group, 1)
+    def _check_group(self, group: dict[str, Any]) -> None:
+        self._check(group, 1)
         if group["bits"] is not None:
             super()._check_group(group)
 
@@ -227,7 +230,7 @@ class AnnealedAdamW(_Tracked):
         return iter(due)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step down the gradients, after ``closure`` where there is one."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group, p, grad in self._due():
@@ -239,7 +242,7 @@ class AnnealedAdamW(_Tracked):
                 if bits is not None:
                     state.update(self._tracker(p, bits))
             state["step"] += 1
-            for part in row_chunks(*p.shape, p.device) if p.ndim == 2 else (...,):
+            for part in _parts(p):
                 self._advance(group, state, p[part], grad[part], part)
         return loss
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lowbit.accel.boundary import check_bits
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import LowRank, QuantizedWeight, Scheme
+from lowbit.reference.types import Granularity, LowRank, QuantizedWeight, Scheme
 
 from ..arrays import working_dtype
 from ..packing import word_count
@@ -117,9 +117,10 @@ class QuantLinear(nn.Module):
     ) -> Self:
         """A layer with the weight of ``linear``, each number rounded to the nearest of its row's or group's grid."""
         w = linear.weight.detach()
-        k, granularity = w.shape[1], "row" if group_size is None else "group"
+        k = w.shape[1]
+        granularity: Granularity = "row" if group_size is None else "group"
         grid = ops().fit_grid(w, bits=bits, scheme=scheme, granularity=granularity, group_size=group_size)
-        codes = ops().quantize(w, *grid, bits=bits, scheme=scheme)
+        codes = ops().quantize(w, grid.scale, grid.zero_point, bits=bits, scheme=scheme)
         index = torch.arange(k, device=w.device) // (group_size or max(k, 1))
         found = QuantizedWeight(codes, grid.scale, grid.zero_point, index, w, 0.0)
         return cls.from_quantized(found, bits=bits, scheme=scheme, bias=linear.bias)

@@ -128,9 +128,9 @@ class QKRAttention(nn.Module):
         check_heads("O-8", "w_q and w_k", query.out_features, heads)
         check_matrix("O-8", "w_k", key.weight.shape, tuple(weight.shape))
         check_matrix("O-9", "w_v", value.weight.shape, (None, query.in_features))
-        options = {"device": weight.device, "dtype": weight.dtype, "bias": biased, **options}
         shape = {"head_width": query.out_features // heads, "value_width": value.out_features}
-        layer = cls(query.in_features, heads, **shape, **options)
+        where = {"device": weight.device, "dtype": weight.dtype}
+        layer = cls(query.in_features, heads, **{"bias": biased, **shape, **where, **options})
         given = {"w_q": weight, "w_k": key.weight, "w_v": value.weight, "b_q": query.bias, "b_v": value.bias}
         with torch.no_grad():
             for name, source in given.items():
@@ -162,7 +162,7 @@ class QKRAttention(nn.Module):
         attention = self.attention(torch.softmax(scores / math.sqrt(max(d, 1)), -1).to(seen.dtype))
         weight = self.w_v if self.bits is None else statsq_values(self.w_v, self.bits)
         values = self.value(functional.linear(seen, weight, self.b_v))
-        context = attention @ values.reshape(B, N, H, values.shape[-1] // H).transpose(1, 2)
+        context: Tensor = attention @ values.reshape(B, N, H, values.shape[-1] // H).transpose(1, 2)
         return context.transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:

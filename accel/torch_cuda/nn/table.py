@@ -11,7 +11,6 @@ from lowbit.accel.boundary import check_choice, check_tie
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction, TableTie
 
-from .. import lut
 from ..arrays import refuse_nan
 from .ops import applied, ops, unless_overflown
 
