@@ -49,10 +49,11 @@ def _square_norms(
 
 
 def _row_squares(w: Tensor) -> Tensor:
-    """‖W_i‖² in float64."""
+    """‖W_i‖², each sum in float32 or better, as the products of the layer are, answered in float64."""
+    wide = torch.promote_types(w.dtype, torch.float32)
     found = torch.empty(w.shape[0], dtype=torch.float64, device=w.device)
     for part in row_chunks(w.shape[0], w.shape[1], w.device):
-        found[part] = w[part].to(torch.float64).square().sum(dim=1)
+        found[part] = w[part].to(wide).square().sum(dim=1)
     return found
 
 
