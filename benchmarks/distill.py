@@ -21,7 +21,8 @@ from harness import Case
 from torch import Tensor
 
 from lowbit.accel import numba_cpu
-from lowbit.accel.torch_cuda import distill, losses
+from lowbit.accel.torch_cuda import distill
+from lowbit.nn import attention_map_loss
 
 FLOOR = 1e-8
 LOSS, GRADIENT = 1e-5, 1e-5  # accepted, relative: of the loss, and of a gradient to the largest entry
@@ -78,7 +79,7 @@ def closed_form(student: list[Tensor], teacher: list[Tensor], lengths: Tensor) -
     """Losses whose backward pass is the closed form."""
     total = student[0].new_zeros(())
     for s, t in zip(student, teacher, strict=True):
-        total = total + losses.attention_map_loss(s, t, lengths)
+        total = total + attention_map_loss(s, t, lengths)
     return backward(student, total)
 
 

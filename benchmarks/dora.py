@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lowbit.accel.torch_cuda.layers import DoRALinear
+from lowbit.nn import DoRALinear
 
 RANK, TOKENS = 16, 256
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

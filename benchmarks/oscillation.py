@@ -18,8 +18,8 @@ from harness import Case
 
 import lowbit
 from lowbit.accel.numba_cpu.annealing import AnnealedAdamW, OscillationTracker
-from lowbit.accel.torch_cuda.layers import StatsQLinear
 from lowbit.conformance.compare import gamma, unit_roundoff
+from lowbit.nn import StatsQLinear
 
 BITS = 2
 N = 2 ** (BITS - 1)

@@ -158,14 +158,16 @@ def test_the_kit_never_imports_a_backend(module: str, path: Path) -> None:
     }
     for name in names:
         if inside(name, "lowbit"):
-            root_only = name.count(".") <= 1 and not inside(name, "lowbit.accel", "lowbit.recipes", "lowbit.formats")
+            elsewhere = ("lowbit.accel", "lowbit.nn", "lowbit.recipes", "lowbit.formats")
+            root_only = name.count(".") <= 1 and not inside(name, *elsewhere)
             assert root_only or inside(name, "lowbit.reference", "lowbit.conformance"), f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("module, path", WORKFLOWS, ids=ids)
-def test_workflows_reach_backends_by_name(module: str, path: Path) -> None:
+def test_workflows_reach_backends_by_name_and_modules_by_their_door(module: str, path: Path) -> None:
     for name in imports(module, path):
-        assert not inside(name, "lowbit.accel"), f"{module} imports {name}: use lowbit.load"
+        door = module == "lowbit.nn" and inside(name, "lowbit.accel.torch_cuda.nn")
+        assert door or not inside(name, "lowbit.accel"), f"{module} imports {name}: use lowbit.load or lowbit.nn"
         if inside(name, "lowbit.reference"):
             assert inside(name, *CONTRACT), f"{module} imports {name}: an algorithm comes from a loaded backend"
     for name in attributes(path):  # an import of lowbit alone would otherwise open every door
@@ -267,6 +269,14 @@ def test_no_modules_import_each_other() -> None:
     assert circles() == []
 
 
+@pytest.mark.parametrize("module, path", ALL_MODULES, ids=ids)
+def test_modules_have_one_door(module: str, path: Path) -> None:
+    """Whoever needs a layer says ``from lowbit.nn import ...``: nobody, and no backend, knows their files."""
+    room = "lowbit.accel.torch_cuda.nn"
+    if module != "lowbit.nn" and not inside(module, room):
+        assert not any(inside(name, room) for name in imports(module, path))
+
+
 def test_pyproject_names_every_package() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {name for name, path in ALL_MODULES if path.name == "__init__.py"}
@@ -287,6 +297,31 @@ def test_type_checkers_see_the_mapping_through_links() -> None:
 
 def test_no_subpackage_hides_its_framework() -> None:
     assert not {name for name, _ in ALL_MODULES if name.rpartition(".")[2] in ("numba", "torch")}
+
+
+def run_without(*absent: str, code: str) -> str:
+    """What a fresh interpreter prints that finds none of the packages ``absent``."""
+    block = (
+        "import sys\nclass Absent:\n    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {absent!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True, check=True, timeout=300)
+    return run.stdout.strip()
+
+
+def test_modules_need_torch_alone() -> None:
+    pytest.importorskip("torch")
+    others = ("transformers", "numba", "safetensors", "accelerate", "datasets", "peft", "pydantic", "triton", "jinja2")
+    others = (*others, "hypothesis", "pytest", "typer", "rich", "gguf", "ml_dtypes", "psutil", "compressed_tensors")
+    code = "import torch, lowbit.nn as n; print(n.StatsQLinear(4, 2, bits=2)(torch.ones(1, 4)).shape == (1, 2))"
+    assert run_without(*others, code=code) == "True"
+
+
+def test_modules_say_what_they_need() -> None:
+    code = "try:\n    import lowbit.nn\nexcept ImportError as error:\n    print(type(error).__name__, error)"
+    assert run_without("torch", code=code) == "BackendError lowbit.nn needs torch: pip install 'lowbit[torch]'"
 
 
 def test_importing_lowbit_loads_nothing_heavy() -> None:

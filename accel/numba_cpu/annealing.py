@@ -20,7 +20,7 @@ from lowbit.accel.common.refusals import check_number, check_whole
 from lowbit.accel.common.scale_tuning import check_tuning
 from lowbit.reference.errors import SpecError
 
-from ._arrays import Array, fixed, refuse_found, weights
+from ._arrays import Array, fixed, refuse_bad, refuse_found, weights
 from ._jit import kernel, pieces, share
 from .statsq import _scales
 
@@ -121,9 +121,12 @@ class _InPlace:
             raise SpecError("O-4", f"momentum must be above 0, got {momentum!r}")
         width = 0.0 if boundary_range is None else check_range("O-6", boundary_range)
         w = weights("O-4", "weight", weight)
-        if w.ndim != 2 or w.dtype not in (np.float32, np.float64) or not (w.flags.c_contiguous and w.flags.writeable):
+        fits = w is weight and w.flags.c_contiguous and w.flags.writeable  # not in another byte order: that is a copy
+        if w.ndim != 2 or w.dtype not in (np.float32, np.float64) or not fits:
             raise SpecError(
-                "O-4", f"weight must be a C-contiguous, writeable matrix of float32 or float64, got {w.dtype}"
+                "O-4",
+                "weight must be a C-contiguous, writeable matrix of float32 or float64 in native byte order, got "
+                f"{weight.dtype}",
             )
         kind = w.dtype.type
         self.weight, self.bits, self.boundary_range, self.momentum = w, bits, boundary_range, momentum
@@ -134,22 +137,26 @@ class _InPlace:
         self._scale: Array = np.zeros(w.shape[0], w.dtype)
         self._grid = (kind(1 << (bits - 1)), kind(0.5), kind(width))
         self._rates = (kind(momentum), kind(1 - momentum))
-        self._rows = w[np.newaxis]
         self._walk(None)
         self.direction.fill(0)  # the first codes are no change
         self.frequency.fill(0)
+
+    @property
+    def _rows(self) -> Array:
+        """The weight as statsq takes it; made anew, since a view would not follow a copy of the object."""
+        return self.weight[np.newaxis]
 
     def _walk(self, before: Callable[[int, int], object] | None) -> None:
         """``before`` of some rows, then what the tracker makes of them, on all threads."""
         parts = pieces(*self.weight.shape, elements=1 << 16)
         state = (self._scale, self.codes, self.direction, self.frequency, self.active)
-        bad = [False] * len(parts)
+        bad, rows = [False] * len(parts), self._rows
 
         def work(i: int) -> None:
             if before is not None:
                 before(*parts[i])
             mask = self.boundary_range is not None
-            bad[i] = bool(_observe(self._rows, self._grid, self._rates, mask, *parts[i], state))
+            bad[i] = bool(_observe(rows, self._grid, self._rates, mask, *parts[i], state))
 
         share(len(parts), work)
         if any(bad):
@@ -207,7 +214,8 @@ class AnnealedAdamW(_InPlace):
         lr, beta1, beta2, epsilon, decay: of AdamW.
 
     Raises:
-        SpecError: O-4, O-6 and O-7 for parameters, A-4 when a step has made NaN or infinities of a weight.
+        SpecError: O-4, O-6 and O-7 for parameters, A-4 for NaN or infinities in weight or gradient; nothing has changed
+            then. A-4 too when a step has overflowed, which leaves what it made.
     """
 
     def __init__(
@@ -236,6 +244,8 @@ class AnnealedAdamW(_InPlace):
         if slope.shape != self.weight.shape:
             raise SpecError("O-7", f"grad {slope.shape} must have the shape of the weight, {self.weight.shape}")
         slope = fixed(slope, self.weight.dtype)
+        refuse_bad("O-7", "grad", slope)
+        refuse_bad("O-7", "weight", self.weight)
         t, options = self.steps + 1, (self.lr, self.beta1, self.beta2, self.epsilon, self.decay)
         check_tuning(
             "O-7", step=t, lr=self.lr, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, decay=self.decay

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import pickle
 from typing import Any
 
 import numpy as np
@@ -136,11 +138,48 @@ def test_threads_change_nothing() -> None:
     assert all(same(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_train_their_own_weight(copied: Any) -> None:
+    """A copy that kept a view of the old weight would train nothing, and say nothing."""
+    w, rng = problem((6, 70), np.float32)
+    grads = rng.standard_normal((4, *w.shape), dtype=np.float32)
+    annealed = AnnealedAdamW(w, bits=2, lr=0.05, boundary_range=0.2)
+    annealed.step(grads[0])
+    before, other = w.copy(), copied(annealed)
+    other.step(grads[1])
+    assert same(w, before)
+    annealed.step(grads[1])
+    assert not same(w, before)
+    for name in ("weight", "first", "second", "codes", "frequency", "active"):
+        assert same(getattr(other, name), getattr(annealed, name))
+    tracker = OscillationTracker(w, bits=2, boundary_range=0.0)
+    other, before = copied(tracker), w.copy()
+    other.weight += 1
+    other.step()
+    assert same(other.weight[1:], before[1:])
+    assert same(w, before)
+
+
+@pytest.mark.parametrize("where", ["gradient", "weight"])
+def test_a_step_that_is_refused_has_changed_nothing(where: str) -> None:
+    w, rng = problem((6, 70), np.float32)
+    annealed = AnnealedAdamW(w, bits=2, lr=0.05, boundary_range=None)
+    grad = rng.standard_normal(w.shape, dtype=np.float32)
+    annealed.step(grad)
+    (grad if where == "gradient" else w)[2, 3] = np.inf
+    before = copy.deepcopy(annealed)
+    with pytest.raises(SpecError, match=rf"\[A-4\] {where[:4]}.*\(2, 3\)"):
+        annealed.step(grad)
+    for name in ("weight", "first", "second", "codes", "frequency", "active"):
+        assert same(getattr(annealed, name), getattr(before, name))
+    assert annealed.steps == 1
+
+
 def test_what_cannot_be_trained_in_place_is_refused() -> None:
     w = np.ones((2, 4), np.float32)
     frozen = w.copy()
     frozen.flags.writeable = False
-    for bad in (w.astype(np.float16), w.T, frozen, w[0], w[None]):
+    for bad in (w.astype(np.float16), w.astype(">f4"), w.T, frozen, w[0], w[None]):
         with pytest.raises(SpecError, match="O-4"):
             OscillationTracker(bad, bits=2)
     with pytest.raises(SpecError, match="O-4"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import FakeMinMax, FakeTernary, LearnedStep  # noqa: E402
+from lowbit.nn import FakeMinMax, FakeTernary, LearnedStep  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 
 BACKEND: Any = lowbit.load("torch")
@@ -75,6 +78,42 @@ def test_a_step_that_nobody_set_is_refused_and_the_first_batch_sets_it() -> None
     again = LearnedStep(4).eval()
     again.load_state_dict(layer.state_dict())
     assert torch.equal(again(draw(2, 2)), layer(draw(2, 2)))
+
+
+RANKS = """
+import os, sys
+import torch
+from torch import distributed, nn
+from lowbit.nn import LearnedStep
+
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+torch.manual_seed(0)
+made = torch.Generator().manual_seed(rank)
+own = LearnedStep(4)
+if rank == 0:
+    own.initialise(torch.ones(4))  # waits for nobody
+net = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(8, 8), LearnedStep(4, offset=True, rule="min-max")))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+for _ in range(3):
+    optimizer.zero_grad()
+    net(torch.randn(16, 8, generator=made) * (1 + 3 * rank)).square().mean().backward()
+    optimizer.step()
+print(*(p.double().sum().item().hex() for p in net.parameters()))
+"""
+
+
+def test_ranks_start_from_one_batch(tmp_path: Path) -> None:
+    """The first batch of each rank is another; steps that start apart stay apart, since gradients are shared."""
+    command = [sys.executable, "-c", RANKS]
+    runs = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    found = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert found[0].split()
+    assert found[0] == found[1]
 
 
 def test_half_precision_keeps_its_dtype_and_steps_stay_float32() -> None:

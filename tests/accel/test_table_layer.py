@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import lowbit.reference as ref  # noqa: E402
-from lowbit.accel.torch_cuda.layers import TableActivation  # noqa: E402
+from lowbit.nn import TableActivation  # noqa: E402
 from lowbit.reference import lut  # noqa: E402
 from lowbit.reference.errors import SpecError  # noqa: E402
 from lowbit.reference.types import IntegerTable  # noqa: E402
@@ -61,6 +61,12 @@ def test_the_table_is_saved_and_not_trained() -> None:
     other.slopes.zero_()
     other.load_state_dict(module.state_dict())
     assert torch.equal(other.slopes, module.slopes)
+    coarse, _ = layer(bits=3)
+    coarse.load_state_dict(module.state_dict())  # the scale of a table comes with it
+    x = torch.linspace(-3, 3, 50)
+    assert torch.equal(coarse(x), module(x))
+    with pytest.raises(SpecError, match=r"\[L-13\] a table of gelu, for an activation of tanh"):
+        TableActivation("tanh", module.table).load_state_dict(module.state_dict())
     assert "gelu, entries=8, scale=2**-4" in repr(module)
 
 

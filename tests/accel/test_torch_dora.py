@@ -18,7 +18,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import lowbit  # noqa: E402
 import lowbit.reference as ref  # noqa: E402
-from lowbit.accel.torch_cuda.layers import DoRALinear, QuantLinear  # noqa: E402
+from lowbit.nn import BCQLinear, DoRALinear, LowRankLinear, QuantLinear, RotatedLinear, StatsQLinear  # noqa: E402
 from lowbit.reference.errors import SpecError, Unsupported  # noqa: E402
 
 from .torch_cases import float64, poisoned, weights  # noqa: E402, F401
@@ -154,7 +154,7 @@ def test_rows_that_almost_cancel_keep_their_precision() -> None:
         module.B.copy_(torch.randn(64, 4, generator=g))
         erased = 1e-4 * torch.randn(64, 512, generator=g) - module.B @ module.A
         module.base.weight.copy_(torch.where(torch.arange(64)[:, None] < 32, erased, module.base.weight))
-    from lowbit.accel.torch_cuda.dora_layer import _norms, _square_norms
+    from lowbit.accel.torch_cuda.nn.dora import _norms, _square_norms
 
     for dtype in (torch.float32, torch.bfloat16):
         w, b, a = module._weight().to(dtype), module.B.detach(), module.A.detach()
@@ -167,16 +167,102 @@ def test_rows_that_almost_cancel_keep_their_precision() -> None:
         np.testing.assert_allclose(float64(_norms(w, b, a)), exact, rtol=2e-6)  # as on other devices
 
 
-def test_the_kept_norms_follow_the_weight() -> None:
+def exact(module: Any, x: Tensor) -> Any:
+    """What the specification answers for the state that a layer has."""
+    w, b, a, m = (float64(t.detach()) for t in (module._weight(), module.B, module.A, module.magnitude))
+    y = float64(x) @ ref.dora_weight(w, b, a, m, scaling=module.scaling).T
+    return y if module.bias is None else y + float64(module.bias.detach())
+
+
+CHANGES: dict[str, Any] = {
+    "in place": lambda weight: weight.detach().mul_(2),
+    "data": lambda weight: weight.data.mul_(2),
+    "another": lambda weight: setattr(weight, "data", weight.data * 3),
+    "numpy": lambda weight: np.multiply(weight.detach().numpy(), 3, out=weight.detach().numpy()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_norms_follow_the_weight(change: str) -> None:
+    """Whoever edits it: training code, a checkpoint that is loaded, PEFT's merge, an array that shares its memory."""
     module, x = layer(), weights(1, 5, 12)
     before = module(x)
-    with torch.no_grad():
-        module.base.weight[0] *= -3  # training code that edits the base, or a checkpoint that is loaded
-    other = copy.deepcopy(module)
-    assert torch.equal(module(x), other(x))
-    assert not torch.allclose(module(x)[:, 0], before[:, 0])
+    CHANGES[change](module.base.weight)
+    np.testing.assert_allclose(float64(module(x).detach()), exact(module, x), rtol=1e-11, atol=1e-11)
+    assert not torch.allclose(module(x), before)
     halved = copy.deepcopy(module).to(torch.float32)
     assert torch.allclose(halved(x.float()).double(), module(x), atol=1e-5)
+
+
+def test_the_norms_follow_the_scale_of_a_quantized_base() -> None:
+    base = QuantLinear.from_linear(nn.Linear(12, 7), bits=4)
+    module, x = DoRALinear(base, 3), weights(1, 5, 12, dtype="float32")
+    module(x)
+    base.scale.mul_(2)
+    np.testing.assert_allclose(float64(module(x).detach()), exact(module, x), rtol=1e-5, atol=1e-5)
+    base.load_state_dict({**base.state_dict(), "scale": 3 * base.scale})
+    np.testing.assert_allclose(float64(module(x).detach()), exact(module, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.1, 0.01, 0.001])
+def test_small_factors_keep_their_precision_in_half(dtype: Any, factor: float) -> None:
+    """x + x (g − 1) loses what a small g leaves; the error is that of one rounding, whatever the factor."""
+    module, x = layer(dtype=dtype), weights(1, 16, 12).to(dtype)
+    with torch.no_grad():
+        module.magnitude.mul_(factor)
+    y, grad = module(x), weights(2, 16, 7).to(dtype)
+    y.backward(grad)
+    want, roundoff = exact(module, x), torch.finfo(dtype).eps
+    assert np.linalg.norm(float64(y.detach()) - want) <= 2 * roundoff * np.linalg.norm(want)
+    G = float64(grad).T @ float64(x)
+    arrays = [float64(t.detach()) for t in (module._weight(), module.B, module.A, module.magnitude)]
+    slopes = ref.dora_gradient(G, *arrays, scaling=module.scaling, detach=True)
+    for found, wanted in ((module.magnitude.grad, slopes.magnitude), (module.A.grad, slopes.A)):
+        assert np.linalg.norm(float64(found) - wanted) <= 4 * roundoff * np.linalg.norm(wanted)
+
+
+def test_a_state_dict_holds_the_weight_unmerged() -> None:
+    """A layer that it is loaded into computes the same, whether either is merged."""
+    module, x = layer(bias=True), weights(1, 5, 12)
+    y, weight = module(x), module.base.weight.detach().clone()
+    state = module.merge().state_dict()
+    assert state.keys() == layer(1, bias=True).state_dict().keys()
+    assert torch.equal(state["base.weight"], weight)
+    for other in (layer(1, bias=True), layer(1, bias=True).merge(), nn.Sequential(layer(1, bias=True).merge())):
+        prefix = "0." if isinstance(other, nn.Sequential) else ""
+        other.load_state_dict({prefix + key: value for key, value in state.items()})
+        torch.testing.assert_close(other(x), y, rtol=1e-12, atol=1e-12)
+    factors = {key: value for key, value in state.items() if not key.startswith("base.")}
+    module.load_state_dict(factors, strict=False)
+    assert module.merged
+    copied = copy.deepcopy(module)
+    assert torch.equal(copied.unmerge().base.weight, weight)
+    assert module.merged
+    assert module.to(torch.float32).unmerge().base.weight.dtype == torch.float32
+    assert torch.equal(module.base.weight, weight.float())
+
+
+BASES: dict[str, Any] = {
+    "StatsQLinear": lambda: StatsQLinear(12, 7, bits=2),
+    "LowRankLinear": lambda: LowRankLinear(nn.Linear(12, 7), torch.ones(7, 1), torch.ones(1, 12)),
+    "DoRALinear": lambda: DoRALinear(nn.Linear(12, 7), 2),
+    "RotatedLinear": lambda: RotatedLinear(nn.Linear(12, 7)),
+    "Conv1d": lambda: nn.Conv1d(12, 7, 1),
+    "Embedding": lambda: nn.Embedding(12, 7),
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_bases_that_compute_something_else_are_refused_by_name(base: str) -> None:
+    with pytest.raises(Unsupported, match=f"a {base} cannot be the base of a DoRALinear: its|a {base} .*: it has no"):
+        DoRALinear(BASES[base](), 2)
+
+
+def test_whatever_makes_its_weight_can_be_a_base() -> None:
+    base = BCQLinear.from_linear(nn.Linear(12, 7), bits=3)
+    module, x = DoRALinear(base, 2), weights(1, 5, 12, dtype="float32")
+    torch.testing.assert_close(module(x), base(x), rtol=1e-5, atol=1e-5)
 
 
 def test_merging_is_exact_both_ways() -> None:

@@ -12,7 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import lowbit  # noqa: E402
-from lowbit.accel.torch_cuda.layers import (  # noqa: E402
+from lowbit.nn import (  # noqa: E402
     BCQLinear,
     LowRankLinear,
     QuantLinear,
@@ -50,7 +50,7 @@ def test_a_layer_is_its_quantized_weight(scheme: Any, options: dict[str, Any], b
 def test_state_survives_a_round_trip() -> None:
     layer = QuantLinear.from_quantized(quantized(group_size=8), bits=3, bias=torch.ones(12))
     other = QuantLinear(32, 12, bits=3, groups=4, bias=True)
-    assert set(layer.state_dict()) == {"words", "scale", "zero_point", "bias"}
+    assert set(layer.state_dict()) == {"words", "scale", "zero_point", "bias", "_extra_state"}
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other.weight(), layer.weight())
     scattered = QuantLinear.from_quantized(quantized(group_size=8, act_order=True), bits=3)
@@ -59,6 +59,29 @@ def test_state_survives_a_round_trip() -> None:
     assert torch.equal(other.weight(), scattered.weight())
     assert list(layer.parameters()) == []
     assert "bits=3" in repr(layer)
+
+
+def test_words_are_not_read_otherwise_than_they_were_written() -> None:
+    """A width of 8 fits three bits and four, and codes of symmetric schemes are stored with an offset."""
+    state = QuantLinear.from_linear(nn.Linear(8, 4), bits=3, scheme="symmetric").state_dict()
+    for other in (QuantLinear(8, 4, bits=4, scheme="symmetric", bias=True), QuantLinear(8, 4, bits=3, bias=True)):
+        with pytest.raises(SpecError, match=r"\[Q-6\] words of 3-bit codes with 4 added, for a layer of"):
+            other.load_state_dict(state)
+    QuantLinear(8, 4, bits=3, scheme="symmetric-full", bias=True).load_state_dict(state)  # read alike
+
+
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric", "symmetric-full"])
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_layer_from_a_linear_one_is_rounded_to_nearest(scheme: Any, size: int | None) -> None:
+    linear = nn.Linear(32, 12)
+    w = linear.weight.detach()
+    options: dict[str, Any] = {"granularity": "row"} if size is None else {"granularity": "group", "group_size": size}
+    grid = torch_cuda.fit_grid(w, bits=4, scheme=scheme, **options)
+    expected = torch_cuda.dequantize(torch_cuda.quantize(w, *grid, bits=4, scheme=scheme), *grid)
+    layer = QuantLinear.from_linear(linear, bits=4, scheme=scheme, group_size=size)
+    assert torch.equal(layer.weight(), expected)
+    assert layer.bias is not None
+    assert torch.equal(layer.bias, linear.bias)
 
 
 def test_gradients_pass_through_to_the_input() -> None:

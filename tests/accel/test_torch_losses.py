@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from lowbit.accel.torch_cuda import diagnostics, distill, losses  # noqa: E402
+from lowbit import nn as losses  # noqa: E402
+from lowbit.accel.torch_cuda import diagnostics, distill  # noqa: E402
 
 LENGTHS = torch.tensor([4, 2])
 LABELS = torch.tensor([[0, -100, 2, 1], [1, 1, 0, -100]])

@@ -19,12 +19,11 @@ from torch.nn import functional
 from lowbit.reference.errors import SpecError, Unsupported
 from lowbit.reference.types import LowRank
 
-from . import backend, dora, triton
-from .arrays import row_chunks
+from .. import dora, triton
+from ..arrays import row_chunks
+from .ops import applied, ops, without_autocast
 
 __all__ = ["DoRALinear"]
-
-_OPS = backend.TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
 
 
 def _square_norms(
@@ -49,18 +48,19 @@ def _square_norms(
     return found, bool((found > 0).all())
 
 
-def _scaled(x: Tensor, factor: Tensor) -> Tensor:
-    """x ∘ factor. In half precision x + x (factor − 1): a factor near 1 then loses nothing by rounding."""
-    if x.dtype in (torch.float32, torch.float64):
-        return x * factor.to(x.dtype)
-    return torch.addcmul(x, x, (factor - 1).to(x.dtype))
+def _row_squares(w: Tensor) -> Tensor:
+    """‖W_i‖², each sum in float32 or better, as the products of the layer are, answered in float64."""
+    wide = torch.promote_types(w.dtype, torch.float32)
+    found = torch.empty(w.shape[0], dtype=torch.float64, device=w.device)
+    for part in row_chunks(w.shape[0], w.shape[1], w.device):
+        found[part] = w[part].to(wide).square().sum(dim=1)
+    return found
 
 
-def _scale_(x: Tensor, factor: Tensor) -> Tensor:
-    """The same in place."""
-    if x.dtype in (torch.float32, torch.float64):
-        return x.mul_(factor.to(x.dtype))
-    return x.addcmul_(x, (factor - 1).to(x.dtype))
+def _scaled(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
+    """x ∘ factor, rounded once: in half precision the factor itself stays in float32."""
+    wide = factor.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.mul(x, wide, out=torch.empty_like(x) if out is None else out)
 
 
 def _inverse(x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _inverse(x: Tensor) -> Tensor:
 
 
 class _DoRA(torch.autograd.Function):
-    """(x, W, B, A, m, bias, ‖W‖², s, detach, reuse, function that makes W where it is None) → y, for rows x (T, k)."""
+    """(x, W, B, A, m, bias, s, detach, reuse, function that makes W where it is None) → y, for rows x (T, k)."""
 
     @staticmethod
     def forward(
@@ -81,7 +81,6 @@ class _DoRA(torch.autograd.Function):
         a: Tensor,
         magnitude: Tensor,
         bias: Tensor | None,
-        square: Tensor,
         scaling: float,
         detach: bool,
         reuse_output: bool,
@@ -93,7 +92,7 @@ class _DoRA(torch.autograd.Function):
         if cpu:  # one pass over W gives x Wᵀ and A Wᵀ
             both = torch.cat((x, right)) @ product
             y, cross = both[:tokens], both[tokens:]
-            squares, nonzero = _square_norms(weight, cross, b, a, square, scaling)
+            squares, nonzero = _square_norms(weight, cross, b, a, _row_squares(weight), scaling)
             c = squares.sqrt_()
         else:  # a kernel forms the rows in registers, and nothing is decided on the host
             y, cross, nonzero = x @ product, a.new_empty(0), False
@@ -104,7 +103,7 @@ class _DoRA(torch.autograd.Function):
         # dm needs the sum before the factor: y / g, unless a bias was added or a row erased (a GPU is not asked)
         reuse = reuse_output and cpu and bias is None and bool(g.all())
         if reuse:
-            y = kept = _scale_(y, g)
+            y = kept = _scaled(y, g, out=y)
         else:
             kept, y = y, _scaled(y, g)
             if bias is not None:
@@ -146,16 +145,33 @@ class _DoRA(torch.autograd.Function):
                 da -= (tilted.mT @ rows + (tilted.mT @ left) @ right).to(a.dtype)
         dm = None if dm is None else dm.to(magnitude.dtype)
         dbias = grad.sum(dim=0) if need_bias else None
-        return dx, None, db, da, dm, dbias, None, None, None, None, None
+        return dx, None, db, da, dm, dbias, None, None, None, None
 
 
 def _norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
     """‖W_i + (B A)_i‖ in float64 away from the CPU: the fused kernel where there is one."""
-    if _OPS.supports("dora_norm", device=w.device, dtype=w.dtype) is True:
+    if ops().supports("dora_norm", device=w.device, dtype=w.dtype) is True:
         found: Tensor = triton.launcher("dora").dora_norm(w, b, a)
         return found.to(torch.float64)
     wide = torch.float64 if w.dtype == torch.float64 else torch.float32
     return dora.norms(dora.Update(w.to(wide), b.to(torch.float64), a.to(wide))).to(torch.float64)
+
+
+def _unmerged(layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """A state dict of a merged layer holds its weight as it was, as nothing in there could say that it is merged."""
+    if isinstance(layer, DoRALinear) and layer.kept is not None:
+        state[f"{prefix}base.weight"] = layer.kept
+
+
+def _served(base: nn.Module, transposed: bool) -> str | None:
+    """Why a base computes something else than x Wᵀ + bias with the weight that it shows; None where it does that."""
+    weight = getattr(base, "weight", None)
+    if isinstance(base, nn.Linear):
+        same = type(base).forward is nn.Linear.forward
+        return None if same else "its forward pass is not that of nn.Linear, and may use another weight than it shows"
+    if isinstance(weight, Tensor):
+        return None if transposed and weight.ndim == 2 else "its weight is not that of a linear layer (out, in)"
+    return None if callable(weight) else "it has no weight (out, in)"
 
 
 class DoRALinear(nn.Module):
@@ -164,11 +180,13 @@ class DoRALinear(nn.Module):
     Only A, B and the magnitude are trained; freeze the base (its weight gets no gradient in any case). The norm is a
     constant of the backward pass unless ``detach=False``. A row of zeros is left alone, not divided by. Products with
     the factors are taken in the dtype of ``x``, the norm in float32 and float64; A, B and m may be wider than the base.
+    A state dict holds the weight unmerged, whether the layer is merged or not, and a layer that one is loaded into is
+    not merged.
 
     Args:
-        base: ``nn.Linear``; a layer that stores (in, out), such as transformers' ``Conv1D``; or a
-            :class:`~lowbit.accel.torch_cuda.layers.QuantLinear` (QDoRA): the magnitude starts from the dequantized
-            weight, and each step dequantizes.
+        base: ``nn.Linear``; a layer that stores (in, out), such as transformers' ``Conv1D``; or one whose ``weight()``
+            makes the weight, such as :class:`~lowbit.nn.QuantLinear` (QDoRA): the magnitude starts from the
+            dequantized weight, and each step dequantizes.
         rank: r, 0 to train the magnitude alone.
         alpha: s = alpha / r.
         rank_stabilised: s = alpha / sqrt(r).
@@ -183,7 +201,14 @@ class DoRALinear(nn.Module):
         A: parameter, (r, in), Kaiming-uniform.
         B: parameter, (out, r), zero.
         magnitude: parameter, (out,), the norms of the base's rows.
+        kept: the base's weight while the layer is merged, else None.
+
+    Raises:
+        SpecError: D-4 and D-5 for options.
+        Unsupported: the base does not compute x Wᵀ + bias with the weight that it shows.
     """
+
+    kept: Tensor | None
 
     def __init__(
         self,
@@ -203,19 +228,25 @@ class DoRALinear(nn.Module):
             raise SpecError("D-4", f"rank must be a whole number, at least 0, got {rank!r}")
         if not 0 <= dropout < 1:
             raise SpecError("D-5", f"dropout must be at least 0 and below 1, got {dropout!r}")
+        if (reason := _served(base, transposed)) is not None:
+            raise Unsupported(f"a {type(base).__name__} cannot be the base of a DoRALinear: {reason}")
         self.base, self.rank, self.dropout, self.detach = base, rank, float(dropout), detach
         self.transposed, self.reuse_output = transposed, reuse_output
         self.scaling = float(rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilised else rank or 1)
-        self.merged = False
-        self._kept: Tensor | None = None  # the base weight of a merged layer
-        self._square: tuple[Any, Tensor] | None = None
+        self.register_buffer("kept", None, persistent=False)
+        self.register_state_dict_post_hook(_unmerged)  # type: ignore[no-untyped-call]
         w = self._weight()
         wide = dtype or torch.promote_types(w.dtype, torch.float32)
         self.A = nn.Parameter(torch.empty((rank, w.shape[1]), dtype=wide, device=w.device))
         self.B = nn.Parameter(torch.zeros((w.shape[0], rank), dtype=wide, device=w.device))
         if rank:
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.magnitude = nn.Parameter(self._squares(w).sqrt().to(wide))
+        self.magnitude = nn.Parameter(_row_squares(w).sqrt().to(wide))
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base holds W' for its weight."""
+        return self.kept is not None
 
     @property
     def bias(self) -> Tensor | None:
@@ -236,25 +267,14 @@ class DoRALinear(nn.Module):
             w = cast(Tensor, self.base.weight).detach()
         return w.mT if self.transposed else w
 
-    def _squares(self, w: Tensor) -> Tensor:
-        """‖W_i‖² in float64, computed once per weight."""
-        source = cast(Tensor, getattr(self.base, "words", None) if self._packed else self.base.weight)
-        key = (source.data_ptr(), source._version, source.device, source.dtype)
-        if self._square is None or self._square[0] != key:
-            with torch.no_grad():
-                found = torch.empty(w.shape[0], dtype=torch.float64, device=w.device)
-                for part in row_chunks(w.shape[0], w.shape[1], w.device):
-                    found[part] = w[part].to(torch.float64).square().sum(dim=1)
-            self._square = (key, found)
-        return self._square[1]
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        if f"{prefix}base.weight" in state_dict:
+            self.kept = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out), in the dtype of ``x``, or that of autocast where it is on."""
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-            with torch.autocast(x.device.type, enabled=False):
-                return self._apply_to(x)
-        return self._apply_to(x)
+        return without_autocast(x, self._apply_to)
 
     def _apply_to(self, x: Tensor) -> Tensor:
         w, bias = self._weight(), self.bias
@@ -262,8 +282,8 @@ class DoRALinear(nn.Module):
             return functional.linear(x, w.to(x.dtype), None if bias is None else bias.to(x.dtype))
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         seen = functional.dropout(rows, self.dropout, self.training) if self.dropout else rows
-        y: Tensor = _DoRA.apply(  # type: ignore[no-untyped-call]
-            seen, None if self._packed else w, self.B, self.A, self.magnitude, bias, self._squares(w),
+        y = applied(
+            _DoRA, seen, None if self._packed else w, self.B, self.A, self.magnitude, bias,
             self.scaling, self.detach, self.reuse_output, self._weight,
         )  # fmt: skip
         if seen is not rows:  # what dropout took from the update, the base still sees
@@ -274,7 +294,7 @@ class DoRALinear(nn.Module):
     def merged_weight(self) -> Tensor:
         """W' = diag(m / c) (W + s B A), (out, in), dense, in the dtype of the factors; the layer is left as it is."""
         w = self._weight()
-        return dora.dora_weight(w.to(self.A.dtype), self.B, self.A, self.magnitude, scaling=self.scaling)
+        return ops().dora_weight(w.to(self.A.dtype), self.B, self.A, self.magnitude, scaling=self.scaling)
 
     @torch.no_grad()
     def merge(self) -> Self:
@@ -286,26 +306,24 @@ class DoRALinear(nn.Module):
         if self._packed:
             raise Unsupported("a quantized base cannot take a merged weight: quantize merged_weight() instead")
         if not self.merged:
-            weight = cast(Tensor, self.base.weight)
-            found = self.merged_weight()
-            self._kept = weight.detach().clone()
+            weight, found = cast(Tensor, self.base.weight), self.merged_weight()
+            self.kept = weight.detach().clone()
             weight.copy_(found.mT if self.transposed else found)
-            self.merged = True
         return self
 
     @torch.no_grad()
     def unmerge(self) -> Self:
         """The base's weight back, bit by bit."""
-        if self.merged:
-            cast(Tensor, self.base.weight).copy_(cast(Tensor, self._kept))
-            self._kept, self.merged = None, False
+        if self.kept is not None:
+            cast(Tensor, self.base.weight).copy_(self.kept)
+            self.kept = None
         return self
 
     @torch.no_grad()
     def to_lora(self, rank: int) -> tuple[LowRank[Tensor], float]:
         """The nearest LoRA of a rank, and the share of the update that it leaves; 0 where there is none.  [D-10]"""
         w = self._weight().to(self.A.dtype)
-        found = _OPS.dora_to_lora(w, self.B, self.A, self.magnitude, scaling=self.scaling, rank=rank)
+        found = ops().dora_to_lora(w, self.B, self.A, self.magnitude, scaling=self.scaling, rank=rank)
         return LowRank(found.B, found.A), found.residual / found.update if found.update else 0.0
 
     def extra_repr(self) -> str:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from lowbit.accel.common.lut import check_tie
 from lowbit.accel.common.refusals import check_choice
+from lowbit.reference.errors import SpecError
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction, TableTie
 
-from . import lut
-from . import operations as _OPS
-from .arrays import refuse_nan
+from ..arrays import refuse_nan
+from .ops import applied, ops, unless_overflown
 
 __all__ = ["TableActivation"]
 
@@ -32,17 +32,22 @@ class _Deployed(torch.autograd.Function):
         return layer.values(codes).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         codes, inside = ctx.saved_tensors
         (grad,) = upstream
+        layer: TableActivation = ctx.layer
         passed = torch.where(inside, grad, torch.zeros_like(grad))
-        safe = codes.clamp(min=1) if ctx.layer.function in ("reciprocal", "rsqrt") else codes
-        found = lut.table_gradient(passed, safe, scale=ctx.layer.scale, function=ctx.layer.function)
-        return (found.codes / ctx.layer.scale).to(grad.dtype), None
+        safe = codes.clamp(min=1) if layer.function in ("reciprocal", "rsqrt") else codes
+        options: Any = {"scale": layer.scale, "function": layer.function}
+        return *unless_overflown(
+            lambda: (ops().table_gradient(passed, safe, **options).codes / layer.scale,), grad
+        ), None
 
 
 class TableActivation(nn.Module):
     """``x → t(x)``: INT8 codes of scale 2⁻ᵇ, the table on integers, and its values back.  [L-9, L-13]
+
+    A state dict brings its scale along, and is refused where it is of another function.
 
     Attributes:
         breakpoints, slopes, intercepts: int32, the integer table; buffers, in the state dict and not trained.
@@ -67,7 +72,23 @@ class TableActivation(nn.Module):
         self.scale_bits, self.fraction_bits = table.scale_bits, table.fraction_bits
         for name in ("breakpoints", "slopes", "intercepts"):
             self.register_buffer(name, getattr(table, name).to(torch.int32).clone())
-        lut.evaluate_codes(torch.zeros(0, dtype=torch.int32, device=self.slopes.device), self.table, tie=tie)  # refuses
+        if not self.slopes.is_meta:
+            self.values(torch.zeros(0, dtype=torch.int32, device=self.slopes.device))  # refuses what is no table
+
+    def get_extra_state(self) -> Tensor:
+        """Scale bits, fraction bits and the number of the function: what the integers of the table mean."""
+        return torch.tensor([self.scale_bits, self.fraction_bits, TABLE_FUNCTIONS.index(self.function)], device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the scale of a table, and refuse one of another function.
+
+        Raises:
+            SpecError: L-13.
+        """
+        scale_bits, fraction_bits, function = state.tolist()
+        if TABLE_FUNCTIONS[function] != self.function:
+            raise SpecError("L-13", f"a table of {TABLE_FUNCTIONS[function]}, for an activation of {self.function}")
+        self.scale_bits, self.fraction_bits = scale_bits, fraction_bits
 
     @property
     def table(self) -> IntegerTable[Tensor]:
@@ -92,13 +113,12 @@ class TableActivation(nn.Module):
 
     def values(self, codes: Tensor) -> Tensor:
         """Values of the table at INT8 codes, float32."""
-        found = _OPS.evaluate_codes(codes, self.table, tie=self.tie)
+        found = ops().evaluate_codes(codes, self.table, tie=self.tie)
         return found.to(torch.float32) * 2.0 ** -(self.fraction_bits + self.scale_bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``."""
-        y: Tensor = _Deployed.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_Deployed, x, self)
 
     def extra_repr(self) -> str:
         """Function, entries, scale and tie rule."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .arrays import full_precision
-from .backend import TorchBackend
-from .statsq import check_weight, quantized, quantized_by_kernel
+from ..arrays import full_precision
+from ..statsq import check_weight, quantized, quantized_by_kernel
+from .ops import applied, ops
 
-__all__ = ["StatsQLinear"]
-
-_OPS = TorchBackend()  # kernels="auto": Triton for weights that live on CUDA
+__all__ = ["StatsQLinear", "statsq_values"]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -22,7 +20,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, bits: int) -> Tensor:
-        serve = quantized_by_kernel if _OPS.supports("statsq", device=w.device, dtype=w.dtype) is True else quantized
+        serve = quantized_by_kernel if ops().supports("statsq", device=w.device, dtype=w.dtype) is True else quantized
         with full_precision():
             values, _, _ = serve(check_weight("O-1", w, bits), 1 << (bits - 1), "O-1", with_codes=False)
         return values.to(w.dtype)
@@ -30,6 +28,11 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         return upstream[0], None
+
+
+def statsq_values(w: Tensor, bits: int) -> Tensor:
+    """StatsQ values of a latent weight (..., m, k), with the straight-through gradient.  [O-1, O-3]"""
+    return applied(_StraightThrough, w, bits)
 
 
 class StatsQLinear(nn.Linear):
@@ -41,17 +44,26 @@ class StatsQLinear(nn.Linear):
     Args:
         in_features, out_features, bias: as ``nn.Linear``.
         bits: 1 to 16.
+        where: device and dtype, as ``nn.Linear``.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, bits: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features: int, out_features: int, *, bits: int, bias: bool = True, **where: Any) -> None:
+        super().__init__(in_features, out_features, bias, **where)
         check_weight("O-1", self.weight, bits)
         self.bits = bits
 
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, *, bits: int) -> Self:
+        """A layer whose latent weight is a copy of the one of ``linear``."""
+        weight, bias = linear.weight, linear.bias is not None
+        where: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        layer = cls(linear.in_features, linear.out_features, bits=bits, bias=bias, **where)
+        layer.load_state_dict(linear.state_dict())
+        return layer
+
     def quantized_weight(self) -> Tensor:
         """Ŵ, (out, in), with a gradient for the weight."""
-        values: Tensor = _StraightThrough.apply(self.weight, self.bits)  # type: ignore[no-untyped-call]
-        return values
+        return statsq_values(self.weight, self.bits)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) → (..., out)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lowbit.accel.common.learned_step import check_learned_step
 from lowbit.accel.common.refusals import check_choice, check_whole
@@ -13,8 +13,7 @@ from lowbit.accel.common.ternary import check_clip
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 
-from . import learned_step
-from . import operations as _OPS
+from .ops import applied, ops, unless_overflown
 
 __all__ = ["FakeMinMax", "FakeTernary", "LearnedStep"]
 
@@ -32,7 +31,9 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         (grad,) = upstream
-        return grad if ctx.clip is None else _OPS.straight_through(grad, x, clip=ctx.clip).to(x.dtype), None
+        if ctx.clip is not None:
+            (grad,) = unless_overflown(lambda: (ops().straight_through(upstream[0], x, clip=ctx.clip),), x)
+        return grad, None
 
 
 class FakeTernary(nn.Module):
@@ -52,12 +53,14 @@ class FakeTernary(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Ternary values, outside of any graph."""
-        return _OPS.twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
+        return ops().twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
-        y: Tensor = _StraightThrough.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_StraightThrough, x, self)
+
+    def extra_repr(self) -> str:
+        return f"granularity={self.granularity}, threshold={self.threshold:g}, clip={self.clip}"
 
 
 class FakeMinMax(nn.Module):
@@ -85,12 +88,14 @@ class FakeMinMax(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Values on the grid, outside of any graph."""
-        return _OPS.min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
+        return ops().min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
-        y: Tensor = _StraightThrough.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
+        return applied(_StraightThrough, x, self)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, scheme={self.scheme}, granularity={self.granularity}, clip={self.clip}"
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -100,22 +105,23 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, layer: LearnedStep) -> Tensor:
         ctx.layer = layer
         ctx.save_for_backward(x, step, offset)
-        return _OPS.lsq(x, step, offset, **layer.options).to(x.dtype)
+        return ops().lsq(x, step, offset, **layer.options).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, step, offset = ctx.saved_tensors
         (grad,) = upstream
-        found = _OPS.lsq_gradient(grad, x, step, offset, **ctx.layer.options, count=ctx.layer.count)
-        slope = None if offset is None or found.offset is None else found.offset.to(offset.dtype)
-        return found.x.to(x.dtype), found.step.to(step.dtype), slope, None
+        options = {**ctx.layer.options, "count": ctx.layer.count}
+        slopes = unless_overflown(lambda: ops().lsq_gradient(grad, x, step, offset, **options), x, step, offset)
+        return *slopes, None
 
 
 class LearnedStep(nn.Module):
     """LSQ as a module: a step, and an offset on request, that train with the network.  [S-1, S-3, S-4, S-5, S-6]
 
     The first batch in training mode sets the step, unless :meth:`initialise` has. Before that there is none: in
-    evaluation mode the call is refused, where published layers answer with uninitialised memory.
+    evaluation mode the call is refused, where published layers answer with uninitialised memory. In a process group the
+    first batch is that of rank 0, so every rank has to make the call, unless :meth:`initialise` came first.
 
     Attributes:
         step: parameter, float32, (steps,).
@@ -164,7 +170,7 @@ class LearnedStep(nn.Module):
     def initialise(self, x: Tensor) -> None:
         """Set the step, and the offset, from a weight or a batch by the layer's rule."""
         options = {name: self.options[name] for name in ("bits", "signed", "axis")}
-        start = learned_step.lsq_init(x, rule=self.rule, **options)
+        start = ops().lsq_init(x, rule=self.rule, **options)
         if start.step.shape != self.step.shape:
             raise SpecError("S-1", f"x has {start.step.numel()} steps, the layer {self.step.numel()}")
         self.step.copy_(start.step)
@@ -178,8 +184,10 @@ class LearnedStep(nn.Module):
             if not self.training:
                 raise SpecError("S-1", "the step has not been set: initialise it, or train on a batch first")
             self.initialise(x)
-        y: Tensor = _LearnedStep.apply(x, self.step, self.offset, self)  # type: ignore[no-untyped-call]
-        return y
+            if distributed.is_available() and distributed.is_initialized():
+                for start in self.parameters():
+                    distributed.broadcast(start.detach(), src=0)
+        return applied(_LearnedStep, x, self.step, self.offset, self)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options.items())

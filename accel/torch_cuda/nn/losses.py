@@ -4,9 +4,9 @@ Each loss is a 0-d tensor that can be added to others and sent backward. The gra
 together with the loss; nothing else of the forward pass is kept.
 
 >>> import torch
->>> from lowbit.accel.torch_cuda import losses
+>>> from lowbit.nn import logit_loss
 >>> student = torch.zeros(1, 2, requires_grad=True)
->>> losses.logit_loss(student, torch.tensor([[3.0, 3.0]])).backward()
+>>> logit_loss(student, torch.tensor([[3.0, 3.0]])).backward()
 >>> student.grad.tolist()
 [[0.0, 0.0]]
 """
@@ -21,11 +21,9 @@ from torch import Tensor
 
 from lowbit.reference.types import Divergence, IgnoredTokens, LossGradient
 
-from . import backend, distill
+from .ops import applied, ops
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
-
-_OPS = backend.TorchBackend()  # kernels="auto": Triton for scores that live on CUDA
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -46,8 +44,7 @@ class _ClosedForm(torch.autograd.Function):
 
 
 def _loss(student: Tensor, compute: Callable[[Tensor], LossGradient[Tensor]]) -> Tensor:
-    loss: Tensor = _ClosedForm.apply(student, compute)  # type: ignore[no-untyped-call]
-    return loss
+    return applied(_ClosedForm, student, compute)
 
 
 def logit_loss(
@@ -55,7 +52,7 @@ def logit_loss(
 ) -> Tensor:
     """Soft cross-entropy of logits (B, C).  [W-1]"""
     options: Any = {"temperature": temperature, "divergence": divergence}
-    return _loss(student, lambda s: distill.logit_loss(s, teacher, **options))
+    return _loss(student, lambda s: ops().logit_loss(s, teacher, **options))
 
 
 def token_loss(
@@ -69,19 +66,19 @@ def token_loss(
 ) -> Tensor:
     """Token-scaled logit distillation of logits (B, n, V) that predict labels (B, n).  [W-2]"""
     options: Any = {"temperature": temperature, "ignored": ignored}
-    return _loss(student, lambda s: distill.token_loss(s, teacher, labels, **options))
+    return _loss(student, lambda s: ops().token_loss(s, teacher, labels, **options))
 
 
 def feature_loss(student: Tensor, teacher: Tensor, lengths: Tensor | None = None, /) -> Tensor:
     """Mean square difference of features (B, n, d).  [W-3]"""
-    return _loss(student, lambda s: distill.feature_loss(s, teacher, lengths))
+    return _loss(student, lambda s: ops().feature_loss(s, teacher, lengths))
 
 
 def score_loss(student: Tensor, teacher: Tensor, /, *, floor: float = -100.0, causal: bool = False) -> Tensor:
     """Mean square difference of scores (B, H, n, n).  [W-4]"""
-    return _loss(student, lambda s: distill.score_loss(s, teacher, floor=floor, causal=causal))
+    return _loss(student, lambda s: ops().score_loss(s, teacher, floor=floor, causal=causal))
 
 
 def attention_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8) -> Tensor:
     """Divergence of attention maps from scores (B, H, n, n).  [W-5]"""
-    return _loss(student, lambda s: _OPS.attention_map_loss(s, teacher, lengths, floor=floor))
+    return _loss(student, lambda s: ops().attention_map_loss(s, teacher, lengths, floor=floor))
