@@ -153,10 +153,16 @@ def full_precision(*, bfloat16_products: bool = False) -> Iterator[None]:
 
 
 def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """Run an operation without autograd, without autocast and with float32 products in full precision."""
+    """Run an operation without autograd, without autocast and with float32 products in full precision.
+
+    torch.compile leaves it alone: it looks at values, and its switches are no part of a graph.
+    """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            found: R = torch.compiler.disable(run)(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return found
         with torch.no_grad(), full_precision():
             mixed = [device for device in _AUTOCAST if torch.is_autocast_enabled(device)]
             if not mixed:  # and no stack to build
