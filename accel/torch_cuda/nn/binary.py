@@ -12,10 +12,11 @@ from lowbit.accel.common.binary_coding import check_planes
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryCode
 
+from .. import operations as ops
 from ..arrays import row_chunks
 from ..binary_coding import bcq_unpack, dense_weight
 from ..scale_tuning import signed_sums
-from .ops import applied, ops, without_autocast
+from .autograd import applied, without_autocast
 
 __all__ = ["BCQLinear", "ScaleTunedLinear"]
 
@@ -80,7 +81,7 @@ class BCQLinear(nn.Module):
     def from_code(cls, code: BinaryCode[Tensor], *, bias: Tensor | None = None) -> Self:
         """A layer of the result of :func:`~lowbit.reference.binary_coding.bcq`, or of an imported uniform grid."""
         m, k = code.codes.shape
-        packed = ops().bcq_pack(code.codes, code.scale, code.offset)
+        packed = ops.bcq_pack(code.codes, code.scale, code.offset)
         groups, bits, _ = packed.scale.shape
         layer = cls(
             k,
@@ -103,7 +104,7 @@ class BCQLinear(nn.Module):
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, bits: int, **options: Any) -> Self:
         """A layer with the binary code of the weight of ``linear``; options are those of bcq."""
-        return cls.from_code(ops().bcq(linear.weight.detach(), bits=bits, **options), bias=linear.bias)
+        return cls.from_code(ops.bcq(linear.weight.detach(), bits=bits, **options), bias=linear.bias)
 
     def weight(self) -> Tensor:
         """Ŵ, (out, in), dtype of ``scale``; differentiable in scale and offset."""
@@ -121,7 +122,7 @@ class BCQLinear(nn.Module):
         dtype = torch.promote_types(torch.promote_types(x.dtype, self.scale.dtype), torch.float32)
         offset = None if self.offset is None else self.offset.detach().to(dtype)
         rows = x.detach().reshape(-1, self.in_features).to(dtype)
-        y = ops().bcq_product_checked(rows, self.planes, self.scale.detach().to(dtype), offset)
+        y = ops.bcq_product_checked(rows, self.planes, self.scale.detach().to(dtype), offset)
         y = y.to(x.dtype).view(*x.shape[:-1], self.out_features)
         return y if bias is None else y + bias
 
@@ -209,7 +210,7 @@ class ScaleTunedLinear(nn.Module):
             y = applied(_Product, rows, alpha, self)
         else:
             offset = None if base.offset is None else base.offset.detach().to(dtype)
-            y = ops().bcq_product_checked(rows.detach(), base.planes, self.scale(alpha.detach()), offset)
+            y = ops.bcq_product_checked(rows.detach(), base.planes, self.scale(alpha.detach()), offset)
         y = y.to(x.dtype).view(*x.shape[:-1], base.out_features)
         return y if base.bias is None else y + base.bias.to(x.dtype)
 

@@ -20,8 +20,10 @@ from lowbit.reference.errors import SpecError, Unsupported
 from lowbit.reference.types import LowRank
 
 from .. import dora, triton
+from .. import operations as ops
 from ..arrays import row_chunks
-from .ops import applied, ops, without_autocast
+from ..policy import by_kernel
+from .autograd import applied, without_autocast
 
 __all__ = ["DoRALinear"]
 
@@ -150,7 +152,7 @@ class _DoRA(torch.autograd.Function):
 
 def _norms(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
     """‖W_i + (B A)_i‖ in float64 away from the CPU: the fused kernel where there is one."""
-    if ops().supports("dora_norm", device=w.device, dtype=w.dtype) is True:
+    if by_kernel("dora_norm", w):
         found: Tensor = triton.launcher("dora").dora_norm(w, b, a)
         return found.to(torch.float64)
     wide = torch.float64 if w.dtype == torch.float64 else torch.float32
@@ -294,7 +296,7 @@ class DoRALinear(nn.Module):
     def merged_weight(self) -> Tensor:
         """W' = diag(m / c) (W + s B A), (out, in), dense, in the dtype of the factors; the layer is left as it is."""
         w = self._weight()
-        return ops().dora_weight(w.to(self.A.dtype), self.B, self.A, self.magnitude, scaling=self.scaling)
+        return ops.dora_weight(w.to(self.A.dtype), self.B, self.A, self.magnitude, scaling=self.scaling)
 
     @torch.no_grad()
     def merge(self) -> Self:
@@ -323,7 +325,7 @@ class DoRALinear(nn.Module):
     def to_lora(self, rank: int) -> tuple[LowRank[Tensor], float]:
         """The nearest LoRA of a rank, and the share of the update that it leaves; 0 where there is none.  [D-10]"""
         w = self._weight().to(self.A.dtype)
-        found = ops().dora_to_lora(w, self.B, self.A, self.magnitude, scaling=self.scaling, rank=rank)
+        found = ops.dora_to_lora(w, self.B, self.A, self.magnitude, scaling=self.scaling, rank=rank)
         return LowRank(found.B, found.A), found.residual / found.update if found.update else 0.0
 
     def extra_repr(self) -> str:

@@ -13,7 +13,8 @@ from lowbit.accel.common.ternary import check_clip
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_COUNTS, LsqCount, LsqInit, MinMaxScheme, Sharing
 
-from .ops import applied, ops, unless_overflown
+from .. import operations as ops
+from .autograd import applied, unless_overflown
 
 __all__ = ["FakeMinMax", "FakeTernary", "LearnedStep"]
 
@@ -32,7 +33,7 @@ class _StraightThrough(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         (grad,) = upstream
         if ctx.clip is not None:
-            (grad,) = unless_overflown(lambda: (ops().straight_through(upstream[0], x, clip=ctx.clip),), x)
+            (grad,) = unless_overflown(lambda: (ops.straight_through(upstream[0], x, clip=ctx.clip),), x)
         return grad, None
 
 
@@ -53,7 +54,7 @@ class FakeTernary(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Ternary values, outside of any graph."""
-        return ops().twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
+        return ops.twn(x, granularity=self.granularity, threshold=self.threshold, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
@@ -88,7 +89,7 @@ class FakeMinMax(nn.Module):
 
     def values(self, x: Tensor) -> Tensor:
         """Values on the grid, outside of any graph."""
-        return ops().min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
+        return ops.min_max(x, bits=self.bits, scheme=self.scheme, granularity=self.granularity, clip=self.clip)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape and dtype of ``x``; computed in float32 at least."""
@@ -105,14 +106,14 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Tensor, offset: Tensor | None, layer: LearnedStep) -> Tensor:
         ctx.layer = layer
         ctx.save_for_backward(x, step, offset)
-        return ops().lsq(x, step, offset, **layer.options).to(x.dtype)
+        return ops.lsq(x, step, offset, **layer.options).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, step, offset = ctx.saved_tensors
         (grad,) = upstream
         options = {**ctx.layer.options, "count": ctx.layer.count}
-        slopes = unless_overflown(lambda: ops().lsq_gradient(grad, x, step, offset, **options), x, step, offset)
+        slopes = unless_overflown(lambda: ops.lsq_gradient(grad, x, step, offset, **options), x, step, offset)
         return *slopes, None
 
 
@@ -170,7 +171,7 @@ class LearnedStep(nn.Module):
     def initialise(self, x: Tensor) -> None:
         """Set the step, and the offset, from a weight or a batch by the layer's rule."""
         options = {name: self.options[name] for name in ("bits", "signed", "axis")}
-        start = ops().lsq_init(x, rule=self.rule, **options)
+        start = ops.lsq_init(x, rule=self.rule, **options)
         if start.step.shape != self.step.shape:
             raise SpecError("S-1", f"x has {start.step.numel()} steps, the layer {self.step.numel()}")
         self.step.copy_(start.step)

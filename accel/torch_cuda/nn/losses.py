@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lowbit.reference.types import Divergence, IgnoredTokens, LossGradient
 
-from .ops import applied, ops
+from .. import operations as ops
+from .autograd import applied
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
 
@@ -52,7 +53,7 @@ def logit_loss(
 ) -> Tensor:
     """Soft cross-entropy of logits (B, C).  [W-1]"""
     options: Any = {"temperature": temperature, "divergence": divergence}
-    return _loss(student, lambda s: ops().logit_loss(s, teacher, **options))
+    return _loss(student, lambda s: ops.logit_loss(s, teacher, **options))
 
 
 def token_loss(
@@ -66,19 +67,19 @@ def token_loss(
 ) -> Tensor:
     """Token-scaled logit distillation of logits (B, n, V) that predict labels (B, n).  [W-2]"""
     options: Any = {"temperature": temperature, "ignored": ignored}
-    return _loss(student, lambda s: ops().token_loss(s, teacher, labels, **options))
+    return _loss(student, lambda s: ops.token_loss(s, teacher, labels, **options))
 
 
 def feature_loss(student: Tensor, teacher: Tensor, lengths: Tensor | None = None, /) -> Tensor:
     """Mean square difference of features (B, n, d).  [W-3]"""
-    return _loss(student, lambda s: ops().feature_loss(s, teacher, lengths))
+    return _loss(student, lambda s: ops.feature_loss(s, teacher, lengths))
 
 
 def score_loss(student: Tensor, teacher: Tensor, /, *, floor: float = -100.0, causal: bool = False) -> Tensor:
     """Mean square difference of scores (B, H, n, n).  [W-4]"""
-    return _loss(student, lambda s: ops().score_loss(s, teacher, floor=floor, causal=causal))
+    return _loss(student, lambda s: ops.score_loss(s, teacher, floor=floor, causal=causal))
 
 
 def attention_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8) -> Tensor:
     """Divergence of attention maps from scores (B, H, n, n).  [W-5]"""
-    return _loss(student, lambda s: ops().attention_map_loss(s, teacher, lengths, floor=floor))
+    return _loss(student, lambda s: ops.attention_map_loss(s, teacher, lengths, floor=floor))

@@ -12,9 +12,9 @@ from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Granularity, LowRank, QuantizedWeight, Scheme
 
+from .. import operations as ops
 from ..arrays import working_dtype
 from ..packing import word_count
-from .ops import ops
 
 __all__ = ["LowRankLinear", "QuantLinear"]
 
@@ -103,7 +103,7 @@ class QuantLinear(nn.Module):
             scale_dtype=weight.scale.dtype,
             device=weight.codes.device,
         )
-        layer.words = ops().pack(weight.codes + layer.offset, bits=bits)
+        layer.words = ops.pack(weight.codes + layer.offset, bits=bits)
         layer.scale, layer.zero_point = weight.scale.clone(), weight.zero_point.clone()
         if scattered:
             layer.group_index = index.clone()
@@ -119,8 +119,8 @@ class QuantLinear(nn.Module):
         w = linear.weight.detach()
         k = w.shape[1]
         granularity: Granularity = "row" if group_size is None else "group"
-        grid = ops().fit_grid(w, bits=bits, scheme=scheme, granularity=granularity, group_size=group_size)
-        codes = ops().quantize(w, grid.scale, grid.zero_point, bits=bits, scheme=scheme)
+        grid = ops.fit_grid(w, bits=bits, scheme=scheme, granularity=granularity, group_size=group_size)
+        codes = ops.quantize(w, grid.scale, grid.zero_point, bits=bits, scheme=scheme)
         index = torch.arange(k, device=w.device) // (group_size or max(k, 1))
         found = QuantizedWeight(codes, grid.scale, grid.zero_point, index, w, 0.0)
         return cls.from_quantized(found, bits=bits, scheme=scheme, bias=linear.bias)
@@ -150,7 +150,7 @@ class QuantLinear(nn.Module):
         if self.group_index is not None:
             columns = self.group_index.long()
             scale, zero = scale[:, columns], zero[:, columns]
-        return ops().dequantize_packed(
+        return ops.dequantize_packed(
             self.words, scale, zero, bits=self.bits, length=self.in_features, offset=self.offset
         )
 

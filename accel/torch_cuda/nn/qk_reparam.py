@@ -13,7 +13,8 @@ from lowbit.accel.common.oscillation import check_heads, check_range
 from lowbit.accel.common.refusals import check_choice, check_matrix, check_whole
 from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace
 
-from .ops import applied, ops, unless_overflown
+from .. import operations as ops
+from .autograd import applied, unless_overflown
 from .statsq import statsq_values
 
 __all__ = ["QKRAttention"]
@@ -27,7 +28,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w_q: Tensor, w_k: Tensor, layer: QKRAttention) -> Tensor:
-        product = ops().qkr_weight(w_q, w_k, heads=layer.heads)
+        product = ops.qkr_weight(w_q, w_k, heads=layer.heads)
         ctx.options = {"heads": layer.heads, "freeze": layer.freeze}
         ctx.save_for_backward(w_q, w_k, layer.active(product))
         return product
@@ -35,7 +36,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         w_q, w_k, active = ctx.saved_tensors
-        return *unless_overflown(lambda: ops().qkr_grad(w_q, w_k, upstream[0], active, **ctx.options), w_q, w_k), None
+        return *unless_overflown(lambda: ops.qkr_grad(w_q, w_k, upstream[0], active, **ctx.options), w_q, w_k), None
 
 
 class QKRAttention(nn.Module):
@@ -143,7 +144,7 @@ class QKRAttention(nn.Module):
         """What annealing still trains of a product (H·C, C); None for all."""
         if self.boundary_range is None or self.bits is None:
             return None
-        return ops().cga_mask(product, bits=self.bits, boundary_range=self.boundary_range)
+        return ops.cga_mask(product, bits=self.bits, boundary_range=self.boundary_range)
 
     def product(self) -> Tensor:
         """The quantized product (H·C, C), float32 at least, with a gradient for ``w_q`` and ``w_k``."""

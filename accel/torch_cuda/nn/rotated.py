@@ -11,7 +11,8 @@ from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Scheme
 
-from .ops import applied, ops, unless_overflown
+from .. import operations as ops
+from .autograd import applied, unless_overflown
 
 __all__ = ["RotatedLinear"]
 
@@ -22,13 +23,13 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, block_size: int | None) -> Tensor:
         ctx.block_size = block_size
-        return ops().hadamard_transform(x, block_size=block_size).to(x.dtype)
+        return ops.hadamard_transform(x, block_size=block_size).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = grads
         size = ctx.block_size
-        return *unless_overflown(lambda: (ops().hadamard_transform(grad, block_size=size, transpose=True),), grad), None
+        return *unless_overflown(lambda: (ops.hadamard_transform(grad, block_size=size, transpose=True),), grad), None
 
 
 class RotatedLinear(nn.Module):
@@ -71,7 +72,7 @@ class RotatedLinear(nn.Module):
             linear.in_features, linear.out_features, linear.bias is not None, device=weight.device, dtype=weight.dtype
         )
         with torch.no_grad():
-            base.weight.copy_(ops().hadamard_transform(weight.to(torch.float64), block_size=block_size))
+            base.weight.copy_(ops.hadamard_transform(weight.to(torch.float64), block_size=block_size))
             if linear.bias is not None:
                 base.bias.copy_(linear.bias)
         return cls(base, block_size=block_size, **options)
@@ -93,7 +94,7 @@ class RotatedLinear(nn.Module):
         """(..., in) → (..., out)."""
         turned = applied(_Transform, x, self.block_size)
         if self.activation_bits is not None:
-            found = ops().quantize_activations(
+            found = ops.quantize_activations(
                 turned, bits=self.activation_bits, scheme=self.scheme, clip_ratio=self.clip_ratio
             )
             turned = turned + (found.values.to(turned.dtype) - turned).detach()

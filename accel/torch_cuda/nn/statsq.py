@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..arrays import full_precision
+from ..policy import by_kernel
 from ..statsq import check_weight, quantized, quantized_by_kernel
-from .ops import applied, ops
+from .autograd import applied
 
 __all__ = ["StatsQLinear", "statsq_values"]
 
@@ -20,7 +21,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, bits: int) -> Tensor:
-        serve = quantized_by_kernel if ops().supports("statsq", device=w.device, dtype=w.dtype) is True else quantized
+        serve = quantized_by_kernel if by_kernel("statsq", w) else quantized
         with full_precision():
             values, _, _ = serve(check_weight("O-1", w, bits), 1 << (bits - 1), "O-1", with_codes=False)
         return values.to(w.dtype)

@@ -12,8 +12,9 @@ from lowbit.accel.common.refusals import check_choice
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import TABLE_FUNCTIONS, IntegerTable, TableFunction, TableTie
 
+from .. import operations as ops
 from ..arrays import refuse_nan
-from .ops import applied, ops, unless_overflown
+from .autograd import applied, unless_overflown
 
 __all__ = ["TableActivation"]
 
@@ -39,9 +40,7 @@ class _Deployed(torch.autograd.Function):
         passed = torch.where(inside, grad, torch.zeros_like(grad))
         safe = codes.clamp(min=1) if layer.function in ("reciprocal", "rsqrt") else codes
         options: Any = {"scale": layer.scale, "function": layer.function}
-        return *unless_overflown(
-            lambda: (ops().table_gradient(passed, safe, **options).codes / layer.scale,), grad
-        ), None
+        return *unless_overflown(lambda: (ops.table_gradient(passed, safe, **options).codes / layer.scale,), grad), None
 
 
 class TableActivation(nn.Module):
@@ -113,7 +112,7 @@ class TableActivation(nn.Module):
 
     def values(self, codes: Tensor) -> Tensor:
         """Values of the table at INT8 codes, float32."""
-        found = ops().evaluate_codes(codes, self.table, tie=self.tie)
+        found = ops.evaluate_codes(codes, self.table, tie=self.tie)
         return found.to(torch.float32) * 2.0 ** -(self.fraction_bits + self.scale_bits)
 
     def forward(self, x: Tensor) -> Tensor:

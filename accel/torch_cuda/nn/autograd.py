@@ -1,4 +1,4 @@
-"""What all modules share: the backend behind them, and what training in half precision asks of them."""
+"""What all modules share around the operations: gradients, and what compiling and half precision ask of them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from torch import Tensor
 
 from lowbit.reference.errors import SpecError
 
-from ..backend import TorchBackend
-
-__all__ = ["applied", "ops", "unless_overflown", "without_autocast"]
-
-_BACKEND = TorchBackend()  # kernels="auto": Triton for tensors that live on CUDA
-
-
-def ops() -> TorchBackend:
-    """The backend that modules compute with."""
-    return _BACKEND
+__all__ = ["applied", "unless_overflown", "without_autocast"]
 
 
 def _apply(function: Any, args: tuple[Any, ...]) -> Tensor:
