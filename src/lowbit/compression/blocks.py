@@ -1,4 +1,16 @@
-"""The loop over the blocks, in the order of work of EoRA's authors."""
+"""The loop over the blocks.
+
+For every block, in order (the order of work of EoRA's authors):
+
+1. collect the inputs of all its linear layers while the block has its original weights and the hidden states come
+   from the compressed and compensated blocks before it;
+2. compress every layer, Ŵ, and compensate what was lost, B A ≈ W − Ŵ, for the inputs collected;
+3. write Ŵ, packed, and B, A; then one line of the journal;
+4. run the block again *from what was written*, Ŵ + B A, which gives the hidden states for the next block.
+
+Step 4 reads the stored values, so the numbers used are the numbers stored, and a run that was killed continues with
+the same hidden states: it repeats step 4 for the finished blocks and computes nothing else twice.
+"""
 
 from __future__ import annotations
 

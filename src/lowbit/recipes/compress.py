@@ -1,15 +1,10 @@
 """The main job: a language model in, a compressed one with its adapter out, one decoder block in memory at a time.
 
-For every block, in order (the order of work of EoRA's authors):
-
-1. collect the inputs of all its linear layers while the block has its original weights and the hidden states come
-   from the compressed and compensated blocks before it;
-2. compress every layer, Ŵ, and compensate what was lost, B A ≈ W − Ŵ, for the inputs collected;
-3. write Ŵ, packed, and B, A; then one line of the journal;
-4. run the block again *from what was written*, Ŵ + B A, which gives the hidden states for the next block.
-
-Step 4 reads the stored values, so the numbers used are the numbers stored, and a run that was killed continues with
-the same hidden states: it repeats step 4 for the finished blocks and computes nothing else twice.
+1. Open the model and refuse what cannot be done, before anything is written.
+2. Take the output directory. A finished run of the same plan is done already, an unfinished one is continued.
+3. Store what lies outside the blocks, then :func:`~lowbit.compression.blocks.compress_blocks`.
+4. Measure the perplexity of the original, the compressed and the compensated model, if a text is given.
+5. Write the record and what else belongs to the directory, last of all the file that makes it loadable.
 """
 
 from __future__ import annotations
