@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.safetensors_file import TensorSource, write_tensors
 from lowbit.runs.files import make_folder, write_json
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VOCABULARY = 264  # 256 bytes and room for special tokens
 
 
@@ -35,7 +35,7 @@ def configuration(gigabytes: float, hidden: int, vocabulary: int, dtype: str) ->
     heads = hidden // 64
     values = sum(math.prod(shape) for _, shape in block_shapes(hidden, intermediate, heads, 0))
     outside = sum(math.prod(shape) for _, shape in outer_shapes(hidden, vocabulary))
-    size = DTYPES[dtype].itemsize
+    size = FLOATS[dtype].itemsize
     blocks = max(1, math.ceil((gigabytes * 1e9 / size - outside) / values))
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -119,7 +119,7 @@ def write_checkpoint(
     if hidden % 256 or vocabulary < VOCABULARY:
         raise ValueError(f"hidden must be a multiple of 256 and vocabulary at least {VOCABULARY}")
     config = configuration(gigabytes, hidden, vocabulary, dtype)
-    blocks, kind = int(config["num_hidden_layers"]), DTYPES[dtype]
+    blocks, kind = int(config["num_hidden_layers"]), FLOATS[dtype]
     make_folder(out)
     parts = [list(outer_shapes(hidden, vocabulary))]
     heads = int(config["num_attention_heads"])
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--vocabulary", type=int, default=32000)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
+    parser.add_argument("--dtype", choices=sorted(FLOATS), default="float32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     total = write_checkpoint(
