@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from lowbit.reference import protocol
-
 from .compare import Tier
 
-__all__ = ["CHAPTERS", "CLAUSES", "Check", "Clause", "ClauseError", "Level", "base_id", "clause", "select"]
+__all__ = ["CLAUSES", "Check", "Clause", "ClauseError", "Level", "base_id", "chapters", "clause", "select"]
 
 Level: TypeAlias = Literal["core", "full"]
 
-CHAPTERS = {**protocol.CHAPTERS, "A": "the contract itself"}
-"""Letter and title of every chapter, in reading order."""
+
+def chapters() -> dict[str, str]:
+    """Letter and title of every chapter, in reading order, from the contract."""
+    from lowbit.reference import protocol  # not above: frozen vectors are judged without the specification
+
+    return {**protocol.CHAPTERS, "A": "the contract itself"}
 
 
 class ClauseError(ValueError):
@@ -40,7 +42,7 @@ class Clause:
 
     @property
     def chapter(self) -> str:
-        """Letter of the chapter, a key of :data:`CHAPTERS`."""
+        """Letter of the chapter, a key of :func:`chapters`."""
         return self.id[0]
 
 

@@ -73,9 +73,9 @@ def test_rounds_up(kit: Kit, x: Array) -> None:
     ),
     "conformance/calls/rounding.py": (
         ('        Call("nearest_level",', '        Call("round_up", (w,), {"multiple": 4}),\n'),
-        ('        Empty("nearest_level",', '        Empty("round_up", (np.zeros((0, 3), f32),), {}, (0, 3)),\n'),
+        ('        Empty("nearest_level",', '        Empty("round_up", (floats(0, 3),), {}, (0, 3)),\n'),
         (
-            '        Wrong("nearest_level", (w, np.zeros(0',
+            '        Wrong("nearest_level", (w, floats(0)',
             '        Wrong("round_up", (w,), {"multiple": 0}, ("0",)),\n',
         ),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
 
 CITES = {"bcq_from_grid": "Q"}  # chapters whose rules the operation applies to its arguments
 
@@ -36,64 +36,64 @@ def empty() -> list[Empty]:
     return [
         Empty(
             "bcq",
-            (np.zeros((0, 4), f32),),
+            (floats(0, 4),),
             {"bits": 2},
             ((0, 4), (0, 1, 2), None),
             lambda r: (r.codes.shape, r.scale.shape, r.offset),
         ),
         Empty(
             "bcq",
-            (np.zeros((2, 0), f32),),
+            (floats(2, 0),),
             {"bits": 2, "offset": True},
             ([[[0.0, 0.0]]] * 2, [[0.0]] * 2),
             lambda r: (r.scale.tolist(), r.offset.tolist()),
         ),
         Empty(
             "bcq_refit",
-            (np.zeros((2, 0), f32), np.zeros((2, 0), i32)),
+            (floats(2, 0), integers(2, 0)),
             {"bits": 1, "group_size": 4},
             (2, 0, 1),
             lambda r: r.scale.shape,
         ),
-        Empty("bcq_assign", (np.zeros((0, 4), f32), np.ones((0, 2, 1), f32), None), {}, (0, 4)),
-        Empty("bcq_weight", (np.zeros((2, 0), i32), np.ones((2, 1, 1), f32), None), {}, (2, 0)),
+        Empty("bcq_assign", (floats(0, 4), np.ones((0, 2, 1), f32), None), {}, (0, 4)),
+        Empty("bcq_weight", (integers(2, 0), np.ones((2, 1, 1), f32), None), {}, (2, 0)),
         Empty(
             "bcq_from_grid",
-            (np.zeros((0, 4), i32), np.ones((0, 2), f32), np.zeros((0, 2), i32)),
+            (integers(0, 4), np.ones((0, 2), f32), integers(0, 2)),
             {"bits": 3},
             ((0, 2, 3), (0, 2)),
             lambda r: (r.scale.shape, r.offset.shape),
         ),
         Empty(
             "bcq_pack",
-            (np.zeros((2, 0), i32), np.ones((2, 1, 3), f32), None),
+            (integers(2, 0), np.ones((2, 1, 3), f32), None),
             {},
             ((0, 3, 2), (1, 3, 2)),
             lambda r: (r.planes.shape, r.scale.shape),
         ),
         Empty(
             "bcq_unpack",
-            (np.zeros((1, 3, 0), i32), np.ones((2, 3, 0), f32), None),
+            (integers(1, 3, 0), np.ones((2, 3, 0), f32), None),
             {"length": 8},
             ((0, 8), (0, 2, 3)),
             lambda r: (r.codes.shape, r.scale.shape),
         ),
-        Empty("lookup_tables", (np.zeros((0, 5), f32),), {"width": 2}, (0, 3, 4)),
-        Empty("lookup_tables", (np.zeros((2, 0), f32),), {"width": 2}, (2, 0, 4)),
+        Empty("lookup_tables", (floats(0, 5),), {"width": 2}, (0, 3, 4)),
+        Empty("lookup_tables", (floats(2, 0),), {"width": 2}, (2, 0, 4)),
         *(
             Empty("bcq_product", arrays, {"method": method}, result, np.ndarray.tolist)
             for method in ("auto", "lookup", "dequantize")
             for arrays, result in (
-                ((np.zeros((0, 8), f32), np.zeros((1, 2, 3), i32), np.ones((1, 2, 3), f32), None), []),
-                ((np.zeros((2, 0), f32), np.zeros((0, 2, 1), i32), np.ones((1, 2, 1), f32), None), [[0.0], [0.0]]),
-                ((np.ones((2, 8), f32), np.zeros((1, 2, 0), i32), np.ones((1, 2, 0), f32), None), [[], []]),
+                ((floats(0, 8), integers(1, 2, 3), np.ones((1, 2, 3), f32), None), []),
+                ((floats(2, 0), integers(0, 2, 1), np.ones((1, 2, 1), f32), None), [[0.0], [0.0]]),
+                ((np.ones((2, 8), f32), integers(1, 2, 0), np.ones((1, 2, 0), f32), None), [[], []]),
             )
         ),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, vector, one, none = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
+    w, vector, one, none = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 1), f32), integers(4, 1)
     codes = np.ones((4, 8), i32)
     return [
         Wrong("bcq", (w,), {"bits": 0}),
@@ -115,7 +115,7 @@ def wrong() -> list[Wrong]:
         Wrong("bcq_weight", (codes, np.ones((4, 1, 9), f32), None), {}, ("9",)),
         Wrong("bcq_from_grid", (4 * codes, one, none), {"bits": 2}, ("4",)),
         Wrong("bcq_from_grid", (codes, one, none), {"bits": 2, "scheme": "signed"}, ("signed",)),
-        Wrong("bcq_from_grid", (codes, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {"bits": 2}, ("3", "8")),
+        Wrong("bcq_from_grid", (codes, np.ones((4, 3), f32), integers(4, 3)), {"bits": 2}, ("3", "8")),
         Wrong("bcq_from_grid", (codes, 0 * one, none), {"bits": 2}),
         Wrong("bcq_pack", (4 * codes, np.ones((4, 1, 2), f32), None), {}, ("4",)),
         Wrong("bcq_pack", (codes, np.ones((4, 1, 2), f32), np.ones(4, f32)), {}),

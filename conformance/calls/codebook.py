@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
 
 FLOAT64 = ("normal_float", "dynamic_float")
 
@@ -32,27 +32,27 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("block_scale", (np.zeros((0, 4), f32),), {}, (0,)),
-        Empty("quantize_blocks", (np.zeros((0, 3), f32), np.zeros(0, f32), np.ones(1, f32)), {}, (0, 3)),
+        Empty("block_scale", (floats(0, 4),), {}, (0,)),
+        Empty("quantize_blocks", (floats(0, 3), floats(0), np.ones(1, f32)), {}, (0, 3)),
         Empty("quantize_blocks", (np.array(3.0, f32), np.ones(1, f32), np.arange(5, dtype=f32)), {}, ()),
-        Empty("dequantize_blocks", (np.zeros((3, 0), i32), np.zeros(0, f32), np.ones(1, f32)), {}, (3, 0)),
+        Empty("dequantize_blocks", (integers(3, 0), floats(0), np.ones(1, f32)), {}, (3, 0)),
         Empty(
             "quantize_scale",
-            (np.zeros(0, f32), np.ones(1, f32)),
+            (floats(0), np.ones(1, f32)),
             {},
             ((0,), (0,), 0.0),
             lambda r: (r.codes.shape, r.scale.shape, float(r.offset)),
         ),
-        Empty("dequantize_scale", (np.zeros(0, i32), np.zeros(0, f32), np.array(2.0, f32), np.ones(1, f32)), {}, (0,)),
+        Empty("dequantize_scale", (integers(0), floats(0), np.array(2.0, f32), np.ones(1, f32)), {}, (0,)),
         Empty(
             "codebook_matmul",
-            (np.zeros((0, 16), f32), np.zeros((3, 1), i32), np.ones(1, f32), np.arange(4, dtype=f32)),
+            (floats(0, 16), integers(3, 1), np.ones(1, f32), np.arange(4, dtype=f32)),
             {"bits": 2},
             (0, 3),
         ),
         Empty(
             "codebook_matmul",
-            (np.zeros((2, 0), f32), np.zeros((3, 0), i32), np.zeros(0, f32), np.arange(4, dtype=f32)),
+            (floats(2, 0), integers(3, 0), floats(0), np.arange(4, dtype=f32)),
             {"bits": 2},
             [[0.0] * 3] * 2,
             lambda r: r.tolist(),

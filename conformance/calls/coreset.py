@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
 
 FLOAT64 = ("random_score",)
 
@@ -38,35 +38,24 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("error_vector_score", (np.zeros((0, 4), f32), np.zeros(0, i32)), {}, (0,)),
-        Empty("disagreement_score", (np.zeros((0, 4), f32),) * 2, {}, (0,)),
-        Empty(
-            "acs_score",
-            (np.zeros((0, 4), f32), np.zeros((0, 4), f32), np.zeros(0, i32)),
-            {"epoch": 1, "epochs": 2},
-            (0,),
-        ),
-        Empty("select_coreset", (np.zeros(0, f32), np.zeros(0, i32)), {"fraction": 1.0}, (0,)),
-        Empty("select_coreset", (np.zeros(0, f32), None), {"fraction": 1.0}, (0,)),
-        Empty("select_coreset", (np.zeros(3, f32), None), {"fraction": 0.0}, (0,)),
-        Empty("el2n_score", (np.zeros((2, 0, 4), f32), np.zeros(0, i32)), {}, (0,)),
-        Empty("grand_score", (np.zeros((0, 4), f32), np.zeros((0, 2), f32), np.zeros(0, i32)), {}, (0,)),
-        Empty(
-            "grand_score",
-            (np.zeros((1, 1), f32), np.zeros((1, 0), f32), np.zeros(1, i32)),
-            {},
-            [0.0],
-            lambda r: r.tolist(),
-        ),
+        Empty("error_vector_score", (floats(0, 4), integers(0)), {}, (0,)),
+        Empty("disagreement_score", (floats(0, 4),) * 2, {}, (0,)),
+        Empty("acs_score", (floats(0, 4), floats(0, 4), integers(0)), {"epoch": 1, "epochs": 2}, (0,)),
+        Empty("select_coreset", (floats(0), integers(0)), {"fraction": 1.0}, (0,)),
+        Empty("select_coreset", (floats(0), None), {"fraction": 1.0}, (0,)),
+        Empty("select_coreset", (floats(3), None), {"fraction": 0.0}, (0,)),
+        Empty("el2n_score", (floats(2, 0, 4), integers(0)), {}, (0,)),
+        Empty("grand_score", (floats(0, 4), floats(0, 2), integers(0)), {}, (0,)),
+        Empty("grand_score", (floats(1, 1), floats(1, 0), integers(1)), {}, [0.0], lambda r: r.tolist()),
         Empty("forgetting_score", (np.zeros((3, 0), np.bool_),), {}, (0,)),
         Empty("forgetting_score", (np.zeros((0, 2), np.bool_),), {}, [0, 0], lambda r: r.tolist()),
-        Empty("moderate_score", (np.zeros((0, 4), f32), np.zeros(0, i32)), {}, (0,)),
-        Empty("moderate_score", (np.zeros((2, 0), f32), np.zeros(2, i32)), {}, [0.0, 0.0], lambda r: r.tolist()),
-        Empty("contextual_diversity", (np.zeros((0, 4), f32), np.ones((3, 4), f32)), {}, (0, 3)),
-        Empty("contextual_diversity", (np.ones((3, 4), f32), np.zeros((0, 4), f32)), {}, (3, 0)),
-        Empty("k_center", (np.zeros((3, 0), f32), np.array([2], i32)), {"count": 2}, [2, 0, 1], lambda r: r.tolist()),
-        Empty("herding", (np.zeros((0, 4), f32),), {"count": 0}, (0,)),
-        Empty("herding", (np.zeros((3, 0), f32),), {"count": 2}, [0, 1], lambda r: r.tolist()),
+        Empty("moderate_score", (floats(0, 4), integers(0)), {}, (0,)),
+        Empty("moderate_score", (floats(2, 0), integers(2)), {}, [0.0, 0.0], lambda r: r.tolist()),
+        Empty("contextual_diversity", (floats(0, 4), np.ones((3, 4), f32)), {}, (0, 3)),
+        Empty("contextual_diversity", (np.ones((3, 4), f32), floats(0, 4)), {}, (3, 0)),
+        Empty("k_center", (floats(3, 0), np.array([2], i32)), {"count": 2}, [2, 0, 1], lambda r: r.tolist()),
+        Empty("herding", (floats(0, 4),), {"count": 0}, (0,)),
+        Empty("herding", (floats(3, 0),), {"count": 2}, [0, 1], lambda r: r.tolist()),
         Empty("random_score", (), {"size": 0, "seed": 1}, (0,)),
     ]
 
@@ -95,7 +84,7 @@ def wrong() -> list[Wrong]:
         Wrong("select_coreset", (vector, None), {"fraction": -0.5}, ("-0.5",)),
         Wrong("select_coreset", (vector, None), {"fraction": 0.5, "keep": "middle"}, ("middle",)),
         Wrong("el2n_score", (w, names), {}),
-        Wrong("el2n_score", (np.zeros((0, 4, 8), f32), names), {}),
+        Wrong("el2n_score", (floats(0, 4, 8), names), {}),
         Wrong("el2n_score", (w[None], names + 5), {}, ("8",)),
         Wrong("el2n_score", (w[None], names), {"outputs": "raw"}, ("raw",)),
         Wrong("grand_score", (w, w[:3], names), {}, ("3",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -22,21 +22,21 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("ranking_loss", (np.zeros((0, 3, 3), f32),) * 2, {}, (0,)),
-        Empty("ranking_loss", (np.zeros((2, 0, 0), f32),) * 2, {}, [0, 0], np.ndarray.tolist),
-        Empty("cover_length", (np.zeros((2, 0, 0), f32),) * 2, {}, [0, 0], np.ndarray.tolist),
-        Empty("cover_length", (np.zeros((0, 5, 5), f32),) * 2, {}, (0,)),
-        Empty("attention_range", (np.zeros((0, 3), f32),), {}, ((0,), (0,)), lambda r: (r.low.shape, r.high.shape)),
+        Empty("ranking_loss", (floats(0, 3, 3),) * 2, {}, (0,)),
+        Empty("ranking_loss", (floats(2, 0, 0),) * 2, {}, [0, 0], np.ndarray.tolist),
+        Empty("cover_length", (floats(2, 0, 0),) * 2, {}, [0, 0], np.ndarray.tolist),
+        Empty("cover_length", (floats(0, 5, 5),) * 2, {}, (0,)),
+        Empty("attention_range", (floats(0, 3),), {}, ((0,), (0,)), lambda r: (r.low.shape, r.high.shape)),
         Empty(
             "attention_norms",
-            (np.zeros((2, 0, 0), f32), np.zeros((0, 4), f32), eye, None, eye),
+            (floats(2, 0, 0), floats(0, 4), eye, None, eye),
             {},
             ((2, 0),) * 3,
             lambda r: (r.probability.shape, r.value.shape, r.weighted.shape),
         ),
         Empty(
             "power_eigenvalues",
-            (eye, np.zeros((0, 4), f32)),
+            (eye, floats(0, 4)),
             {},
             ((0,), (0, 4), (0,)),
             lambda r: (r.value.shape, r.vector.shape, r.steps.shape),

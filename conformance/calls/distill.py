@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32, nan
+from .given import Call, Empty, Given, Wrong, f32, i32, integers, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -27,12 +27,12 @@ def ordinary(given: Given) -> list[Call]:
 
 
 def empty() -> list[Empty]:
-    nobody, one = np.zeros(0, i32), np.array([3, 1], i32)
+    nobody, one = integers(0), np.array([3, 1], i32)
     losses: list[tuple[str, tuple[int, ...], tuple[Any, ...]]] = [  # operation, shape of both networks, what follows
         ("logit_loss", (0, 4), ()),
         ("logit_loss", (2, 0), ()),
-        ("token_loss", (0, 3, 4), (np.zeros((0, 3), i32),)),
-        ("token_loss", (2, 0, 4), (np.zeros((2, 0), i32),)),
+        ("token_loss", (0, 3, 4), (integers(0, 3),)),
+        ("token_loss", (2, 0, 4), (integers(2, 0),)),
         ("feature_loss", (0, 3, 4), (nobody,)),
         ("feature_loss", (2, 3, 0), (None,)),
         ("score_loss", (2, 0, 3, 3), ()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -35,42 +35,33 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("dora_magnitude", (np.zeros((0, 4), f32),), {}, (0,)),
-        Empty("dora_magnitude", (np.zeros((2, 0), f32),), {}, [0, 0], np.ndarray.tolist),
+        Empty("dora_magnitude", (floats(0, 4),), {}, (0,)),
+        Empty("dora_magnitude", (floats(2, 0),), {}, [0, 0], np.ndarray.tolist),
+        Empty("dora_norm", (eye, floats(4, 0), floats(0, 4)), {"scaling": 1.0}, [1] * 4, np.ndarray.tolist),
         Empty(
-            "dora_norm",
-            (eye, np.zeros((4, 0), f32), np.zeros((0, 4), f32)),
-            {"scaling": 1.0},
-            [1] * 4,
-            np.ndarray.tolist,
-        ),
-        Empty(
-            "dora_weight",
-            (np.zeros((2, 0), f32), np.ones((2, 1), f32), np.zeros((1, 0), f32), np.ones(2, f32)),
-            {"scaling": 1.0},
-            (2, 0),
+            "dora_weight", (floats(2, 0), np.ones((2, 1), f32), floats(1, 0), np.ones(2, f32)), {"scaling": 1.0}, (2, 0)
         ),
         Empty(
             "dora_forward",
-            (*[np.zeros((0, 4), f32)] * 2, eye, np.ones(4, f32), eye, eye, np.ones(4, f32)),
+            (*[floats(0, 4)] * 2, eye, np.ones(4, f32), eye, eye, np.ones(4, f32)),
             {"scaling": 1.0},
             (0, 4),
         ),
         Empty(
             "dora_gradient",
-            (eye, eye, np.zeros((4, 0), f32), np.zeros((0, 4), f32), np.ones(4, f32)),
+            (eye, eye, floats(4, 0), floats(0, 4), np.ones(4, f32)),
             {"scaling": 1.0},
             ((4, 0), (0, 4), [1] * 4),
             lambda r: (r.B.shape, r.A.shape, r.magnitude.tolist()),
         ),
         Empty(
             "dora_merge",
-            (np.zeros((0, 4), f32), np.zeros((0, 1), f32), np.zeros((1, 4), f32), np.zeros(0, f32)),
+            (floats(0, 4), floats(0, 1), floats(1, 4), floats(0)),
             {"scaling": 1.0},
             ((0, 4), (0,)),
             lambda r: (r.weight.shape, r.factor.shape),
         ),
-        Empty("decomposition_change", (np.zeros((0, 4), f32),) * 2, {}, (0, 0), tuple),
+        Empty("decomposition_change", (floats(0, 4),) * 2, {}, (0, 0), tuple),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32
+from .given import Call, Empty, Given, Wrong, f32, floats
 
 CITES = {"quantize_adapter": "QG"}  # chapters whose rules the operation applies to its arguments
 
@@ -27,11 +27,11 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("objective", (np.zeros((0, 4), f32), eye), {}, 0.0, float),
-        Empty("error_spectrum", (np.zeros((0, 4), f32), eye), {}, (0,)),
-        Empty("error_spectrum", (np.zeros((3, 0), f32), np.zeros((0, 0), f32)), {}, (0,)),
-        Empty("residual_moment", (eye, np.zeros((0, 4), f32)), {}, (4, 4)),
-        Empty("residual_moment", (np.zeros((0, 0), f32), np.zeros((2, 0), f32)), {}, (0, 0)),
+        Empty("objective", (floats(0, 4), eye), {}, 0.0, float),
+        Empty("error_spectrum", (floats(0, 4), eye), {}, (0,)),
+        Empty("error_spectrum", (floats(3, 0), floats(0, 0)), {}, (0,)),
+        Empty("residual_moment", (eye, floats(0, 4)), {}, (4, 4)),
+        Empty("residual_moment", (floats(0, 0), floats(2, 0)), {}, (0, 0)),
     ]
 
 

@@ -10,10 +10,20 @@ import numpy.typing as npt
 
 from lowbit.reference.types import MomentNode
 
-__all__ = ["Array", "Call", "Empty", "Given", "Wrong", "each", "f32", "i32", "leaves", "nan"]
+__all__ = ["Array", "Call", "Empty", "Given", "Wrong", "each", "f32", "floats", "i32", "integers", "leaves", "nan"]
 
 Array = npt.NDArray[Any]
 f32, i32, nan = np.float32, np.int32, float("nan")
+
+
+def floats(*shape: int) -> Array:
+    """Zeros in float32: nothing, where a length is 0."""
+    return np.zeros(shape, f32)
+
+
+def integers(*shape: int) -> Array:
+    """Zeros in int32."""
+    return np.zeros(shape, i32)
 
 
 class Call(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32
+from .given import Call, Empty, Given, Wrong, f32, floats
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -24,14 +24,14 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("lsq_init", (np.zeros((2, 0), f32),), {"bits": 3, "axis": 0}, [1.0, 1.0], lambda r: r.step.tolist()),
-        Empty("lsq_init", (np.zeros((2, 0), f32),), {"bits": 3, "axis": 1}, (0,), lambda r: r.step.shape),
-        Empty("lsq_code", (np.zeros((0, 4), f32), np.ones(1, f32)), {"bits": 3}, (0, 4)),
-        Empty("lsq", (np.zeros((2, 0), f32), np.ones(2, f32)), {"bits": 3, "axis": 0}, (2, 0)),
+        Empty("lsq_init", (floats(2, 0),), {"bits": 3, "axis": 0}, [1.0, 1.0], lambda r: r.step.tolist()),
+        Empty("lsq_init", (floats(2, 0),), {"bits": 3, "axis": 1}, (0,), lambda r: r.step.shape),
+        Empty("lsq_code", (floats(0, 4), np.ones(1, f32)), {"bits": 3}, (0, 4)),
+        Empty("lsq", (floats(2, 0), np.ones(2, f32)), {"bits": 3, "axis": 0}, (2, 0)),
         Empty("lsq", (np.array(0.75, f32), np.ones(1, f32)), {"bits": 3}, 1.0, np.ndarray.tolist),
         Empty(
             "lsq_gradient",
-            (np.zeros((0, 4), f32), np.zeros((0, 4), f32), np.ones(4, f32), np.ones(4, f32)),
+            (floats(0, 4), floats(0, 4), np.ones(4, f32), np.ones(4, f32)),
             {"bits": 3, "axis": 1, "count": "features"},
             ((0, 4), [0.0] * 4, [0.0] * 4),
             lambda r: (r.x.shape, r.step.tolist(), r.offset.tolist()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32
+from .given import Call, Empty, Given, Wrong, f32, floats, i32
 
 FLOAT64 = ("genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search")
 
@@ -36,8 +36,8 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("genome_fitness", (np.zeros((0, 4), f32),), {"function": "exp"}, (0,)),
-        Empty("genome_fitness", (np.zeros((1, 0), f32),), {"function": "exp"}, (1,)),
+        Empty("genome_fitness", (floats(0, 4),), {"function": "exp"}, (0,)),
+        Empty("genome_fitness", (floats(1, 0),), {"function": "exp"}, (1,)),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -20,16 +20,16 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("row_bits", (np.zeros(0, i32),), {"clusters": 3}, (0,)),
+        Empty("row_bits", (integers(0),), {"clusters": 3}, (0,)),
         Empty(
             "allocate_bits",
-            (np.zeros((0, 3), f32), np.zeros((0, 3), i32)),
+            (floats(0, 3), integers(0, 3)),
             {"budget": 0},
             ((0,), 0, 0.0, 0.0),
             lambda r: (r.bits.shape, int(r.size), float(r.error), float(r.lower_bound)),
         ),
-        Empty("project_rows", (np.zeros((0, 4), f32), np.zeros(0, i32)), {}, (0, 4)),
-        Empty("project_rows", (np.zeros((2, 0), f32), np.ones(2, i32)), {}, (2, 0)),
+        Empty("project_rows", (floats(0, 4), integers(0)), {}, (0, 4)),
+        Empty("project_rows", (floats(2, 0), np.ones(2, i32)), {}, (2, 0)),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32
+from .given import Call, Empty, Given, Wrong, f32, floats
 
 FLOAT64 = ("moment_leaf", "moment_merge", "moment_total")
 
@@ -24,7 +24,7 @@ def empty() -> list[Empty]:
     return [
         Empty(
             "moment_leaf",
-            (np.zeros((0, 2), f32),),
+            (floats(0, 2),),
             {"index": 1},
             ([[0, 0]] * 2, 0),
             lambda r: (r[0].sum.tolist(), int(r[0].tokens)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
 
 FLOAT32 = ("start_oscillation",)  # integers alone come in: float32, or the wider compute dtype
 
@@ -35,48 +35,37 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty(
-            "statsq", (np.zeros((0, 4), f32),), {"bits": 2}, ((0, 4), (0, 1)), lambda r: (r.codes.shape, r.scale.shape)
-        ),
-        Empty("statsq", (np.zeros((3, 0), f32),), {"bits": 2}, [[0.0]] * 3, lambda r: r.scale.tolist()),
-        Empty("statsq", (np.zeros((0, 2, 4), f32),), {"bits": 2}, [[[0.0]] * 2], lambda r: r.scale.tolist()),
-        Empty("statsq_grad", (np.zeros((0, 4), f32), np.zeros((0, 4), f32)), {"bits": 2, "path": "scale"}, (0, 4)),
-        Empty("start_oscillation", (np.zeros((0, 3), i32),), {}, (0, 3), lambda r: r.average.shape),
+        Empty("statsq", (floats(0, 4),), {"bits": 2}, ((0, 4), (0, 1)), lambda r: (r.codes.shape, r.scale.shape)),
+        Empty("statsq", (floats(3, 0),), {"bits": 2}, [[0.0]] * 3, lambda r: r.scale.tolist()),
+        Empty("statsq", (floats(0, 2, 4),), {"bits": 2}, [[[0.0]] * 2], lambda r: r.scale.tolist()),
+        Empty("statsq_grad", (floats(0, 4), floats(0, 4)), {"bits": 2, "path": "scale"}, (0, 4)),
+        Empty("start_oscillation", (integers(0, 3),), {}, (0, 3), lambda r: r.average.shape),
         Empty("start_oscillation", (np.array(7, i32),), {}, ((), 7.0), lambda r: (r.average.shape, float(r.average))),
         Empty(
             "track_oscillation",
-            (
-                *[np.zeros(0, i32)] * 3,
-                np.zeros(0, f32),
-                np.zeros(0, i32),
-                np.zeros(0, f32),
-                np.zeros(0, np.bool_),
-                np.zeros(0, i32),
-            ),
+            (*[integers(0)] * 3, floats(0), integers(0), floats(0), np.zeros(0, np.bool_), integers(0)),
             {},
             (0,),
             lambda r: r.codes.shape,
         ),
-        Empty("boundary_statistics", (np.zeros((0, 4), f32),) * 3, {"bits": 2}, (0, 0.0, 0.0, 0.0), tuple),
-        Empty("cga_mask", (np.zeros((2, 0), f32),), {"bits": 2, "thresholds": "occupied"}, (2, 0)),
+        Empty("boundary_statistics", (floats(0, 4),) * 3, {"bits": 2}, (0, 0.0, 0.0, 0.0), tuple),
+        Empty("cga_mask", (floats(2, 0),), {"bits": 2, "thresholds": "occupied"}, (2, 0)),
         Empty(
             "cga_step",
-            (*[np.zeros((0, 4), f32)] * 4, np.zeros((0, 4), np.bool_)),
+            (*[floats(0, 4)] * 4, np.zeros((0, 4), np.bool_)),
             {"step": 1, "lr": 0.5},
             (0, 4),
             lambda r: r.weight.shape,
         ),
-        Empty(
-            "qkr_weight", (np.zeros((0, 4), f32), np.zeros((0, 4), f32)), {"heads": 2}, [[0] * 4] * 8, np.ndarray.tolist
-        ),
+        Empty("qkr_weight", (floats(0, 4), floats(0, 4)), {"heads": 2}, [[0] * 4] * 8, np.ndarray.tolist),
         Empty(
             "qkr_grad",
-            (np.zeros((2, 0), f32), np.zeros((2, 0), f32), np.zeros((0, 0), f32)),
+            (floats(2, 0), floats(2, 0), floats(0, 0)),
             {"heads": 2},
             ((2, 0), (2, 0)),
             lambda r: (r.q.shape, r.k.shape),
         ),
-        Empty("qkr_attention", (np.zeros((2, 0, 4), f32), eye[:4], eye[:4], eye[:2]), {"heads": 2}, (2, 0, 2)),
+        Empty("qkr_attention", (floats(2, 0, 4), eye[:4], eye[:4], eye[:2]), {"heads": 2}, (2, 0, 2)),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32
+from .given import Call, Empty, Given, Wrong, f32, integers
 
 FLOAT64 = ("philox_uniform", "philox_normal")
 
@@ -21,10 +21,10 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("philox_words", (np.zeros((0, 4), i32),), {"seed": 1}, (0, 4)),
-        Empty("philox_uniform", (np.zeros((2, 0, 4), i32),), {"seed": 1}, (2, 0, 4)),
-        Empty("philox_integers", (np.zeros((0, 4), i32),), {"seed": 1, "bound": 3}, (0, 4)),
-        Empty("philox_normal", (np.zeros((0, 4), i32),), {"seed": 1}, (0, 4)),
+        Empty("philox_words", (integers(0, 4),), {"seed": 1}, (0, 4)),
+        Empty("philox_uniform", (integers(2, 0, 4),), {"seed": 1}, (2, 0, 4)),
+        Empty("philox_integers", (integers(0, 4),), {"seed": 1, "bound": 3}, (0, 4)),
+        Empty("philox_normal", (integers(0, 4),), {"seed": 1}, (0, 4)),
     ]
 
 

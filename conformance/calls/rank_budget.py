@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -38,57 +38,43 @@ def ordinary(given: Given) -> list[Call]:
 
 
 def empty() -> list[Empty]:
-    eye, nobody = np.eye(4, dtype=f32), tuple(np.zeros(0, i32) for _ in range(3))
-    two = np.ones(2, i32), np.zeros(2, i32), np.zeros(2, i32)
+    eye, nobody = np.eye(4, dtype=f32), tuple(integers(0) for _ in range(3))
+    two = np.ones(2, i32), integers(2), integers(2)
     return [
-        Empty("explained_error", (np.zeros((2, 0), f32),), {}, [[1.0], [1.0]], lambda r: r.tolist()),
-        Empty("residual_damage", (np.zeros((0, 4), f32), np.zeros(0, f32)), {}, (0, 5)),
-        Empty("gradient_importance", (np.zeros((0, 4), f32),), {}, 0.0, float),
-        Empty(
-            "loss_importance", (np.ones(2, f32), np.zeros((2, 0), f32)), {"base": 0.0}, [0.0, 0.0], lambda r: r.tolist()
-        ),
-        Empty("rank_cost", (np.zeros((0, 2), i32),), {}, (0,)),
-        Empty("allocate_greedy", (np.zeros((0, 4), f32), np.zeros(0, f32), *nobody), {"budget": 1}, (0,)),
-        Empty(
-            "allocate_greedy",
-            (np.zeros((2, 0), f32), np.ones(2, f32), *two),
-            {"budget": 1},
-            [0, 0],
-            lambda r: r.tolist(),
-        ),
-        Empty("threshold_ranks", (np.zeros((0, 4), f32), *nobody[1:]), {"threshold": 0.5}, (0,)),
-        Empty("allocate_threshold", (np.zeros((0, 4), f32), *nobody), {"budget": 1}, (0,)),
-        Empty("allocate_proportional", (np.zeros(0, f32), *nobody), {"budget": 1}, (0,)),
-        Empty("allocation_objective", (np.zeros((0, 4), f32), np.zeros(0, f32), nobody[0]), {}, 0.0, float),
-        Empty("allocation_bound", (np.zeros((0, 4), f32), np.zeros(0, f32), *nobody), {"budget": 1}, 0.0, float),
+        Empty("explained_error", (floats(2, 0),), {}, [[1.0], [1.0]], lambda r: r.tolist()),
+        Empty("residual_damage", (floats(0, 4), floats(0)), {}, (0, 5)),
+        Empty("gradient_importance", (floats(0, 4),), {}, 0.0, float),
+        Empty("loss_importance", (np.ones(2, f32), floats(2, 0)), {"base": 0.0}, [0.0, 0.0], lambda r: r.tolist()),
+        Empty("rank_cost", (integers(0, 2),), {}, (0,)),
+        Empty("allocate_greedy", (floats(0, 4), floats(0), *nobody), {"budget": 1}, (0,)),
+        Empty("allocate_greedy", (floats(2, 0), np.ones(2, f32), *two), {"budget": 1}, [0, 0], lambda r: r.tolist()),
+        Empty("threshold_ranks", (floats(0, 4), *nobody[1:]), {"threshold": 0.5}, (0,)),
+        Empty("allocate_threshold", (floats(0, 4), *nobody), {"budget": 1}, (0,)),
+        Empty("allocate_proportional", (floats(0), *nobody), {"budget": 1}, (0,)),
+        Empty("allocation_objective", (floats(0, 4), floats(0), nobody[0]), {}, 0.0, float),
+        Empty("allocation_bound", (floats(0, 4), floats(0), *nobody), {"budget": 1}, 0.0, float),
         Empty(
             "pool_modules",
-            (np.zeros((0, 4), f32), np.zeros(0, f32), *nobody, nobody[0]),
+            (floats(0, 4), floats(0), *nobody, nobody[0]),
             {},
             ((0, 4), (0,)),
             lambda r: (r.spectra.shape, r.cost.shape),
         ),
         Empty(
             "reallocate_ranks",
-            (np.zeros((2, 0), f32), np.zeros((2, 3), f32), np.ones(2, f32), *two, two[1]),
+            (floats(2, 0), floats(2, 3), np.ones(2, f32), *two, two[1]),
             {"budget": 1, "step": 1},
             [0, 0],
             lambda r: r.tolist(),
         ),
-        Empty(
-            "nest_patch",
-            (np.zeros((3, 0), f32), np.zeros((0, 4), f32), eye),
-            {},
-            ((3, 0), (0, 4)),
-            lambda r: (r.B.shape, r.A.shape),
-        ),
+        Empty("nest_patch", (floats(3, 0), floats(0, 4), eye), {}, ((3, 0), (0, 4)), lambda r: (r.B.shape, r.A.shape)),
     ]
 
 
 def wrong() -> list[Wrong]:
     w, eye, b, a = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones((4, 2), f32), np.ones((2, 8), f32)
     s, g, rising = np.array([[3, 1], [2, 2]], f32), np.ones(2, f32), np.array([[1, 1], [1, 2]], f32)
-    cost, low, high = np.array([1, 2], i32), np.zeros(2, i32), np.full(2, 2, i32)
+    cost, low, high = np.array([1, 2], i32), integers(2), np.full(2, 2, i32)
     return [
         Wrong("explained_error", (rising,), {}, ("descend",)),
         Wrong("explained_error", (-s,), {}, ("-3",)),

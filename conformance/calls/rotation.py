@@ -6,7 +6,7 @@ import numpy as np
 
 from lowbit.reference.types import DecoderBlock
 
-from .given import Array, Call, Empty, Given, Wrong, f32
+from .given import Array, Call, Empty, Given, Wrong, f32, floats
 
 FLOAT64 = ("random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip")
 
@@ -48,16 +48,16 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("hadamard_transform", (np.zeros((0, 12), f32),), {}, (0, 12)),
-        Empty("hadamard_transform", (np.zeros((2, 0), f32),), {"block_size": 4}, (2, 0)),
-        Empty("kronecker_transform", (np.zeros((0, 4), f32), np.ones((1, 1), f32)), {}, (0, 4)),
-        Empty("orthogonal_factor", (np.zeros((0, 0), f32),), {}, (0, 0)),
-        Empty("fuse_norm", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, (0, 4)),
-        Empty("rotate_inputs", (np.zeros((0, 4), f32), eye), {}, (0, 4)),
-        Empty("rotate_outputs", (np.zeros((4, 0), f32), eye), {}, (4, 0)),
-        Empty("outlier_measures", (np.zeros((0, 4), f32),), {}, (0,), lambda r: r.peak.shape),
-        Empty("quantize_activations", (np.zeros((0, 4), f32),), {"bits": 4}, (0, 4), lambda r: r.values.shape),
-        Empty("activation_clip", (np.zeros((0, 4), f32),), {"bits": 4}, 1.0, lambda r: float(r.ratio)),
+        Empty("hadamard_transform", (floats(0, 12),), {}, (0, 12)),
+        Empty("hadamard_transform", (floats(2, 0),), {"block_size": 4}, (2, 0)),
+        Empty("kronecker_transform", (floats(0, 4), np.ones((1, 1), f32)), {}, (0, 4)),
+        Empty("orthogonal_factor", (floats(0, 0),), {}, (0, 0)),
+        Empty("fuse_norm", (floats(0, 4), np.ones(4, f32)), {}, (0, 4)),
+        Empty("rotate_inputs", (floats(0, 4), eye), {}, (0, 4)),
+        Empty("rotate_outputs", (floats(4, 0), eye), {}, (4, 0)),
+        Empty("outlier_measures", (floats(0, 4),), {}, (0,), lambda r: r.peak.shape),
+        Empty("quantize_activations", (floats(0, 4),), {"bits": 4}, (0, 4), lambda r: r.values.shape),
+        Empty("activation_clip", (floats(0, 4),), {"bits": 4}, 1.0, lambda r: float(r.ratio)),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32
+from .given import Call, Empty, Given, Wrong, f32, floats
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -18,10 +18,10 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("round_half_even", (np.zeros((0, 3), f32),), {}, (0, 3)),
+        Empty("round_half_even", (floats(0, 3),), {}, (0, 3)),
         Empty("round_half_even", (np.array(2.5, f32),), {}, ()),
-        Empty("round_clip", (np.zeros((3, 0), f32),), {"low": 0, "high": 1}, (3, 0)),
-        Empty("nearest_level", (np.zeros(0, f32), np.zeros(1, f32)), {}, (0,)),
+        Empty("round_clip", (floats(3, 0),), {"low": 0, "high": 1}, (3, 0)),
+        Empty("nearest_level", (floats(0), floats(1)), {}, (0,)),
     ]
 
 
@@ -31,6 +31,6 @@ def wrong() -> list[Wrong]:
         Wrong("round_clip", (w,), {"low": 3, "high": 2}),
         Wrong("nearest_level", (w, np.array([1.0, 0.0], f32)), {}),
         Wrong("nearest_level", (w, np.array([1.0, 1.0], f32)), {}),
-        Wrong("nearest_level", (w, np.zeros(0, f32)), {}),
-        Wrong("nearest_level", (w, np.zeros((2, 2), f32)), {}),
+        Wrong("nearest_level", (w, floats(0)), {}),
+        Wrong("nearest_level", (w, floats(2, 2)), {}),
     ]

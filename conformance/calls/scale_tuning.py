@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -28,38 +28,27 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("trainable_scales", (np.zeros((0, 1, 2), f32),), {}, (0, 1, 2)),
-        Empty("scale_grad", (np.zeros((0, 4), f32), np.zeros((0, 4), i32)), {"bits": 2}, (0, 1, 2)),
-        Empty("scale_grad", (np.zeros((1, 0), f32), np.zeros((1, 0), i32)), {"bits": 2}, [[[0, 0]]], np.ndarray.tolist),
-        Empty(
-            "scale_grad",
-            (np.zeros((2, 0), f32), np.zeros((2, 0), i32)),
-            {"bits": 2, "group_size": 4, "norm": "mean"},
-            (2, 0, 2),
-        ),
+        Empty("trainable_scales", (floats(0, 1, 2),), {}, (0, 1, 2)),
+        Empty("scale_grad", (floats(0, 4), integers(0, 4)), {"bits": 2}, (0, 1, 2)),
+        Empty("scale_grad", (floats(1, 0), integers(1, 0)), {"bits": 2}, [[[0, 0]]], np.ndarray.tolist),
+        Empty("scale_grad", (floats(2, 0), integers(2, 0)), {"bits": 2, "group_size": 4, "norm": "mean"}, (2, 0, 2)),
         Empty(
             "scale_grad_tokens",
-            (np.zeros((0, 4), f32), np.zeros((0, 2), f32), np.zeros((2, 4), i32)),
+            (floats(0, 4), floats(0, 2), integers(2, 4)),
             {"bits": 1},
             [[[0]], [[0]]],
             np.ndarray.tolist,
         ),
         Empty(
             "tune_step",
-            (*[np.zeros((0, 1, 2), f32)] * 5, np.zeros((0, 1, 2), np.bool_)),
+            (*[floats(0, 1, 2)] * 5, np.zeros((0, 1, 2), np.bool_)),
             {"step": 1, "lr": 0.5},
             (0, 1, 2),
             lambda r: r.scale.shape,
         ),
         Empty(
             "fit_scales",
-            (
-                np.zeros((0, 4), f32),
-                eye,
-                np.zeros((0, 4), i32),
-                np.zeros((0, 2, 1), f32),
-                np.zeros((0, 2, 1), np.bool_),
-            ),
+            (floats(0, 4), eye, integers(0, 4), floats(0, 2, 1), np.zeros((0, 2, 1), np.bool_)),
             {},
             (0, 2, 1),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan
 
 CITES = {"gptq": "Q", "sparsegpt": "Q"}  # chapters whose rules the operation applies to its arguments
 
@@ -24,12 +24,10 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty(
-            "gptq", (np.zeros((0, 4), f32), eye), {"bits": 4}, ((0, 4), 0.0), lambda r: (r.codes.shape, float(r.loss))
-        ),
-        Empty("sparsegpt", (np.zeros((0, 4), f32), eye), {}, ((0, 4), 0.0), lambda r: (r.mask.shape, float(r.loss))),
-        Empty("wanda", (np.zeros((0, 4), f32), np.ones(4, f32)), {}, (0, 4), lambda r: r.mask.shape),
-        Empty("inverse_cholesky", (np.zeros((0, 0), f32),), {}, (0, 0), lambda r: r.factor.shape),
+        Empty("gptq", (floats(0, 4), eye), {"bits": 4}, ((0, 4), 0.0), lambda r: (r.codes.shape, float(r.loss))),
+        Empty("sparsegpt", (floats(0, 4), eye), {}, ((0, 4), 0.0), lambda r: (r.mask.shape, float(r.loss))),
+        Empty("wanda", (floats(0, 4), np.ones(4, f32)), {}, (0, 4), lambda r: r.mask.shape),
+        Empty("inverse_cholesky", (floats(0, 0),), {}, (0, 0), lambda r: r.factor.shape),
     ]
 
 

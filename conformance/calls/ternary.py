@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -27,17 +27,17 @@ def empty() -> list[Empty]:
     return [
         Empty(
             "twn_code",
-            (np.zeros((2, 0), f32),),
+            (floats(2, 0),),
             {"granularity": "row"},
             ((2, 0), [[0.0], [0.0]]),
             lambda r: (r.codes.shape, r.scale.tolist()),
         ),
-        Empty("twn", (np.zeros((0, 4), f32),), {}, (0, 4)),
+        Empty("twn", (floats(0, 4),), {}, (0, 4)),
         Empty("twn", (np.array(3.0, f32),), {}, 3.0, np.ndarray.tolist),
-        Empty("clamped_uniform", (np.zeros((0, 4), f32),), {"granularity": "row"}, (0, 4)),
-        Empty("min_max", (np.zeros((2, 0), f32),), {"granularity": "row", "scheme": "asymmetric"}, (2, 0)),
-        Empty("min_max", (np.zeros((0, 3, 4), f32),), {"granularity": "matrix"}, (0, 3, 4)),
-        Empty("straight_through", (np.zeros((0, 4), f32),) * 2, {"clip": 1.0}, (0, 4)),
+        Empty("clamped_uniform", (floats(0, 4),), {"granularity": "row"}, (0, 4)),
+        Empty("min_max", (floats(2, 0),), {"granularity": "row", "scheme": "asymmetric"}, (2, 0)),
+        Empty("min_max", (floats(0, 3, 4),), {"granularity": "matrix"}, (0, 3, 4)),
+        Empty("straight_through", (floats(0, 4),) * 2, {"clip": 1.0}, (0, 4)),
     ]
 
 

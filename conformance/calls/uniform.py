@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -27,42 +27,34 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     return [
         Empty(
-            "fit_grid",
-            (np.zeros((0, 4), f32),),
-            {"bits": 4},
-            ((0, 1), (0, 1)),
-            lambda r: (r.scale.shape, r.zero_point.shape),
+            "fit_grid", (floats(0, 4),), {"bits": 4}, ((0, 1), (0, 1)), lambda r: (r.scale.shape, r.zero_point.shape)
         ),
-        Empty("fit_grid", (np.zeros((2, 0), f32),), {"bits": 4}, [[8], [8]], lambda r: r.zero_point.tolist()),
+        Empty("fit_grid", (floats(2, 0),), {"bits": 4}, [[8], [8]], lambda r: r.zero_point.tolist()),
         Empty("fit_grid", (np.array(3.0, f32),), {"bits": 4, "granularity": "tensor"}, (), lambda r: r.scale.shape),
-        Empty("clip_search", (np.zeros((0, 4), f32),), {"bits": 4}, (0, 1), lambda r: r.step.shape),
-        Empty("quantize", (np.zeros((0, 4), f32), np.ones((0, 2), f32), np.zeros((0, 2), i32)), {"bits": 4}, (0, 4)),
-        Empty("quantize", (np.zeros((2, 0), f32), np.ones((2, 1), f32), np.zeros((2, 1), i32)), {"bits": 4}, (2, 0)),
-        Empty("dequantize", (np.zeros((0, 4), i32), np.ones((0, 2), f32), np.zeros((0, 2), i32)), {}, (0, 4)),
-        Empty("pack", (np.zeros((0, 5), i32),), {"bits": 7}, (0, 2)),
-        Empty("pack", (np.zeros((2, 0), i32),), {"bits": 7}, (2, 0)),
-        Empty("unpack", (np.zeros((0, 2), i32),), {"bits": 7, "length": 5}, (0, 5)),
-        Empty("unpack", (np.zeros((2, 0), i32),), {"bits": 7, "length": 0}, (2, 0)),
-        Empty(
-            "fit_grid", (np.zeros((0, 0), f32),), {"bits": 4, "include_zero": False}, (0, 1), lambda r: r.scale.shape
-        ),
-        Empty(
-            "fit_grid", (np.zeros((0, 0), f32),), {"bits": 4, "granularity": "tensor"}, (1, 1), lambda r: r.scale.shape
-        ),
+        Empty("clip_search", (floats(0, 4),), {"bits": 4}, (0, 1), lambda r: r.step.shape),
+        Empty("quantize", (floats(0, 4), np.ones((0, 2), f32), integers(0, 2)), {"bits": 4}, (0, 4)),
+        Empty("quantize", (floats(2, 0), np.ones((2, 1), f32), integers(2, 1)), {"bits": 4}, (2, 0)),
+        Empty("dequantize", (integers(0, 4), np.ones((0, 2), f32), integers(0, 2)), {}, (0, 4)),
+        Empty("pack", (integers(0, 5),), {"bits": 7}, (0, 2)),
+        Empty("pack", (integers(2, 0),), {"bits": 7}, (2, 0)),
+        Empty("unpack", (integers(0, 2),), {"bits": 7, "length": 5}, (0, 5)),
+        Empty("unpack", (integers(2, 0),), {"bits": 7, "length": 0}, (2, 0)),
+        Empty("fit_grid", (floats(0, 0),), {"bits": 4, "include_zero": False}, (0, 1), lambda r: r.scale.shape),
+        Empty("fit_grid", (floats(0, 0),), {"bits": 4, "granularity": "tensor"}, (1, 1), lambda r: r.scale.shape),
         Empty(
             "fit_grid",
-            (np.zeros((3, 0), f32),),
+            (floats(3, 0),),
             {"bits": 4, "granularity": "group", "group_size": 4},
             (3, 0),
             lambda r: r.scale.shape,
         ),
-        Empty("clip_search", (np.zeros((3, 0), f32),), {"bits": 4}, (3, 1), lambda r: r.scale.shape),
-        Empty("unpack", (np.zeros((0, 2), i32),), {"bits": 3, "length": 20}, (0, 20)),
+        Empty("clip_search", (floats(3, 0),), {"bits": 4}, (3, 1), lambda r: r.scale.shape),
+        Empty("unpack", (integers(0, 2),), {"bits": 3, "length": 20}, (0, 20)),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, cube, one, none = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones((4, 1), f32), np.zeros((4, 1), i32)
+    w, cube, one, none = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones((4, 1), f32), integers(4, 1)
     codes, words = np.ones((4, 8), i32), np.ones((4, 1), i32)
     return [
         Wrong("fit_grid", (w,), {"bits": 4, "granularity": "group", "group_size": 3}, ("3", "8")),
@@ -78,11 +70,11 @@ def wrong() -> list[Wrong]:
         Wrong("fit_grid", (w,), {"bits": 4, "scale_dtype": "int8"}, ("int8",)),
         Wrong("clip_search", (w,), {"bits": 4, "grid": 0}),
         Wrong("clip_search", (w,), {"bits": 4, "granularity": "group", "group_size": 5}, ("5", "8")),
-        Wrong("quantize", (w, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {"bits": 4}, ("3", "8")),
-        Wrong("quantize", (w, np.ones((3, 1), f32), np.zeros((3, 1), i32)), {"bits": 4}),
-        Wrong("quantize", (w, one, np.zeros((4, 2), i32)), {"bits": 4}),
-        Wrong("quantize", (w, np.zeros((4, 1), f32), none), {"bits": 4}),
-        Wrong("dequantize", (codes, np.ones((4, 3), f32), np.zeros((4, 3), i32)), {}),
+        Wrong("quantize", (w, np.ones((4, 3), f32), integers(4, 3)), {"bits": 4}, ("3", "8")),
+        Wrong("quantize", (w, np.ones((3, 1), f32), integers(3, 1)), {"bits": 4}),
+        Wrong("quantize", (w, one, integers(4, 2)), {"bits": 4}),
+        Wrong("quantize", (w, floats(4, 1), none), {"bits": 4}),
+        Wrong("dequantize", (codes, np.ones((4, 3), f32), integers(4, 3)), {}),
         Wrong("pack", (codes[0],), {"bits": 4}),
         Wrong("pack", (codes,), {"bits": 0}),
         Wrong("pack", (codes,), {"bits": 9}, ("9",)),

@@ -14,7 +14,7 @@ import pytest
 
 from lowbit import reference
 from lowbit.conformance import calls, hexfloat
-from lowbit.conformance.clauses import CHAPTERS, CLAUSES, ClauseError, clause
+from lowbit.conformance.clauses import CLAUSES, ClauseError, chapters, clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.runner import run
 from lowbit.reference.errors import Unsupported
@@ -64,7 +64,7 @@ def test_doctests(name: str) -> None:
 
 
 def test_registry() -> None:
-    assert {c.chapter for c in CLAUSES.values()} == set(CHAPTERS)
+    assert {c.chapter for c in CLAUSES.values()} == set(chapters())
     needed = {op for c in CLAUSES.values() for op in c.ops}
     assert needed == set(operations()) - {"moment_total"} | {"moment_total"}
     assert {call.op for call in calls.ordinary()} == set(operations()), "A-1 to A-4 need an ordinary call"
