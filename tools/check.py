@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowbit import reference
-from lowbit.conformance.clauses import CHAPTERS
+from lowbit.conformance.clauses import chapters
 
 __all__ = ["Job", "Target", "jobs", "main", "names", "target"]
 
@@ -74,7 +74,7 @@ def _suites() -> dict[str, tuple[str, ...]]:
 def names() -> list[str]:
     """Everything that :func:`target` understands."""
     tested = {p.stem.removeprefix("test_") for p in (ROOT / "tests" / "reference").glob("test_*.py")}
-    return [*CHAPTERS, *sorted((set(_modules()) & tested) | set(_suites()))]
+    return [*chapters(), *sorted((set(_modules()) & tested) | set(_suites()))]
 
 
 def target(name: str) -> Target:
@@ -86,7 +86,7 @@ def target(name: str) -> Target:
     if name not in names():
         raise KeyError(name)
     modules, suites = _modules(), _suites()
-    letter = name if name in CHAPTERS else modules.get(name) or suites[name][0][0]
+    letter = name if name in chapters() else modules.get(name) or suites[name][0][0]
     files = [name] if name in modules else [m for m, chapter in modules.items() if chapter == letter]
     checked = [name] if name in suites else [s for s, ids in suites.items() if letter in {c[0] for c in ids}]
     clauses = dict.fromkeys(c for suite in checked for c in suites[suite] if c[0] == letter)
@@ -130,8 +130,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         what = target(options.chapter)
     except KeyError:
-        letters = "\n".join(f"  {letter}  {title}" for letter, title in CHAPTERS.items())
-        files = ", ".join(n for n in names() if n not in CHAPTERS)
+        letters = "\n".join(f"  {letter}  {title}" for letter, title in chapters().items())
+        files = ", ".join(n for n in names() if n not in chapters())
         print(f"no chapter {options.chapter!r}: CHAPTER is one of\n{letters}\nor of\n  {files}", file=sys.stderr)
         return 2
     start, failed = time.perf_counter(), False
