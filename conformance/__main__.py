@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from lowbit import _hints
+
 
 def main() -> None:
     """Run the command, or say what it needs."""
@@ -14,8 +16,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "click", "rich"):
             raise
-        hint = "from Python, lowbit.conformance.vectors.check(backend) needs NumPy alone"
-        sys.exit(f"the command needs {error.name}: pip install 'lowbit[conformance]'; {hint}")
+        alone = "from Python, lowbit.conformance.vectors.check(backend) needs NumPy alone"
+        sys.exit(f"the command needs {error.name}: {_hints.hint('conformance')}; {alone}")
     typer.run(conform)
 
 

@@ -21,6 +21,7 @@ import pytest
 
 import lowbit
 from lowbit import reference
+from lowbit._hints import hint
 from lowbit.reference import protocol
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -321,7 +322,7 @@ def test_modules_need_torch_alone() -> None:
 
 def test_modules_say_what_they_need() -> None:
     code = "try:\n    import lowbit.nn\nexcept ImportError as error:\n    print(type(error).__name__, error)"
-    assert run_without("torch", code=code) == "BackendError lowbit.nn needs torch: pip install 'lowbit[torch]'"
+    assert run_without("torch", code=code) == f"BackendError lowbit.nn needs torch: {hint('torch')}"
 
 
 def test_importing_lowbit_loads_nothing_heavy() -> None:

@@ -12,12 +12,13 @@ Needs torch and nothing else.
 
 from __future__ import annotations
 
-from lowbit import BackendError
+from lowbit._hints import hint
+from lowbit.backends import BackendError
 
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
-    raise BackendError("lowbit.nn needs torch: pip install 'lowbit[torch]'") from error
+    raise BackendError(f"lowbit.nn needs torch: {hint('torch')}") from error
 
 from lowbit.accel.torch_cuda.nn.binary import BCQLinear, ScaleTunedLinear
 from lowbit.accel.torch_cuda.nn.dora import DoRALinear

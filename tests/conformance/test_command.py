@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,7 +227,7 @@ def test_says_what_is_missing(outside: Path, name: str) -> None:
     command = [sys.executable, "-c", MISSING, name, "tiny:small", "--clause=R-1"]
     done = subprocess.run(command, cwd=outside, env=environment(outside), capture_output=True, text=True, timeout=120)
     assert done.returncode in (1, 2)
-    assert f"needs {name}: pip install 'lowbit[conformance]'" in done.stderr
+    assert re.search(rf"needs {name}: pip install .*\[conformance\]", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
