@@ -41,10 +41,10 @@ def notes(changelog: str, version: str) -> str:
 def main(words: list[str]) -> int:
     """Print the notes of a version, which must be that of the package; exit status 1 when something is wrong."""
     (version,) = words
-    source = (ROOT / "src" / "lowbit" / "__init__.py").read_text(encoding="utf-8")
+    source = (ROOT / "src" / "lowbit" / "_version.py").read_text(encoding="utf-8")
     try:
         if f'__version__ = "{version}"' not in source:
-            raise ValueError(f"{version} is not the version in src/lowbit/__init__.py")
+            raise ValueError(f"{version} is not the version in src/lowbit/_version.py")
         print(notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version), end="")
     except ValueError as error:
         print(error, file=sys.stderr)

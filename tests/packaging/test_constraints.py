@@ -105,7 +105,7 @@ def test_extras_name_nothing_that_the_core_or_their_own_extras_name() -> None:
 def test_the_version_stands_in_one_place() -> None:
     assert "version" in PROJECT["dynamic"]
     assert "version" not in PROJECT
-    text = (ROOT / "src" / "lowbit" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "src" / "lowbit" / "_version.py").read_text(encoding="utf-8")
     assert re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE) == [lowbit.__version__]
     assert metadata.version("lowbit") == lowbit.__version__
 
