@@ -55,7 +55,7 @@ def test_a_backend_without_its_package_gives_the_hint(monkeypatch: pytest.Monkey
     def absent(name: str) -> None:
         raise ModuleNotFoundError("No module named 'llvmlite'", name="llvmlite")
 
-    monkeypatch.setattr("lowbit.importlib.import_module", absent)
+    monkeypatch.setattr("lowbit.backends.importlib.import_module", absent)
     with pytest.raises(lowbit.BackendError) as caught:
         lowbit.load("numba")
     assert str(caught.value) == f"backend 'numba' needs llvmlite: {hint('numba')}"
