@@ -6,6 +6,7 @@ Imports are read from syntax trees, those inside functions included, so nothing 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import os
@@ -55,6 +56,7 @@ def modules(package: str) -> Iterator[tuple[str, Path]]:
                 yield ".".join((package, *(p for p in parts if p != "__init__"))), path
 
 
+@functools.cache
 def imports(module: str, path: Path) -> set[str]:
     """Absolute dotted names of everything a file imports: ``from a import b`` counts as ``a.b``."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -382,6 +384,7 @@ def test_protocol_and_backends_have_one_signature(backend: object, name: str) ->
     assert shape(getattr(backend, name)) == shape(protocol.declarations()[name])
 
 
+@functools.cache
 def documented() -> set[str]:
     """Everything that a page shows through mkdocstrings."""
     pages = (ROOT / "docs").rglob("*.md")
