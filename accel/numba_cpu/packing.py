@@ -149,19 +149,7 @@ def _word_count(length: int, bits: int, layout: str) -> int:
 
 
 def pack(codes: Array, /, *, bits: int, layout: str = "dense") -> Array:
-    """Unsigned codes to 32-bit words; unused bits are 0.  [Q-6, Q-7]
-
-    Args:
-        codes: integers, (n, k), 0 … 2^bits − 1.
-        bits: 1 to 8.
-        layout: "dense", one bit stream per row, or "padded", 32 // bits codes in each word.
-
-    Returns:
-        int32, (n, ⌈k·bits / 32⌉) or (n, ⌈k / (32 // bits)⌉).
-
-    Raises:
-        SpecError: Q-6 or Q-7, a code that does not fit, a width or layout that does not exist.
-    """
+    """Unsigned codes to 32-bit words; unused bits are 0.  [Q-6, Q-7]"""
     clause = _check(bits, layout)
     source = integers(clause, "codes", codes)
     if source.ndim != 2:
@@ -184,20 +172,7 @@ def pack(codes: Array, /, *, bits: int, layout: str = "dense") -> Array:
 
 
 def unpack(words: Array, /, *, bits: int, length: int, layout: str = "dense") -> Array:
-    """The first ``length`` codes of every row.  [Q-6, Q-7]
-
-    Args:
-        words: integers, (n, words for ``length`` codes); unused bits are not looked at.
-        bits: 1 to 8.
-        length: codes per row.
-        layout: as in :func:`pack`.
-
-    Returns:
-        int32, (n, length), 0 … 2^bits − 1.
-
-    Raises:
-        SpecError: Q-6 or Q-7, a number of words that does not fit the length, a width or layout that does not exist.
-    """
+    """The first ``length`` codes of every row.  [Q-6, Q-7]"""
     clause = _check(bits, layout)
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise SpecError(clause, f"length must be an integer of at least 0, got {length!r}")

@@ -71,18 +71,7 @@ def _run(counters: Array, seed: int, dtype: Any, work: Callable[..., None], *ext
 
 
 def philox_words(counters: Array, /, *, seed: int) -> Array:
-    """Four random words for every address.  [P-1]
-
-    Args:
-        counters: integers in 0 … 2³² − 1, (..., 4).
-        seed: 0 … 2⁶⁴ − 1.
-
-    Returns:
-        int32, shape of ``counters``: the bits of the words.
-
-    Raises:
-        SpecError: P-1.
-    """
+    """Four random words for every address.  [P-1]"""
     return _run(counters, seed, np.int32, _words)
 
 

@@ -95,14 +95,7 @@ def midpoints_of(levels: Array, dtype: Any) -> tuple[Any, Array]:
 
 
 def round_half_even(x: Array, /) -> Array:
-    """Nearest integer, ties to the even one; NaN and infinities pass through.  [R-1]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-
-    Returns:
-        x's shape; float32, or float64 for float64.
-    """
+    """Nearest integer, ties to the even one; NaN and infinities pass through.  [R-1]"""
     given = weights("R-1", "x", x)
     source = fixed(given, working_dtype(given))
     out = np.empty_like(source)
@@ -113,19 +106,7 @@ def round_half_even(x: Array, /) -> Array:
 
 
 def round_clip(x: Array, /, *, low: int, high: int) -> Array:
-    """clip(round(x), low, high); infinities saturate, NaN is refused.  [R-2]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-        low: first value, at least −2³¹.
-        high: last value, at most 2³¹ − 1.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: R-2, bounds that are no int32 range, or a NaN.
-    """
+    """clip(round(x), low, high); infinities saturate, NaN is refused.  [R-2]"""
     for name, value in (("low", low), ("high", high)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise SpecError("R-2", f"{name} must be an integer, got {value!r}")
@@ -150,18 +131,7 @@ def round_clip(x: Array, /, *, low: int, high: int) -> Array:
 
 
 def nearest_level(x: Array, levels: Array, /) -> Array:
-    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-        levels: (L,), L ≥ 1, strictly ascending.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: R-3 for levels that do not ascend, A-4 for NaN and infinities.
-    """
+    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]"""
     given = weights("R-3", "x", x)
     exact = level_table("R-3", levels)
     source = fixed(given, working_dtype(given))

@@ -212,25 +212,7 @@ def fit_grid(
     range_floor: float = 0.0,
     scale_dtype: ScaleDtype | None = None,
 ) -> Grid[Array]:
-    """Min-max grid of every group.  [Q-2, Q-8]
-
-    Args:
-        x: float16, float32 or float64; (m, k) for "row", any shape for "tensor", at least 1-D for "token" and "group".
-        bits: 1 to 8, symmetric schemes 2 to 8.
-        scheme: which values a code stands for, see the specification.
-        granularity: values that share a scale: all, a row, a token, or ``group_size`` consecutive ones.
-        group_size: divides the last axis; None unless granularity is "group".
-        clip_ratio: factor of the range, in (0, 1].
-        include_zero: widen the range to contain 0 (asymmetric only).
-        range_floor: least magnitude of a symmetric range.
-        scale_dtype: format that the scale is rounded to; None keeps the precision of x.
-
-    Returns:
-        scale of x's precision and int32 zero point, (1,)·ndim, (..., 1) or (..., k / group_size).
-
-    Raises:
-        SpecError: Q-1 or Q-2 for a grid that does not exist, A-4 for NaN and infinities.
-    """
+    """Min-max grid of every group.  [Q-2, Q-8]"""
     given = weights("Q-2", "x", x)
     dtype = working_dtype(given)
     rule = plan(bits, scheme, range_floor, scale_dtype, dtype)
@@ -266,20 +248,7 @@ def clip_search(
     range_floor: float = 0.0,
     scale_dtype: ScaleDtype | None = None,
 ) -> ClippedGrid[Array]:
-    """Grid of every group with the clipping ratio 1 − step/grid of least Σ |error|^norm; ties: the larger one.  [Q-5]
-
-    Args:
-        x: as in :func:`fit_grid`, and so are bits, scheme, granularity, group_size, range_floor and scale_dtype.
-        norm: exponent of the error, above 0.
-        grid: ratios per unit.
-        max_shrink: share of the ratios tried, from the largest: ⌊max_shrink · grid⌋ of them, at least one.
-
-    Returns:
-        scale, zero point and step, shaped as in :func:`fit_grid`.
-
-    Raises:
-        SpecError: Q-1, Q-2 or Q-5 for parameters that make no grid, A-4 for NaN and infinities.
-    """
+    """Grid of every group with the ratio 1 − step/grid of least Σ |error|^norm; ties: the larger one.  [Q-5]"""
     given = weights("Q-5", "x", x)
     dtype = working_dtype(given)
     rule = plan(bits, scheme, range_floor, scale_dtype, dtype)
@@ -332,21 +301,7 @@ def _affine(
 
 
 def quantize(x: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme: Scheme = "asymmetric") -> Array:
-    """Codes clip(round(x / scale) + zero_point, first, last).  [Q-3]
-
-    Args:
-        x: float16, float32 or float64, (..., k).
-        scale: above 0, as many axes as x; each of its G last entries covers k / G consecutive columns.
-        zero_point: integers, the shape of scale.
-        bits: 1 to 8, symmetric schemes 2 to 8.
-        scheme: decides the range of codes.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: Q-1 or Q-3 for a grid that does not fit x, A-4 for NaN and infinities.
-    """
+    """Codes clip(round(x / scale) + zero_point, first, last).  [Q-3]"""
     check_bits(bits, scheme)
     first, last = code_range(bits, scheme)
     given = weights("Q-3", "x", x)
@@ -369,19 +324,7 @@ def quantize(x: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme:
 
 
 def dequantize(codes: Array, scale: Array, zero_point: Array, /) -> Array:
-    """Values scale · (codes − zero_point).  [Q-4]
-
-    Args:
-        codes: integers, (..., k).
-        scale: as in :func:`quantize`.
-        zero_point: integers, the shape of scale.
-
-    Returns:
-        codes' shape, of scale's precision (float32 for float16).
-
-    Raises:
-        SpecError: Q-4 for a grid that does not fit the codes, A-4 for NaN and infinities.
-    """
+    """Values scale · (codes − zero_point).  [Q-4]"""
     source = integers("Q-4", "codes", codes)
     s, z, size = _affine("Q-4", scale, zero_point, source.shape)
     out = np.empty(source.shape, s.dtype)
