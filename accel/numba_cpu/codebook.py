@@ -18,7 +18,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DoubleScale
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel, pieces, share
 from ._levels import (
     AVAILABLE,
     BLOCKS,
@@ -135,19 +135,16 @@ def _restore(codes: Any, size: int, scale: Any, levels: Any, offset: Any, out: A
     return -1
 
 
+def _within(blocks: slice, size: int) -> slice:
+    """The values of some blocks."""
+    return slice(blocks.start * size, blocks.stop * size)
+
+
 def scales_of(x: Array, size: int, clause: str) -> Array:
     """Largest magnitudes of the blocks of a float32 or float64 array."""
     flat = fixed(x.reshape(-1))
     out: Array = np.empty(-(-flat.size // size), flat.dtype)
-    parts = pieces(out.size, size)
-    bad = [False] * len(parts)
-
-    def work(i: int) -> None:
-        first, last = parts[i]
-        bad[i] = _largest(flat[first * size : last * size], size, out[first:last])
-
-    share(len(parts), work)
-    if any(bad):
+    if any(by_pieces((out.size, size), lambda p: _largest(flat[_within(p, size)], size, out[p]))):
         refuse_bad(clause, "x", x)
     return out
 
@@ -158,17 +155,12 @@ def codes_of(x: Array, size: int, scale: Array, levels: Array, clause: str) -> A
     out: Array = np.empty(flat.size, np.int32)
     find, midpoints = midpoints_of(levels, flat.dtype)
     few = find is count_midpoints
-    parts = pieces(scale.size, size)
-    bad = [False] * len(parts)
 
-    def work(i: int) -> None:
-        first, last = parts[i]
-        bad[i] = _nearest(
-            flat[first * size : last * size], size, scale[first:last], midpoints, few, out[first * size : last * size]
-        )
+    def work(p: slice) -> Any:
+        at = _within(p, size)
+        return _nearest(flat[at], size, scale[p], midpoints, few, out[at])
 
-    share(len(parts), work)
-    if any(bad):
+    if any(by_pieces((scale.size, size), work)):
         refuse_bad(clause, "x", x)
     return out.reshape(x.shape)
 
@@ -179,19 +171,17 @@ def values_of(codes: Array, size: int, scale: Array, levels: Array, offset: floa
     out: Array = np.empty(flat.size, scale.dtype)
     table = fixed(levels, scale.dtype)
     base = scale.dtype.type(offset)
-    parts = pieces(scale.size, size)
-    wrong = [-1] * len(parts)
 
-    def work(i: int) -> None:
-        first, last = parts[i]
-        place = slice(first * size, last * size)
-        wrong[i] = _restore(flat[place], size, scale[first:last], table, base, out[place])
+    def work(p: slice) -> int:
+        """Place of the first code without a level, or −1."""
+        at = _within(p, size)
+        found = int(_restore(flat[at], size, scale[p], table, base, out[at]))
+        return found if found < 0 else at.start + found
 
-    share(len(parts), work)
-    for (first, _), at in zip(parts, wrong, strict=True):
-        if at >= 0:
-            where = tuple(int(i) for i in np.unravel_index(first * size + at, codes.shape)) if codes.ndim else ()
-            raise SpecError(clause, f"code {codes[where]} at {where} has no level among {levels.size}")
+    wrong = next((at for at in by_pieces((scale.size, size), work) if at >= 0), None)
+    if wrong is not None:
+        where = tuple(int(i) for i in np.unravel_index(wrong, codes.shape)) if codes.ndim else ()
+        raise SpecError(clause, f"code {codes[where]} at {where} has no level among {levels.size}")
     return out.reshape(codes.shape)
 
 
@@ -294,13 +284,11 @@ def _by_tiles(x: Array, words: Array, scale: Array, levels: Array, bits: int, si
     for first in range(0, m, step):
         count = min(step, m - first)
         tile: Array = np.empty((count, k), x.dtype)
-        parts = pieces(count, k, elements=1 << 15)
 
-        def expand(i: int, first: int = first, tile: Array = tile, parts: list[tuple[int, int]] = parts) -> None:
-            a, b = parts[i]
-            _expand_any(words, bits, k, first + a, size, scale, table, tile[a:b])
+        def expand(p: slice, first: int = first, tile: Array = tile) -> None:
+            _expand_any(words, bits, k, first + p.start, size, scale, table, tile[p])
 
-        share(len(parts), expand)
+        by_pieces(tile.shape, expand, elements=1 << 15)
         np.matmul(x, tile.T, out=out[:, first : first + count])
     return out
 

@@ -7,6 +7,7 @@ store per code. Where entries have 8 bits too, two neighbouring codes are looked
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from lowbit.reference.types import (
 )
 
 from ._arrays import Array, finite_weights, fixed, integers, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 
 __all__ = [
     "evaluate_codes",
@@ -164,24 +165,25 @@ def integer_table(table: Table[Array], /, *, scale_bits: int, fraction_bits: int
 
 
 @kernel
+def _line(x: Any, p: Any, k: Any, b: Any, right: bool) -> Any:
+    """k x + b of the piece of x, counted, as a table has few; in the type of the table."""
+    piece = 0
+    for j in range(p.size):
+        piece += p[j] < x or (right and p[j] == x)
+    return k[piece] * x + b[piece]
+
+
+@kernel
 def _values(x: Any, p: Any, k: Any, b: Any, right: bool, out: Any) -> None:
-    """Pieces, of which a table has few, are counted in float64: breakpoints are compared as they are."""
+    """In float64: breakpoints are compared as they are."""
     for i in range(x.size):
-        wide = np.float64(x[i])
-        piece = 0
-        for j in range(p.size):
-            piece += p[j] < wide or (right and p[j] == wide)
-        out[i] = k[piece] * wide + b[piece]
+        out[i] = _line(np.float64(x[i]), p, k, b, right)
 
 
 @kernel
 def _integer_values(q: Any, p: Any, k: Any, b: Any, right: bool, out: Any) -> None:
     for i in range(q.size):
-        code = np.int64(q[i])
-        piece = 0
-        for j in range(p.size):
-            piece += p[j] < code or (right and p[j] == code)
-        out[i] = np.int32(k[piece] * code + b[piece])
+        out[i] = np.int32(_line(np.int64(q[i]), p, k, b, right))
 
 
 @kernel
@@ -201,10 +203,8 @@ def _shifted(a: Any, shift: int, low: Any, high: Any, out: Any) -> None:
         out[i] = np.int32(min(max(wide, low), high))
 
 
-def _spread(size: int, width: int, task: Any) -> None:
-    """Run ``task(slice)`` over fixed pieces of an array on all threads."""
-    parts = pieces(size, width, elements=1 << 20)
-    share(len(parts), lambda i: task(slice(*parts[i])))
+def _spread(size: int, width: int, task: Callable[[slice], object]) -> None:
+    by_pieces((size, width), task, elements=1 << 20)
 
 
 def evaluate_table(x: Array, table: Table[Array], /, *, tie: TableTie = "left") -> Array:
@@ -362,14 +362,6 @@ def _rounded(a: Any, shift: Any) -> Any:
     if shift > 62:
         return np.int64(0)
     return (a + (np.int64(1) << (shift - 1)) - 1 + ((a >> shift) & 1)) >> shift
-
-
-@kernel
-def _line(code: Any, p: Any, k: Any, b: Any, right: bool) -> Any:
-    piece = 0
-    for j in range(p.size):
-        piece += p[j] < code or (right and p[j] == code)
-    return k[piece] * code + b[piece]
 
 
 @kernel

@@ -17,7 +17,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import PackLayout
 
 from ._arrays import Array, integers
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 
 __all__ = ["pack", "unpack"]
 
@@ -157,13 +157,7 @@ def pack(codes: Array, /, *, bits: int, layout: str = "dense") -> Array:
     n, k = source.shape
     words = np.empty((n, _word_count(k, bits, layout)), np.int32)
     run = _pack_padded(int(bits)) if layout == "padded" or 32 % bits == 0 else _pack_dense(int(bits))
-    parts = pieces(n, k)
-    seen = [0] * len(parts)
-
-    def work(i: int) -> None:
-        seen[i] = int(run(source[slice(*parts[i])], words[slice(*parts[i])]))
-
-    share(len(parts), work)
+    seen = by_pieces((n, k), lambda p: int(run(source[p], words[p])))
     if any(s >= 2**bits for s in seen):  # the union of all bits set anywhere, so a negative code shows too
         outside = np.argwhere((source < 0) | (source >= 2**bits))[0]
         i, j = (int(v) for v in outside)
@@ -184,6 +178,5 @@ def unpack(words: Array, /, *, bits: int, length: int, layout: str = "dense") ->
         )
     codes = np.empty((source.shape[0], int(length)), np.int32)
     run = _unpack_padded(int(bits)) if layout == "padded" or 32 % bits == 0 else _unpack_dense(int(bits))
-    parts = pieces(*codes.shape)
-    share(len(parts), lambda i: run(source[slice(*parts[i])], codes[slice(*parts[i])]))
+    by_pieces(codes.shape, lambda p: run(source[p], codes[p]))
     return codes

@@ -12,7 +12,7 @@ from lowbit.accel.common.philox import check_bound, check_counters, check_seed
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._philox import draw, key
 
 __all__ = ["philox_integers", "philox_normal", "philox_uniform", "philox_words"]
@@ -65,8 +65,7 @@ def _run(counters: Array, seed: int, dtype: Any, work: Callable[..., None], *ext
     out = np.empty(counters.shape, dtype)
     result = out.reshape(-1, 4)
     k0, k1 = key(int(seed))
-    parts = pieces(len(rows), 4, elements=1 << 16)
-    share(len(parts), lambda i: work(rows[slice(*parts[i])], k0, k1, *extra, result[slice(*parts[i])]))
+    by_pieces(rows.shape, lambda p: work(rows[p], k0, k1, *extra, result[p]), elements=1 << 16)
     return out
 
 

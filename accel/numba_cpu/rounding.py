@@ -9,7 +9,7 @@ import numpy as np
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
-from ._jit import as_int, kernel, pieces, share
+from ._jit import as_int, by_pieces, kernel
 
 __all__ = ["nearest_level", "round_clip", "round_half_even"]
 
@@ -100,8 +100,7 @@ def round_half_even(x: Array, /) -> Array:
     source = fixed(given, working_dtype(given))
     out = np.empty_like(source)
     flat, result = source.reshape(-1), out.reshape(-1)
-    parts = pieces(flat.size, 1)
-    share(len(parts), lambda i: _round(flat[slice(*parts[i])], result[slice(*parts[i])]))
+    by_pieces((flat.size, 1), lambda p: _round(flat[p], result[p]))
     return out
 
 
@@ -116,14 +115,7 @@ def round_clip(x: Array, /, *, low: int, high: int) -> Array:
     source = fixed(given, working_dtype(given))
     out = np.empty(source.shape, np.int32)
     flat, result = source.reshape(-1), out.reshape(-1)
-    parts = pieces(flat.size, 1)
-    nan = [False] * len(parts)
-
-    def work(i: int) -> None:
-        nan[i] = _round_clip(flat[slice(*parts[i])], float(low), float(high), result[slice(*parts[i])])
-
-    share(len(parts), work)
-    if any(nan):
+    if any(by_pieces((flat.size, 1), lambda p: _round_clip(flat[p], float(low), float(high), result[p]))):
         bad = np.flatnonzero(np.isnan(flat))
         position = tuple(int(i) for i in np.unravel_index(int(bad[0]), source.shape)) if source.ndim else ()
         raise SpecError("R-2", f"x holds {bad.size} NaN, the first at {position}")
@@ -139,6 +131,5 @@ def nearest_level(x: Array, levels: Array, /) -> Array:
     find, midpoints = midpoints_of(exact, source.dtype)
     out = np.empty(source.shape, np.int32)
     flat, result = source.reshape(-1), out.reshape(-1)
-    parts = pieces(flat.size, 1)
-    share(len(parts), lambda i: find(flat[slice(*parts[i])], midpoints, result[slice(*parts[i])]))
+    by_pieces((flat.size, 1), lambda p: find(flat[p], midpoints, result[p]))
     return out

@@ -16,7 +16,7 @@ from lowbit.reference.types import ClippedGrid, Granularity, Grid, ScaleDtype, S
 
 from ._arrays import Array, fixed, integers, refuse_bad, refuse_found, weights, working_dtype
 from ._grid import GridRule, group_range, plan, refuse_overflow, scale_and_zero
-from ._jit import as_float, as_int, kernel, pieces, share
+from ._jit import as_float, as_int, by_pieces, kernel
 from ._vector import LANES, lane_sum
 
 __all__ = ["clip_search", "dequantize", "fit_grid", "quantize"]
@@ -177,26 +177,23 @@ def _grouped(x: Array, shape: tuple[int, ...]) -> Array:
 def group_ranges(x: Array, shape: tuple[int, ...], clause: str) -> tuple[Array, Array, Array]:
     """(groups, least of each, greatest of each); refuses NaN and infinities in the same pass.  [A-4]"""
     groups = _grouped(x, shape)
-    view = groups
+    views = [groups]
     if groups.shape[0] == 1 and groups.size > 1 << 16:  # one large group: cut it, its extremes are exact anyway
-        view = groups[:, : groups.size // 1024 * 1024].reshape(-1, 1024)
-    low, high = np.empty(view.shape[0], x.dtype), np.empty(view.shape[0], x.dtype)
-    parts = pieces(*view.shape)
-    view = fixed(view)
-    share(len(parts), lambda i: _ranges(view[slice(*parts[i])], low[slice(*parts[i])], high[slice(*parts[i])]))
-    if view.shape != groups.shape:
-        rest = groups[0, view.size :]
-        last_low, last_high = np.zeros(1, x.dtype), np.zeros(1, x.dtype)
-        _ranges(fixed(rest.reshape(1, -1)), last_low, last_high)
-        ends = slice(None) if rest.size else slice(0)
-        low, high = np.concatenate([low, last_low[ends]]), np.concatenate([high, last_high[ends]])
-        bad = not (np.isfinite(low).all() and np.isfinite(high).all())
-        low, high = (low[:1], high[:1]) if bad else (low.min(keepdims=True), high.max(keepdims=True))
-    else:
-        bad = not (np.isfinite(low).all() and np.isfinite(high).all())
-    if bad:
+        cut = groups.size // 1024 * 1024
+        views = [groups[:, :cut].reshape(-1, 1024), groups[:, cut:]][: 2 if cut < groups.size else 1]
+    low, high = (np.concatenate(ends) for ends in zip(*(_extremes(fixed(view)) for view in views), strict=True))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
         refuse_found(clause, "x", x)
+    if views[0].shape != groups.shape:
+        low, high = low.min(keepdims=True), high.max(keepdims=True)
     return fixed(groups), fixed(low), fixed(high)
+
+
+def _extremes(x: Array) -> tuple[Array, Array]:
+    """Least and greatest of every row."""
+    low, high = np.empty(x.shape[0], x.dtype), np.empty(x.shape[0], x.dtype)
+    by_pieces(x.shape, lambda p: _ranges(x[p], low[p], high[p]))
+    return low, high
 
 
 def fit_grid(
@@ -220,17 +217,9 @@ def fit_grid(
     shape = grid_groups(given.shape, granularity, group_size)
     _, low, high = group_ranges(fixed(given, dtype), shape, "Q-2")
     scale, zero = np.empty(shape, dtype), np.empty(shape, np.int32)
-    flat_scale, flat_zero = scale.reshape(-1), zero.reshape(-1)
-    parts = pieces(low.size, 16)
-    most = [0.0] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        most[i] = _grids(low[p], high[p], ratio, bool(include_zero), rule, flat_scale[p], flat_zero[p])
-
-    share(len(parts), work)
-    if max(most, default=0.0) > rule.most:
-        refuse_overflow(max(most), rule)
+    s, z = scale.reshape(-1), zero.reshape(-1)
+    most = by_pieces((low.size, 16), lambda p: _grids(low[p], high[p], ratio, bool(include_zero), rule, s[p], z[p]))
+    refuse_overflow(max(most, default=0.0), rule)
     return Grid(scale, zero)
 
 
@@ -259,18 +248,12 @@ def clip_search(
     shape = grid_groups(given.shape, granularity, group_size)
     groups, low, high = group_ranges(fixed(given, dtype), shape, "Q-5")
     scale, zero, step = np.empty(shape, dtype), np.empty(shape, np.int32), np.empty(shape, np.int32)
-    flat = scale.reshape(-1), zero.reshape(-1), step.reshape(-1)
-    parts = pieces(*groups.shape, elements=1 << 13)
-    most = [0.0] * len(parts)
+    s, z, at = scale.reshape(-1), zero.reshape(-1), step.reshape(-1)
 
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        out = (flat[0][p], flat[1][p], flat[2][p])
-        most[i] = _search(groups[p], low[p], high[p], power, int(grid), steps, rule, *out)
+    def work(p: slice) -> float:
+        return _search(groups[p], low[p], high[p], power, int(grid), steps, rule, s[p], z[p], at[p])
 
-    share(len(parts), work)
-    if max(most, default=0.0) > rule.most:
-        refuse_overflow(max(most), rule)
+    refuse_overflow(max(by_pieces(groups.shape, work, elements=1 << 13), default=0.0), rule)
     return ClippedGrid(scale, zero, step)
 
 
@@ -310,15 +293,7 @@ def quantize(x: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme:
     source = fixed(given, dtype)
     out = np.empty(source.shape, np.int32)
     groups, codes = source.reshape(s.size, size), out.reshape(s.size, size)
-    parts = pieces(*groups.shape)
-    found = [False] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        found[i] = bool(_codes(groups[p], s[p], z[p], float(first), float(last), codes[p]))
-
-    share(len(parts), work)
-    if any(found):
+    if any(by_pieces(groups.shape, lambda p: _codes(groups[p], s[p], z[p], float(first), float(last), codes[p]))):
         refuse_found("Q-3", "x", source)
     return out
 
@@ -329,11 +304,5 @@ def dequantize(codes: Array, scale: Array, zero_point: Array, /) -> Array:
     s, z, size = _affine("Q-4", scale, zero_point, source.shape)
     out = np.empty(source.shape, s.dtype)
     groups, values = source.reshape(s.size, size), out.reshape(s.size, size)
-    parts = pieces(*groups.shape)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _values(groups[p], s[p], z[p], values[p])
-
-    share(len(parts), work)
+    by_pieces(groups.shape, lambda p: _values(groups[p], s[p], z[p], values[p]))
     return out
