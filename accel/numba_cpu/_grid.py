@@ -56,7 +56,8 @@ def plan(bits: int, scheme: str, range_floor: float, scale_dtype: str | None, wo
 
 def refuse_overflow(scale: float, rule: GridRule) -> None:
     """Raise the clause Q-2 error for a scale above the largest value of its format."""
-    raise SpecError("Q-2", f"a scale of {scale:.4g} overflows the largest value of its format, {rule.most:.4g}")
+    if scale > rule.most:
+        raise SpecError("Q-2", f"a scale of {scale:.4g} overflows the largest value of its format, {rule.most:.4g}")
 
 
 @kernel

@@ -26,14 +26,19 @@ __all__ = [
     "ROWS",
     "SPAN",
     "TOKENS",
+    "Loop",
+    "data_of",
     "dot_row_1",
     "dot_row_2",
     "dot_row_3",
     "dot_row_4",
     "expand_row",
+    "load",
     "multiply_rows_1",
     "multiply_rows_2",
     "multiply_rows_3",
+    "prefetch",
+    "store",
 ]
 
 AVAILABLE = vector_bytes() >= 32
@@ -52,24 +57,23 @@ _INT, _INDEX, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _WORDS, _VECTOR = ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES)
 
 
-def _pointer(context: Any, builder: Any, signature: Any, args: Any, position: int) -> Any:
+def data_of(context: Any, builder: Any, signature: Any, args: Any, position: int) -> Any:
     return context.make_array(signature.args[position])(context, builder, args[position]).data
 
 
-def _load(builder: Any, pointer: Any, kind: Any, *, align: int = 4) -> Any:
-    load = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-    load.align = align
-    return load
+def load(builder: Any, pointer: Any, kind: Any, *, align: int = 4) -> Any:
+    value = builder.load(builder.bitcast(pointer, kind.as_pointer()))
+    value.align = align
+    return value
 
 
-def _store(builder: Any, value: Any, pointer: Any) -> None:
-    store = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
-    store.align = 4
+def store(builder: Any, value: Any, pointer: Any) -> None:
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
 
 
-def _prefetch(builder: Any, pointer: Any, step: int) -> None:
+def prefetch(builder: Any, pointer: Any, step: Any) -> None:
     """Ask for the line ``step`` items further on: the hardware's own prefetcher stops at every page."""
-    target = builder.bitcast(builder.gep(pointer, [ir.Constant(_INDEX, step)]), ir.IntType(8).as_pointer())
+    target = builder.bitcast(builder.gep(pointer, [step]), ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [target.type, _INT, _INT, _INT])
     name = "llvm.prefetch.p0"
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
@@ -99,15 +103,15 @@ class _Table:
 
     def __init__(self, builder: Any, pointer: Any) -> None:
         step = ir.Constant(_INDEX, LANES)
-        self.low = _load(builder, pointer, _VECTOR)
-        self.high = None if LANES == 16 else _load(builder, builder.gep(pointer, [step]), _VECTOR)
+        self.low = load(builder, pointer, _VECTOR)
+        self.high = None if LANES == 16 else load(builder, builder.gep(pointer, [step]), _VECTOR)
 
     def levels(self, builder: Any, words: Any, slot: int) -> Any:
         """Levels of the codes at bits 4 slot … of every word at the pointer.
 
         Whole bytes are shifted away by loading from further on, which leaves the arithmetic units to the rest.
         """
-        words = _load(builder, words, _WORDS)
+        words = load(builder, words, _WORDS)
         index = builder.lshr(words, ir.Constant(_WORDS, [4 * slot] * LANES)) if slot else words
         low = _permute(builder, self.low, index)
         if self.high is None:
@@ -119,13 +123,13 @@ class _Table:
 
 def _scales(builder: Any, pointer: Any, place: Any) -> Any:
     """The scale of every lane: the BLOCKS values at the pointer, picked by the lane's block."""
-    few = _load(builder, pointer, ir.VectorType(_FLOAT, BLOCKS))
+    few = load(builder, pointer, ir.VectorType(_FLOAT, BLOCKS))
     undefined = ir.Constant(few.type, ir.Undefined)
     mask = ir.Constant(ir.VectorType(_INT, LANES), [i % BLOCKS for i in range(LANES)])  # a broadcast while loading
     return _permute(builder, builder.shuffle_vector(few, undefined, mask), place)
 
 
-class _Loop:
+class Loop:
     """for step in range(count), with values carried from one round to the next."""
 
     def __init__(self, builder: Any, count: Any, starts: list[Any]) -> None:
@@ -173,28 +177,28 @@ def _dotter(tokens: int) -> Any:
         signature = types.void(words, size, size, x, size, size, table, scale, size, place, size, out)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            start = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
-            inputs = builder.gep(_pointer(context, builder, sig, args, 3), [args[4]])
+            start = builder.gep(data_of(context, builder, sig, args, 0), [args[1]])
+            inputs = builder.gep(data_of(context, builder, sig, args, 3), [args[4]])
             rows = [builder.gep(inputs, [builder.mul(args[5], ir.Constant(_INDEX, t))]) for t in range(tokens)]
-            levels = _Table(builder, _pointer(context, builder, sig, args, 6))
-            scales = builder.gep(_pointer(context, builder, sig, args, 7), [args[8]])
-            lane = _load(builder, _pointer(context, builder, sig, args, 9), _WORDS)
+            levels = _Table(builder, data_of(context, builder, sig, args, 6))
+            scales = builder.gep(data_of(context, builder, sig, args, 7), [args[8]])
+            lane = load(builder, data_of(context, builder, sig, args, 9), _WORDS)
             zero = ir.Constant(_VECTOR, [0.0] * LANES)
-            loop = _Loop(builder, args[2], [zero] * tokens)
+            loop = Loop(builder, args[2], [zero] * tokens)
             chunk = builder.gep(start, [builder.mul(loop.step, ir.Constant(_INDEX, LANES))])
             column = builder.mul(loop.step, ir.Constant(_INDEX, SPAN))
-            _prefetch(builder, chunk, _AHEAD)
+            prefetch(builder, chunk, ir.Constant(_INDEX, _AHEAD))
             sums: list[list[Any]] = [[None, None] for _ in range(tokens)]
             for slot in range(8):
                 level = levels.levels(builder, chunk, slot)
                 for t in range(tokens):
                     at = builder.gep(rows[t], [builder.add(column, ir.Constant(_INDEX, slot * LANES))])
-                    value, old = _load(builder, at, _VECTOR), sums[t][slot % 2]
+                    value, old = load(builder, at, _VECTOR), sums[t][slot % 2]
                     product = builder.fmul(level, value) if old is None else _multiply_add(builder, level, value, old)
                     sums[t][slot % 2] = product
             scaled = _scales(builder, builder.gep(scales, [builder.ashr(column, args[10])]), lane)
             loop.close([_multiply_add(builder, builder.fadd(*sums[t]), scaled, loop.values[t]) for t in range(tokens)])
-            result = _pointer(context, builder, sig, args, 11)
+            result = data_of(context, builder, sig, args, 11)
             for t, total in enumerate(loop.values):
                 half = LANES // 2
                 while half:
@@ -226,14 +230,14 @@ def expand_row(
     signature = types.void(words, types.intp, table, scale, types.intp, place, out, types.intp)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        chunk = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
-        levels = _Table(builder, _pointer(context, builder, sig, args, 2))
-        lane = _load(builder, _pointer(context, builder, sig, args, 5), _WORDS)
-        scaled = _scales(builder, builder.gep(_pointer(context, builder, sig, args, 3), [args[4]]), lane)
-        target = builder.gep(_pointer(context, builder, sig, args, 6), [args[7]])
+        chunk = builder.gep(data_of(context, builder, sig, args, 0), [args[1]])
+        levels = _Table(builder, data_of(context, builder, sig, args, 2))
+        lane = load(builder, data_of(context, builder, sig, args, 5), _WORDS)
+        scaled = _scales(builder, builder.gep(data_of(context, builder, sig, args, 3), [args[4]]), lane)
+        target = builder.gep(data_of(context, builder, sig, args, 6), [args[7]])
         for slot in range(8):
             value = builder.fmul(levels.levels(builder, chunk, slot), scaled)
-            _store(builder, value, builder.gep(target, [ir.Constant(_INDEX, slot * LANES)]))
+            store(builder, value, builder.gep(target, [ir.Constant(_INDEX, slot * LANES)]))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -247,9 +251,9 @@ def _multiplier(count: int) -> Any:
         signature = types.void(tile, x, types.intp, out)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            values = _pointer(context, builder, sig, args, 0)
-            inputs = builder.gep(_pointer(context, builder, sig, args, 1), [args[2]])
-            result = _pointer(context, builder, sig, args, 3)
+            values = data_of(context, builder, sig, args, 0)
+            inputs = builder.gep(data_of(context, builder, sig, args, 1), [args[2]])
+            result = data_of(context, builder, sig, args, 3)
             rows, width = ROWS[count], count * LANES
             places = [
                 builder.gep(result, [ir.Constant(_INDEX, r * width + v * LANES)])
@@ -257,10 +261,10 @@ def _multiplier(count: int) -> Any:
                 for v in range(count)
             ]
             zero = ir.Constant(_VECTOR, [0.0] * LANES)  # a chunk by itself, then added: shorter chains of roundings
-            loop = _Loop(builder, ir.Constant(_INDEX, SPAN), [zero] * len(places))
+            loop = Loop(builder, ir.Constant(_INDEX, SPAN), [zero] * len(places))
             base = builder.gep(inputs, [builder.mul(loop.step, ir.Constant(_INDEX, width))])
             columns = [
-                _load(builder, builder.gep(base, [ir.Constant(_INDEX, v * LANES)]), _VECTOR) for v in range(count)
+                load(builder, builder.gep(base, [ir.Constant(_INDEX, v * LANES)]), _VECTOR) for v in range(count)
             ]
             updated = []
             for r in range(rows):
@@ -270,7 +274,7 @@ def _multiplier(count: int) -> Any:
                     updated.append(_multiply_add(builder, spread, columns[v], loop.values[r * count + v]))
             loop.close(updated)
             for place, value in zip(places, loop.values, strict=True):
-                _store(builder, builder.fadd(_load(builder, place, _VECTOR), value), place)
+                store(builder, builder.fadd(load(builder, place, _VECTOR), value), place)
             return context.get_dummy_value()
 
         return signature, codegen

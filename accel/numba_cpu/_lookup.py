@@ -20,6 +20,7 @@ from numba import types
 from numba.core import config
 
 from lowbit.accel.numba_cpu._jit import kernel, primitive
+from lowbit.accel.numba_cpu._levels import Loop, data_of, load, prefetch, store
 
 __all__ = ["LANES", "add_strip", "build_tables", "has_permutes", "permuted_strip", "portable_kernels"]
 
@@ -140,111 +141,42 @@ def permuted_strip(
         words_t, floats_t = ir.VectorType(i32, LANES), ir.VectorType(f32, LANES)
         base_, word_step_, plane_step_, count_, bits_, tiles_ = args[1:7]
         t0_, s0_, scale_step_, o0_, ahead_ = args[8], args[10], args[11], args[13], args[14]
-
-        def pointer(position: int) -> Any:
-            return context.make_array(sig.args[position])(context, builder, args[position]).data
-
-        planes_p, tables_p, scale_p, out_p = pointer(0), pointer(7), pointer(9), pointer(12)
-
-        def number(value: int) -> Any:
-            return ir.Constant(i64, value)
-
-        def load(source: Any, index: Any, kind: Any) -> Any:
-            value = builder.load(builder.bitcast(builder.gep(source, [index]), kind.as_pointer()))
-            value.align = 4
-            return value
-
+        planes_p, tables_p, scale_p, out_p = (data_of(context, builder, sig, args, i) for i in (0, 7, 9, 12))
         permute = builder.module.declare_intrinsic(
             "llvm.x86.avx512.permvar.sf.512", fnty=ir.FunctionType(floats_t, [floats_t, words_t])
         )
         fused = builder.module.declare_intrinsic(
             f"llvm.fma.v{LANES}f32", fnty=ir.FunctionType(floats_t, [floats_t, floats_t, floats_t])
         )
-        byte = ir.IntType(8).as_pointer()
-        fetch = builder.module.declare_intrinsic(
-            "llvm.prefetch.p0", fnty=ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-        )
-        zero = ir.Constant(floats_t, [0.0] * LANES)
 
-        entry = builder.block
-        names = (
-            "tile.head",
-            "tile.body",
-            "plane.head",
-            "plane.body",
-            "word.head",
-            "word.body",
-            "plane.end",
-            "tile.end",
-        )
-        tile_head, tile_body, plane_head, plane_body, word_head, word_body, plane_end, tile_end = (
-            builder.append_basic_block(name) for name in names
-        )
-        done = builder.append_basic_block("strip.done")
-        builder.branch(tile_head)
+        def number(value: int) -> Any:
+            return ir.Constant(i64, value)
 
-        builder.position_at_end(tile_head)
-        tile = builder.phi(i64)
-        tile.add_incoming(number(0), entry)
-        builder.cbranch(builder.icmp_signed("<", tile, tiles_), tile_body, done)
+        def vector(source: Any, index: Any, kind: Any = floats_t) -> Any:
+            return load(builder, builder.gep(source, [index]), kind)
 
-        builder.position_at_end(tile_body)
-        row = builder.mul(tile, number(LANES))
+        tile = Loop(builder, tiles_, [])
+        row = builder.mul(tile.step, number(LANES))
         place = builder.add(o0_, row)
-        before = load(out_p, place, floats_t)
-        first = builder.add(base_, row)
-        builder.branch(plane_head)
-
-        builder.position_at_end(plane_head)
-        plane, sums = builder.phi(i64), builder.phi(floats_t)
-        plane.add_incoming(number(0), tile_body)
-        sums.add_incoming(before, tile_body)
-        builder.cbranch(builder.icmp_signed("<", plane, bits_), plane_body, tile_end)
-
-        builder.position_at_end(plane_body)
-        start = builder.add(first, builder.mul(plane, plane_step_))
-        builder.branch(word_head)
-
-        builder.position_at_end(word_head)
-        word, total = builder.phi(i64), builder.phi(floats_t)
-        for phi, value in ((word, number(0)), (total, zero)):
-            phi.add_incoming(value, plane_body)
-        builder.cbranch(builder.icmp_signed("<", word, count_), word_body, plane_end)
-
-        builder.position_at_end(word_body)
-        at = builder.add(start, builder.mul(word, word_step_))
-        keys = load(planes_p, at, words_t)
-        line = builder.bitcast(builder.gep(planes_p, [builder.add(at, ahead_)]), byte)
-        builder.call(fetch, [line, ir.Constant(i32, 0), ir.Constant(i32, 3), ir.Constant(i32, 1)])
-        table = builder.add(t0_, builder.mul(word, number(8 * LANES)))
+        plane = Loop(builder, bits_, [vector(out_p, place)])
+        start = builder.add(builder.add(base_, row), builder.mul(plane.step, plane_step_))
+        word = Loop(builder, count_, [ir.Constant(floats_t, [0.0] * LANES)])
+        at = builder.add(start, builder.mul(word.step, word_step_))
+        keys = vector(planes_p, at, words_t)
+        prefetch(builder, planes_p, builder.add(at, ahead_))
+        table = builder.add(t0_, builder.mul(word.step, number(8 * LANES)))
         found = []
         for nibble in range(8):
-            index = keys
-            if nibble:
-                index = builder.lshr(keys, ir.Constant(words_t, [4 * nibble] * LANES))
-            entries = load(tables_p, builder.add(table, number(nibble * LANES)), floats_t)
+            index = builder.lshr(keys, ir.Constant(words_t, [4 * nibble] * LANES)) if nibble else keys
+            entries = vector(tables_p, builder.add(table, number(nibble * LANES)))
             found.append(builder.call(permute, [entries, index]))
         while len(found) > 1:  # in pairs: a chain of eight additions would take as long as the look-ups
             found = [builder.fadd(one, other) for one, other in zip(found[::2], found[1::2], strict=True)]
-        word.add_incoming(builder.add(word, number(1)), word_body)
-        total.add_incoming(builder.fadd(total, found[0]), word_body)
-        builder.branch(word_head)
-
-        builder.position_at_end(plane_end)
-        alpha_at = builder.add(builder.add(s0_, row), builder.mul(plane, scale_step_))
-        alpha = load(scale_p, alpha_at, floats_t)
-        following = builder.call(fused, [alpha, total, sums])
-        plane.add_incoming(builder.add(plane, number(1)), plane_end)
-        sums.add_incoming(following, plane_end)
-        builder.branch(plane_head)
-
-        builder.position_at_end(tile_end)
-        store = builder.store(sums, builder.bitcast(builder.gep(out_p, [place]), floats_t.as_pointer()))
-        store.align = 4
-        tile.add_incoming(builder.add(tile, number(1)), tile_end)
-        builder.branch(tile_head)
-
-        builder.position_at_end(done)
+        word.close([builder.fadd(word.values[0], found[0])])
+        alpha = vector(scale_p, builder.add(builder.add(s0_, row), builder.mul(plane.step, scale_step_)))
+        plane.close([builder.call(fused, [alpha, word.values[0], plane.values[0]])])
+        store(builder, plane.values[0], builder.gep(out_p, [place]))
+        tile.close([])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -18,7 +18,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DoubleScale
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel, pieces, share
 from ._levels import (
     AVAILABLE,
     BLOCKS,
@@ -53,18 +53,7 @@ _TILE = 1 << 18  # values of a tile of restored rows: 1 MiB of float32
 
 
 def normal_float(*, bits: int, offset: float = 0.9677083) -> Array:
-    """NormalFloat levels, ascending, from −1 to 1.  [N-1]
-
-    Args:
-        bits: 2 to 8.
-        offset: outermost probability, above ½ and below 1.
-
-    Returns:
-        float64, (2^bits,).
-
-    Raises:
-        SpecError: N-1 for a width or an offset outside these ranges.
-    """
+    """NormalFloat levels, ascending, from −1 to 1.  [N-1]"""
     _width("N-1", bits, 2)
     if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not 0.5 < offset < 1:
         raise SpecError("N-1", f"offset must be above 0.5 and below 1, got {offset!r}")
@@ -79,17 +68,7 @@ def normal_float(*, bits: int, offset: float = 0.9677083) -> Array:
 
 
 def dynamic_float(*, bits: int) -> Array:
-    """Levels of the dynamic float of double quantization, ascending.  [N-1a]
-
-    Args:
-        bits: 3 to 8.
-
-    Returns:
-        float64, (2^bits,).
-
-    Raises:
-        SpecError: N-1a for another width.
-    """
+    """Levels of the dynamic float of double quantization, ascending.  [N-1a]"""
     _width("N-1a", bits, 3)
     half = 2 ** (bits - 1)
     levels = np.zeros(2 * half)
@@ -156,19 +135,16 @@ def _restore(codes: Any, size: int, scale: Any, levels: Any, offset: Any, out: A
     return -1
 
 
+def _within(blocks: slice, size: int) -> slice:
+    """The values of some blocks."""
+    return slice(blocks.start * size, blocks.stop * size)
+
+
 def scales_of(x: Array, size: int, clause: str) -> Array:
     """Largest magnitudes of the blocks of a float32 or float64 array."""
     flat = fixed(x.reshape(-1))
     out: Array = np.empty(-(-flat.size // size), flat.dtype)
-    parts = pieces(out.size, size)
-    bad = [False] * len(parts)
-
-    def work(i: int) -> None:
-        first, last = parts[i]
-        bad[i] = _largest(flat[first * size : last * size], size, out[first:last])
-
-    share(len(parts), work)
-    if any(bad):
+    if any(by_pieces((out.size, size), lambda p: _largest(flat[_within(p, size)], size, out[p]))):
         refuse_bad(clause, "x", x)
     return out
 
@@ -179,17 +155,12 @@ def codes_of(x: Array, size: int, scale: Array, levels: Array, clause: str) -> A
     out: Array = np.empty(flat.size, np.int32)
     find, midpoints = midpoints_of(levels, flat.dtype)
     few = find is count_midpoints
-    parts = pieces(scale.size, size)
-    bad = [False] * len(parts)
 
-    def work(i: int) -> None:
-        first, last = parts[i]
-        bad[i] = _nearest(
-            flat[first * size : last * size], size, scale[first:last], midpoints, few, out[first * size : last * size]
-        )
+    def work(p: slice) -> Any:
+        at = _within(p, size)
+        return _nearest(flat[at], size, scale[p], midpoints, few, out[at])
 
-    share(len(parts), work)
-    if any(bad):
+    if any(by_pieces((scale.size, size), work)):
         refuse_bad(clause, "x", x)
     return out.reshape(x.shape)
 
@@ -200,19 +171,17 @@ def values_of(codes: Array, size: int, scale: Array, levels: Array, offset: floa
     out: Array = np.empty(flat.size, scale.dtype)
     table = fixed(levels, scale.dtype)
     base = scale.dtype.type(offset)
-    parts = pieces(scale.size, size)
-    wrong = [-1] * len(parts)
 
-    def work(i: int) -> None:
-        first, last = parts[i]
-        place = slice(first * size, last * size)
-        wrong[i] = _restore(flat[place], size, scale[first:last], table, base, out[place])
+    def work(p: slice) -> int:
+        """Place of the first code without a level, or −1."""
+        at = _within(p, size)
+        found = int(_restore(flat[at], size, scale[p], table, base, out[at]))
+        return found if found < 0 else at.start + found
 
-    share(len(parts), work)
-    for (first, _), at in zip(parts, wrong, strict=True):
-        if at >= 0:
-            where = tuple(int(i) for i in np.unravel_index(first * size + at, codes.shape)) if codes.ndim else ()
-            raise SpecError(clause, f"code {codes[where]} at {where} has no level among {levels.size}")
+    wrong = next((at for at in by_pieces((scale.size, size), work) if at >= 0), None)
+    if wrong is not None:
+        where = tuple(int(i) for i in np.unravel_index(wrong, codes.shape)) if codes.ndim else ()
+        raise SpecError(clause, f"code {codes[where]} at {where} has no level among {levels.size}")
     return out.reshape(codes.shape)
 
 
@@ -228,38 +197,14 @@ def _scale(clause: str, scale: Any, size: int, block_size: int, dtype: Any, *, p
 
 
 def block_scale(x: Array, /, *, block_size: int = 64) -> Array:
-    """Largest magnitude of every block of the flattened array.  [N-2]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-        block_size: values that share a scale; the last block may be short.
-
-    Returns:
-        (⌈n / block_size⌉,), x's dtype but at least float32.
-
-    Raises:
-        SpecError: N-2 for a block size below 1, A-4 for NaN and infinities.
-    """
+    """Largest magnitude of every block of the flattened array.  [N-2]"""
     check_block_size("N-2", block_size)
     given = weights("N-2", "x", x)
     return scales_of(fixed(given, working_dtype(given)), block_size, "N-2")
 
 
 def quantize_blocks(x: Array, scale: Array, levels: Array, /, *, block_size: int = 64) -> Array:
-    """Index of the level nearest to x / s; an exact midpoint goes to the lower index, a scale of 0 reads x as 0.  [N-3]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-        scale: (⌈n / block_size⌉,), not negative.
-        levels: (L,), strictly ascending.
-        block_size: values of the flattened array that share a scale.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: N-3 for shapes, levels and scales, A-4 for NaN and infinities.
-    """
+    """Index of the level nearest to x / s; a midpoint goes to the lower index, a scale of 0 reads x as 0.  [N-3]"""
     check_block_size("N-3", block_size)
     given = weights("N-3", "x", x)
     exact = level_table("N-3", levels)
@@ -269,20 +214,7 @@ def quantize_blocks(x: Array, scale: Array, levels: Array, /, *, block_size: int
 
 
 def dequantize_blocks(codes: Array, scale: Array, levels: Array, /, *, block_size: int = 64) -> Array:
-    """scale · level.  [N-4]
-
-    Args:
-        codes: integers, any shape, 0 … L − 1.
-        scale: (⌈n / block_size⌉,), of any sign.
-        levels: (L,), strictly ascending.
-        block_size: values of the flattened array that share a scale.
-
-    Returns:
-        Shape of the codes, dtype of the scale but at least float32.
-
-    Raises:
-        SpecError: N-4 for shapes, levels and codes without a level, A-4 for NaN and infinities.
-    """
+    """scale · level.  [N-4]"""
     check_block_size("N-4", block_size)
     q = integers("N-4", "codes", codes)
     exact = level_table("N-4", levels)
@@ -291,19 +223,7 @@ def dequantize_blocks(codes: Array, scale: Array, levels: Array, /, *, block_siz
 
 
 def quantize_scale(scale: Array, levels: Array, /, *, block_size: int = 256) -> DoubleScale[Array]:
-    """Scales quantized around their mean, in blocks of their own.  [N-5]
-
-    Args:
-        scale: (n,).
-        levels: (L,), strictly ascending, such as ``dynamic_float(bits=8)``.
-        block_size: scales that share one of the second kind.
-
-    Returns:
-        codes int32 (n,), scale (⌈n / block_size⌉,) and offset () in the dtype of the scale, at least float32.
-
-    Raises:
-        SpecError: N-5 for shapes and levels, A-4 for NaN and infinities.
-    """
+    """Scales quantized around their mean, in blocks of their own.  [N-5]"""
     check_block_size("N-5", block_size)
     given = weights("N-5", "scale", scale)
     if given.ndim != 1:
@@ -319,21 +239,7 @@ def quantize_scale(scale: Array, levels: Array, /, *, block_size: int = 256) -> 
 
 
 def dequantize_scale(codes: Array, scale: Array, offset: Array, levels: Array, /, *, block_size: int = 256) -> Array:
-    """offset + scale · level.  [N-5a]
-
-    Args:
-        codes: integers, (n,), 0 … L − 1.
-        scale: (⌈n / block_size⌉,).
-        offset: 0-d.
-        levels: (L,), strictly ascending.
-        block_size: as in :func:`quantize_scale`.
-
-    Returns:
-        (n,), dtype of the scale but at least float32.
-
-    Raises:
-        SpecError: N-5a for shapes, levels and codes without a level, A-4 for NaN and infinities.
-    """
+    """offset + scale · level.  [N-5a]"""
     check_block_size("N-5a", block_size)
     q = integers("N-5a", "codes", codes)
     base = weights("N-5a", "offset", offset)
@@ -378,13 +284,11 @@ def _by_tiles(x: Array, words: Array, scale: Array, levels: Array, bits: int, si
     for first in range(0, m, step):
         count = min(step, m - first)
         tile: Array = np.empty((count, k), x.dtype)
-        parts = pieces(count, k, elements=1 << 15)
 
-        def expand(i: int, first: int = first, tile: Array = tile, parts: list[tuple[int, int]] = parts) -> None:
-            a, b = parts[i]
-            _expand_any(words, bits, k, first + a, size, scale, table, tile[a:b])
+        def expand(p: slice, first: int = first, tile: Array = tile) -> None:
+            _expand_any(words, bits, k, first + p.start, size, scale, table, tile[p])
 
-        share(len(parts), expand)
+        by_pieces(tile.shape, expand, elements=1 << 15)
         np.matmul(x, tile.T, out=out[:, first : first + count])
     return out
 
@@ -534,20 +438,6 @@ def codebook_matmul(
 
     4 bits in float32, with blocks of 32, 64, 128, … columns that divide the rows, run on levels kept in registers
     where the processor has AVX2 or AVX-512; everything else restores tiles of rows.
-
-    Args:
-        x: (T, k) float16, float32 or float64.
-        words: int32 (m, words), as ``pack(codes, bits=bits)`` makes them.
-        scale: (⌈m k / block_size⌉,).
-        levels: (2^bits,), strictly ascending.
-        bits: 1 to 8.
-        block_size: values of the flattened weight that share a scale.
-
-    Returns:
-        (T, m), dtype of x and scale but at least float32.
-
-    Raises:
-        SpecError: N-6 for shapes and levels, A-4 for NaN and infinities.
     """
     given, codes = weights("N-6", "x", x), integers("N-6", "words", words)
     steps = weights("N-6", "scale", scale)

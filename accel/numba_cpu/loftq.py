@@ -57,24 +57,7 @@ def loftq(
     keep: Iterate = "best",
     scaling: float = 1.0,
 ) -> LoftQ[Array]:
-    """W ≈ Ŵ + scaling · B A, quantized and patched by turns.  [N-7]
-
-    Args:
-        w: (m, k) float16, float32 or float64.
-        rank: 1 … min(m, k).
-        bits: 2 to 8.
-        quantizer: "normal-float" in flat blocks, or "uniform", one grid over mean ± 2 deviations.
-        block_size: values of the flattened weight that share a scale.
-        iterations: turns, at least 1.
-        keep: "best", the turn with the least error, or "last".
-        scaling: α / r of the adapter; B is divided by it.
-
-    Returns:
-        weight and codes (m, k), scale and offset (blocks,), B (m, r), A (r, k), errors (iterations,), step.
-
-    Raises:
-        SpecError: N-7 for shapes and options, A-4 for NaN and infinities.
-    """
+    """W ≈ Ŵ + scaling · B A, quantized and patched by turns.  [N-7]"""
     given = weights("N-7", "w", w)
     check_loftq(given.shape, rank, bits, quantizer, block_size, iterations, keep, scaling)
     dtype = working_dtype(given)

@@ -7,6 +7,7 @@ store per code. Where entries have 8 bits too, two neighbouring codes are looked
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from lowbit.reference.types import (
 )
 
 from ._arrays import Array, finite_weights, fixed, integers, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 
 __all__ = [
     "evaluate_codes",
@@ -96,18 +97,7 @@ def _vectors(clause: str, x: Any, y: Any, names: tuple[str, str]) -> tuple[Array
 
 
 def fit_chords(knots: Array, values: Array, /) -> Table[Array]:
-    """Table of the chords between the points (knot, value).  [L-1, L-2]
-
-    Args:
-        knots: (n + 1,), the inner ones ascending.
-        values: (n + 1,).
-
-    Returns:
-        A table of n pieces, float64.
-
-    Raises:
-        SpecError: L-1, A-4.
-    """
+    """Table of the chords between the points (knot, value).  [L-1, L-2]"""
     a, v = _vectors("L-1", knots, values, ("knots", "values"))
     if a.size < 2:
         raise SpecError("L-1", f"a table needs at least 2 knots, got {a.size}")
@@ -120,20 +110,7 @@ def fit_chords(knots: Array, values: Array, /) -> Table[Array]:
 
 
 def fit_segments(x: Array, y: Array, breakpoints: Array, /, *, tie: TableTie = "right") -> Table[Array]:
-    """Table of the least-squares lines through the samples of every piece.  [L-3]
-
-    Args:
-        x: (N,).
-        y: (N,).
-        breakpoints: (n − 1,), ascending.
-        tie: piece of a sample on a breakpoint.
-
-    Returns:
-        A table of n pieces, float64.
-
-    Raises:
-        SpecError: L-3, L-8, A-4.
-    """
+    """Table of the least-squares lines through the samples of every piece.  [L-3]"""
     xs, ys = _vectors("L-3", x, y, ("x", "y"))
     p = finite_weights("L-3", "breakpoints", breakpoints, (None,)).astype(np.float64)
     _ascending("L-3", "breakpoints", p)
@@ -152,19 +129,7 @@ def fit_segments(x: Array, y: Array, breakpoints: Array, /, *, tie: TableTie = "
 
 
 def round_table(table: Table[Array], /, *, fraction_bits: int = 6, bits: int | None = None) -> Table[Array]:
-    """Slopes and intercepts in fixed point, clipped only when ``bits`` are given.  [L-4, L-5]
-
-    Args:
-        table: a table of n pieces.
-        fraction_bits: 0 … 24.
-        bits: 2 … 32, or None for no limit.
-
-    Returns:
-        The same breakpoints, coefficients that are multiples of 2⁻ᶠ, and how many of them were clipped.
-
-    Raises:
-        SpecError: L-4, L-5, A-4.
-    """
+    """Slopes and intercepts in fixed point, clipped only when ``bits`` are given.  [L-4, L-5]"""
     p, k, b = _float_table(table, "L-4")
     unit = 2.0 ** check_whole("L-4", "fraction_bits", fraction_bits, 0, _BITS)
     wanted = np.rint(np.concatenate((k, b)) * unit)
@@ -177,19 +142,7 @@ def round_table(table: Table[Array], /, *, fraction_bits: int = 6, bits: int | N
 
 
 def integer_table(table: Table[Array], /, *, scale_bits: int, fraction_bits: int = 6) -> IntegerTable[Array]:
-    """The table for codes of scale 2⁻ᵇ.  [L-6]
-
-    Args:
-        table: a table whose coefficients are multiples of 2⁻ᶠ.
-        scale_bits: b, 0 … 24.
-        fraction_bits: f, 0 … 24.
-
-    Returns:
-        int32 breakpoints, slopes and intercepts.
-
-    Raises:
-        SpecError: L-6, A-4.
-    """
+    """The table for codes of scale 2⁻ᵇ.  [L-6]"""
     p, k, b = _float_table(table, "L-6")
     c = check_whole("L-6", "scale_bits", scale_bits, 0, _BITS)
     f = check_whole("L-6", "fraction_bits", fraction_bits, 0, _BITS)
@@ -212,24 +165,25 @@ def integer_table(table: Table[Array], /, *, scale_bits: int, fraction_bits: int
 
 
 @kernel
+def _line(x: Any, p: Any, k: Any, b: Any, right: bool) -> Any:
+    """k x + b of the piece of x, counted, as a table has few; in the type of the table."""
+    piece = 0
+    for j in range(p.size):
+        piece += p[j] < x or (right and p[j] == x)
+    return k[piece] * x + b[piece]
+
+
+@kernel
 def _values(x: Any, p: Any, k: Any, b: Any, right: bool, out: Any) -> None:
-    """Pieces are counted and lines evaluated in float64: breakpoints are compared as they are."""
+    """In float64: breakpoints are compared as they are."""
     for i in range(x.size):
-        wide = np.float64(x[i])
-        piece = 0
-        for j in range(p.size):
-            piece += p[j] < wide or (right and p[j] == wide)
-        out[i] = k[piece] * wide + b[piece]
+        out[i] = _line(np.float64(x[i]), p, k, b, right)
 
 
 @kernel
 def _integer_values(q: Any, p: Any, k: Any, b: Any, right: bool, out: Any) -> None:
     for i in range(q.size):
-        code = np.int64(q[i])
-        piece = 0
-        for j in range(p.size):
-            piece += p[j] < code or (right and p[j] == code)
-        out[i] = np.int32(k[piece] * code + b[piece])
+        out[i] = np.int32(_line(np.int64(q[i]), p, k, b, right))
 
 
 @kernel
@@ -249,26 +203,12 @@ def _shifted(a: Any, shift: int, low: Any, high: Any, out: Any) -> None:
         out[i] = np.int32(min(max(wide, low), high))
 
 
-def _spread(size: int, width: int, task: Any) -> None:
-    """Run ``task(slice)`` over fixed pieces of an array on all threads."""
-    parts = pieces(size, width, elements=1 << 20)
-    share(len(parts), lambda i: task(slice(*parts[i])))
+def _spread(size: int, width: int, task: Callable[[slice], object]) -> None:
+    by_pieces((size, width), task, elements=1 << 20)
 
 
 def evaluate_table(x: Array, table: Table[Array], /, *, tie: TableTie = "left") -> Array:
-    """Value of the table, in the precision of x.  [L-7, L-8]
-
-    Args:
-        x: any shape.
-        table: a table of n pieces; a linear search suits the few pieces a table has.
-        tie: piece of an x on a breakpoint.
-
-    Returns:
-        float32, or float64 for float64 x, in the shape of x.
-
-    Raises:
-        SpecError: L-7, L-8, A-4.
-    """
+    """Value of the table, in the precision of x.  [L-7, L-8]"""
     p, k, b = _float_table(table, "L-7")
     given = finite_weights("L-7", "x", x)
     check_tie(tie)
@@ -309,19 +249,7 @@ def _by_bytes(q: Array, entries: Array) -> Array:
 
 
 def evaluate_codes(q: Array, table: IntegerTable[Array], /, *, tie: TableTie = "left") -> Array:
-    """Value of the table for integer codes, in integers.  [L-9]
-
-    Args:
-        q: integers of any shape; int8 ones are looked up among the 256 possible values.
-        table: an integer table.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        int32 in the shape of q.
-
-    Raises:
-        SpecError: L-8, L-9.
-    """
+    """Value of the table for integer codes, in integers.  [L-9]"""
     p, k, b = _integer_table(table, "L-9")
     codes = _code_array("L-9", "q", q)
     check_tie(tie)
@@ -336,19 +264,7 @@ def evaluate_codes(q: Array, table: IntegerTable[Array], /, *, tie: TableTie = "
 
 
 def lookup_codes(q: Array, entries: Array, /, *, low: int = -128) -> Array:
-    """One entry for every code.  [L-11]
-
-    Args:
-        q: integers in low … low + N − 1, of any shape.
-        entries: (N,), integers or floats.
-        low: code of the first entry.
-
-    Returns:
-        The shape of q; integers of the entries' type, floats of at least float32.
-
-    Raises:
-        SpecError: L-11, A-4.
-    """
+    """One entry for every code.  [L-11]"""
     codes = _code_array("L-11", "q", q)
     if isinstance(entries, np.ndarray) and entries.dtype.kind in "iu":
         e = fixed(entries)
@@ -367,20 +283,7 @@ def lookup_codes(q: Array, entries: Array, /, *, low: int = -128) -> Array:
 
 
 def requantize_codes(a: Array, /, *, shift: int, low: int = -128, high: int = 127) -> Array:
-    """Accumulators divided by 2^shift, half to even, and clipped.  [L-12]
-
-    Args:
-        a: integers of any shape.
-        shift: 0 … 31.
-        low: smallest code.
-        high: largest code.
-
-    Returns:
-        int32 in the shape of a.
-
-    Raises:
-        SpecError: L-12.
-    """
+    """Accumulators divided by 2^shift, half to even, and clipped.  [L-12]"""
     s = check_whole("L-12", "shift", shift, 0, 31)
     least = check_whole("L-12", "low", low, -(2**31))
     most = check_whole("L-12", "high", high, least)
@@ -416,20 +319,7 @@ def _derivative(function: str, x: Array) -> Array:
 
 
 def table_gradient(grad: Array, q: Array, /, *, scale: float, function: TableFunction) -> TableGradient[Array]:
-    """Gradients through a deployed table: those of the function.  [L-13]
-
-    Args:
-        grad: gradient of the values, of any shape.
-        q: integers of the same shape.
-        scale: S > 0.
-        function: whose derivative.
-
-    Returns:
-        Gradients of the codes and of the scale.
-
-    Raises:
-        SpecError: L-13, A-4.
-    """
+    """Gradients through a deployed table: those of the function.  [L-13]"""
     g = finite_weights("L-13", "grad", grad)
     codes = integers("L-13", "q", q)
     if g.shape != codes.shape:
@@ -450,20 +340,7 @@ def table_gradient(grad: Array, q: Array, /, *, scale: float, function: TableFun
 
 
 def evaluate_ranges(x: Array, table: Table[Array], /, *, function: TableFunction, tie: TableTie = "left") -> Array:
-    """1/x or 1/√x for every x > 0 from a table of one base interval.  [L-14, L-15]
-
-    Args:
-        x: any shape, above 0.
-        table: of 1/x on [0.5, 4) or of 1/√x on [0.25, 4).
-        function: "reciprocal" or "rsqrt".
-        tie: piece of a scaled x on a breakpoint.
-
-    Returns:
-        float32, or float64 for float64 x, in the shape of x.
-
-    Raises:
-        SpecError: L-14, L-7, L-8, A-4.
-    """
+    """1/x or 1/√x for every x > 0 from a table of one base interval.  [L-14, L-15]"""
     check_choice("L-14", "function", function, ("reciprocal", "rsqrt"))
     given = finite_weights("L-14", "x", x)
     if given.size and not given.min() > 0:
@@ -485,14 +362,6 @@ def _rounded(a: Any, shift: Any) -> Any:
     if shift > 62:
         return np.int64(0)
     return (a + (np.int64(1) << (shift - 1)) - 1 + ((a >> shift) & 1)) >> shift
-
-
-@kernel
-def _line(code: Any, p: Any, k: Any, b: Any, right: bool) -> Any:
-    piece = 0
-    for j in range(p.size):
-        piece += p[j] < code or (right and p[j] == code)
-    return k[piece] * code + b[piece]
 
 
 @kernel
@@ -579,21 +448,7 @@ def table_softmax(
     out_bits: int = 7,
     tie: TableTie = "left",
 ) -> Array:
-    """Softmax of integer logits over the last axis, in integers.  [L-16]
-
-    Args:
-        q: integers (..., n), n ≥ 1, in −2²⁴ … 2²⁴.
-        exp: a table of exp at the scale of the logits.
-        reciprocal: a table of 1/x on [0.5, 4).
-        out_bits: the results have the scale 2^−out_bits.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        int32 in 0 … 2^out_bits − 1, in the shape of q.
-
-    Raises:
-        SpecError: L-16, L-8.
-    """
+    """Softmax of integer logits over the last axis, in integers.  [L-16]"""
     codes = _rows("L-16", q)
     if codes.shape[-1] > 2**24:
         raise SpecError("L-16", f"at most 2^24 logits to a row, got {codes.shape[-1]}")
@@ -618,20 +473,7 @@ def table_softmax(
 
 
 def table_layer_norm(q: Array, rsqrt: IntegerTable[Array], /, *, out_bits: int = 5, tie: TableTie = "left") -> Array:
-    """Layer norm of integer codes over the last axis, in integers, without gain and bias.  [L-17]
-
-    Args:
-        q: integers (..., n), n ≥ 1, 4 n³ max|q|² < 2⁶⁰.
-        rsqrt: a table of 1/√x on [0.25, 4).
-        out_bits: the results have the scale 2^−out_bits.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        int32 in −128 … 127, in the shape of q.
-
-    Raises:
-        SpecError: L-17, L-8.
-    """
+    """Layer norm of integer codes over the last axis, in integers, without gain and bias.  [L-17]"""
     codes = _rows("L-17", q)
     n = codes.shape[-1]
     largest = max(-int(codes.min()), int(codes.max())) if codes.size else 0
@@ -654,20 +496,7 @@ def table_layer_norm(q: Array, rsqrt: IntegerTable[Array], /, *, out_bits: int =
 def verify_table(
     table: IntegerTable[Array], values: Array, /, *, low: int = -128, tie: TableTie = "left"
 ) -> TableReport:
-    """A table against exact values, at every code.  [L-18, L-19]
-
-    Args:
-        table: an integer table.
-        values: (N,), of the function at the codes low … low + N − 1.
-        low: the first code.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        Errors, and how often the table turns or has another sign where the function does not.
-
-    Raises:
-        SpecError: L-18, L-8, L-9, A-4.
-    """
+    """A table against exact values, at every code.  [L-18, L-19]"""
     v = finite_weights("L-18", "values", values, (None,)).astype(np.float64)
     first = check_whole("L-18", "low", low, -_INT32, _INT32 - v.size)
     codes = np.arange(first, first + v.size, dtype=np.int32)

@@ -56,19 +56,7 @@ def _ends(function: str, ends: tuple[float, float]) -> Array:
 
 
 def genome_fitness(genomes: Array, /, *, function: TableFunction, fraction_bits: int = 6) -> Array:
-    """Mean squared error of the tables that genomes stand for, as the published search has it.  [L-20]
-
-    Args:
-        genomes: (G, n − 1) breakpoints in any order, float16, float32 or float64.
-        function: gelu, hswish, silu, exp, reciprocal, rsqrt, sigmoid or tanh.
-        fraction_bits: of slopes and intercepts, 0 to 24.
-
-    Returns:
-        float64, (G,).
-
-    Raises:
-        SpecError: L-20, and A-4 for NaN and infinities.
-    """
+    """Mean squared error of the tables that genomes stand for, as the published search has it.  [L-20]"""
     shared.check_function("L-20", function)
     given = finite_weights("L-20", "genomes", genomes, (None, None))
     check_whole("L-20", "fraction_bits", fraction_bits, 0, 24)
@@ -93,21 +81,6 @@ def genetic_search(
 
     One thread does one search and the interpreter's lock is free meanwhile: searches with different seeds run beside
     each other in Python threads.
-
-    Args:
-        function: gelu, hswish, silu, exp, reciprocal, rsqrt, sigmoid or tanh.
-        entries: pieces of the table, 3 to 256.
-        seed: of all draws; below 2³² with the published ones.
-        draws: "addressed", or "published" to replay the authors' code.
-        rounding: whether mutations round to coarse grids; None is the published choice.
-        generations: number of them.
-        population: number of genomes.
-
-    Returns:
-        The best table of the last generation, that generation, and the course of the best fitness, float64.
-
-    Raises:
-        SpecError: L-21.
     """
     plan = shared.check_plan(function, entries, seed, draws, rounding, generations, population)
     number, x, y = _sampled(function)
@@ -189,19 +162,7 @@ def knot_grid(*, function: TableFunction, fraction_bits: int = 6) -> Array:
 def search_problem(
     knots: Array, /, *, function: TableFunction, scale_bits: Sequence[int] | None = None
 ) -> SearchProblem[Array]:
-    """The samples that a search is to fit, and where the knots fall among them.  [L-24]
-
-    Args:
-        knots: (M,) a sentinel, breakpoints to choose from, ascending, a sentinel.
-        function: gelu, hswish, silu, exp, reciprocal, rsqrt, sigmoid or tanh.
-        scale_bits: the deployed operator at these scales 2⁻ᵇ; None for the samples of the published fitness.
-
-    Returns:
-        Arguments of :func:`optimal_search`, float64 and int32.
-
-    Raises:
-        SpecError: L-24, and A-4 for NaN and infinities.
-    """
+    """The samples that a search is to fit, and where the knots fall among them.  [L-24]"""
     given = finite_weights("L-24", "knots", knots, (None,))
     return SearchProblem(*shared.problem(given.astype(np.float64), function, scale_bits))
 
@@ -219,25 +180,7 @@ def optimal_search(
     fit: SearchFit = "chord",
     fraction_bits: int | None = 6,
 ) -> OptimalTable[Array]:
-    """The best table whose breakpoints are knots, by dynamic programming.  [L-25]
-
-    Args:
-        knots: fields of a :class:`SearchProblem`: (M,);
-        values: (M,);
-        x: (N,);
-        y: (N,);
-        cuts: (V, M), integers.
-        entries: pieces of the table, 1 to 256.
-        objective: "mse", the mean over views of the mean squared error, or "max", the largest error.
-        fit: "chord" or "least_squares".
-        fraction_bits: of slopes and intercepts; None rounds nothing.
-
-    Returns:
-        The table, its objective, and the potentials that prove it best, float64.
-
-    Raises:
-        SpecError: L-25, and A-4 for NaN and infinities.
-    """
+    """The best table whose breakpoints are knots, by dynamic programming.  [L-25]"""
     given = _Searched("L-25", (knots, values, x, y, cuts), objective, fit, fraction_bits)
     n = shared.check_entries(entries, given.m)
     u, path = np.empty((n + 1, given.m)), np.zeros(n + 1, np.int64)
@@ -262,22 +205,7 @@ def optimality_bound(
     fit: SearchFit = "chord",
     fraction_bits: int | None = 6,
 ) -> float:
-    """Lower bound of the objective of every table on the knots, proved by potentials.  [L-26]
-
-    Args:
-        knots: fields of a :class:`SearchProblem`: (M,);
-        values: (M,);
-        x: (N,);
-        y: (N,);
-        cuts: (V, M), integers.
-        potentials: (n + 1, M) for tables of n pieces.
-        objective: as in :func:`optimal_search`, as are the options that follow.
-        fit: "chord" or "least_squares".
-        fraction_bits: of slopes and intercepts; None rounds nothing.
-
-    Raises:
-        SpecError: L-26, and A-4 for NaN and infinities.
-    """
+    """Lower bound of the objective of every table on the knots, proved by potentials.  [L-26]"""
     given = _Searched("L-26", (knots, values, x, y, cuts), objective, fit, fraction_bits)
     u = fixed(finite_weights("L-26", "potentials", potentials, (None, None)), np.float64)
     shared.check_potentials(u.shape, given.m)
@@ -287,19 +215,7 @@ def optimality_bound(
 def table_objective(
     x: Array, y: Array, cuts: Array, slopes: Array, intercepts: Array, /, *, objective: SearchObjective = "mse"
 ) -> float:
-    """Objective of any table, whoever made it.  [L-27]
-
-    Args:
-        x: (N,).
-        y: (N,).
-        cuts: (V, n + 1) of the table's own breakpoints between two sentinels, integers.
-        slopes: (n,).
-        intercepts: (n,).
-        objective: "mse" or "max".
-
-    Raises:
-        SpecError: L-27, and A-4 for NaN and infinities.
-    """
+    """Objective of any table, whoever made it.  [L-27]"""
     shared.check_objective("L-27", objective)
     xs, ys, k, b = (
         fixed(finite_weights("L-27", name, part, (None,)), np.float64)

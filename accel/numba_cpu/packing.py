@@ -17,7 +17,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import PackLayout
 
 from ._arrays import Array, integers
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 
 __all__ = ["pack", "unpack"]
 
@@ -149,19 +149,7 @@ def _word_count(length: int, bits: int, layout: str) -> int:
 
 
 def pack(codes: Array, /, *, bits: int, layout: str = "dense") -> Array:
-    """Unsigned codes to 32-bit words; unused bits are 0.  [Q-6, Q-7]
-
-    Args:
-        codes: integers, (n, k), 0 … 2^bits − 1.
-        bits: 1 to 8.
-        layout: "dense", one bit stream per row, or "padded", 32 // bits codes in each word.
-
-    Returns:
-        int32, (n, ⌈k·bits / 32⌉) or (n, ⌈k / (32 // bits)⌉).
-
-    Raises:
-        SpecError: Q-6 or Q-7, a code that does not fit, a width or layout that does not exist.
-    """
+    """Unsigned codes to 32-bit words; unused bits are 0.  [Q-6, Q-7]"""
     clause = _check(bits, layout)
     source = integers(clause, "codes", codes)
     if source.ndim != 2:
@@ -169,13 +157,7 @@ def pack(codes: Array, /, *, bits: int, layout: str = "dense") -> Array:
     n, k = source.shape
     words = np.empty((n, _word_count(k, bits, layout)), np.int32)
     run = _pack_padded(int(bits)) if layout == "padded" or 32 % bits == 0 else _pack_dense(int(bits))
-    parts = pieces(n, k)
-    seen = [0] * len(parts)
-
-    def work(i: int) -> None:
-        seen[i] = int(run(source[slice(*parts[i])], words[slice(*parts[i])]))
-
-    share(len(parts), work)
+    seen = by_pieces((n, k), lambda p: int(run(source[p], words[p])))
     if any(s >= 2**bits for s in seen):  # the union of all bits set anywhere, so a negative code shows too
         outside = np.argwhere((source < 0) | (source >= 2**bits))[0]
         i, j = (int(v) for v in outside)
@@ -184,20 +166,7 @@ def pack(codes: Array, /, *, bits: int, layout: str = "dense") -> Array:
 
 
 def unpack(words: Array, /, *, bits: int, length: int, layout: str = "dense") -> Array:
-    """The first ``length`` codes of every row.  [Q-6, Q-7]
-
-    Args:
-        words: integers, (n, words for ``length`` codes); unused bits are not looked at.
-        bits: 1 to 8.
-        length: codes per row.
-        layout: as in :func:`pack`.
-
-    Returns:
-        int32, (n, length), 0 … 2^bits − 1.
-
-    Raises:
-        SpecError: Q-6 or Q-7, a number of words that does not fit the length, a width or layout that does not exist.
-    """
+    """The first ``length`` codes of every row.  [Q-6, Q-7]"""
     clause = _check(bits, layout)
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise SpecError(clause, f"length must be an integer of at least 0, got {length!r}")
@@ -209,6 +178,5 @@ def unpack(words: Array, /, *, bits: int, length: int, layout: str = "dense") ->
         )
     codes = np.empty((source.shape[0], int(length)), np.int32)
     run = _unpack_padded(int(bits)) if layout == "padded" or 32 % bits == 0 else _unpack_dense(int(bits))
-    parts = pieces(*codes.shape)
-    share(len(parts), lambda i: run(source[slice(*parts[i])], codes[slice(*parts[i])]))
+    by_pieces(codes.shape, lambda p: run(source[p], codes[p]))
     return codes

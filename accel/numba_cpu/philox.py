@@ -12,7 +12,7 @@ from lowbit.accel.common.philox import check_bound, check_counters, check_seed
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._philox import draw, key
 
 __all__ = ["philox_integers", "philox_normal", "philox_uniform", "philox_words"]
@@ -65,24 +65,12 @@ def _run(counters: Array, seed: int, dtype: Any, work: Callable[..., None], *ext
     out = np.empty(counters.shape, dtype)
     result = out.reshape(-1, 4)
     k0, k1 = key(int(seed))
-    parts = pieces(len(rows), 4, elements=1 << 16)
-    share(len(parts), lambda i: work(rows[slice(*parts[i])], k0, k1, *extra, result[slice(*parts[i])]))
+    by_pieces(rows.shape, lambda p: work(rows[p], k0, k1, *extra, result[p]), elements=1 << 16)
     return out
 
 
 def philox_words(counters: Array, /, *, seed: int) -> Array:
-    """Four random words for every address.  [P-1]
-
-    Args:
-        counters: integers in 0 … 2³² − 1, (..., 4).
-        seed: 0 … 2⁶⁴ − 1.
-
-    Returns:
-        int32, shape of ``counters``: the bits of the words.
-
-    Raises:
-        SpecError: P-1.
-    """
+    """Four random words for every address.  [P-1]"""
     return _run(counters, seed, np.int32, _words)
 
 

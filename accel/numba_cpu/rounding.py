@@ -9,7 +9,7 @@ import numpy as np
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
-from ._jit import as_int, kernel, pieces, share
+from ._jit import as_int, by_pieces, kernel
 
 __all__ = ["nearest_level", "round_clip", "round_half_even"]
 
@@ -95,37 +95,17 @@ def midpoints_of(levels: Array, dtype: Any) -> tuple[Any, Array]:
 
 
 def round_half_even(x: Array, /) -> Array:
-    """Nearest integer, ties to the even one; NaN and infinities pass through.  [R-1]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-
-    Returns:
-        x's shape; float32, or float64 for float64.
-    """
+    """Nearest integer, ties to the even one; NaN and infinities pass through.  [R-1]"""
     given = weights("R-1", "x", x)
     source = fixed(given, working_dtype(given))
     out = np.empty_like(source)
     flat, result = source.reshape(-1), out.reshape(-1)
-    parts = pieces(flat.size, 1)
-    share(len(parts), lambda i: _round(flat[slice(*parts[i])], result[slice(*parts[i])]))
+    by_pieces((flat.size, 1), lambda p: _round(flat[p], result[p]))
     return out
 
 
 def round_clip(x: Array, /, *, low: int, high: int) -> Array:
-    """clip(round(x), low, high); infinities saturate, NaN is refused.  [R-2]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-        low: first value, at least −2³¹.
-        high: last value, at most 2³¹ − 1.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: R-2, bounds that are no int32 range, or a NaN.
-    """
+    """clip(round(x), low, high); infinities saturate, NaN is refused.  [R-2]"""
     for name, value in (("low", low), ("high", high)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise SpecError("R-2", f"{name} must be an integer, got {value!r}")
@@ -135,14 +115,7 @@ def round_clip(x: Array, /, *, low: int, high: int) -> Array:
     source = fixed(given, working_dtype(given))
     out = np.empty(source.shape, np.int32)
     flat, result = source.reshape(-1), out.reshape(-1)
-    parts = pieces(flat.size, 1)
-    nan = [False] * len(parts)
-
-    def work(i: int) -> None:
-        nan[i] = _round_clip(flat[slice(*parts[i])], float(low), float(high), result[slice(*parts[i])])
-
-    share(len(parts), work)
-    if any(nan):
+    if any(by_pieces((flat.size, 1), lambda p: _round_clip(flat[p], float(low), float(high), result[p]))):
         bad = np.flatnonzero(np.isnan(flat))
         position = tuple(int(i) for i in np.unravel_index(int(bad[0]), source.shape)) if source.ndim else ()
         raise SpecError("R-2", f"x holds {bad.size} NaN, the first at {position}")
@@ -150,18 +123,7 @@ def round_clip(x: Array, /, *, low: int, high: int) -> Array:
 
 
 def nearest_level(x: Array, levels: Array, /) -> Array:
-    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]
-
-    Args:
-        x: float16, float32 or float64, any shape.
-        levels: (L,), L ≥ 1, strictly ascending.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: R-3 for levels that do not ascend, A-4 for NaN and infinities.
-    """
+    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]"""
     given = weights("R-3", "x", x)
     exact = level_table("R-3", levels)
     source = fixed(given, working_dtype(given))
@@ -169,6 +131,5 @@ def nearest_level(x: Array, levels: Array, /) -> Array:
     find, midpoints = midpoints_of(exact, source.dtype)
     out = np.empty(source.shape, np.int32)
     flat, result = source.reshape(-1), out.reshape(-1)
-    parts = pieces(flat.size, 1)
-    share(len(parts), lambda i: find(flat[slice(*parts[i])], midpoints, result[slice(*parts[i])]))
+    by_pieces((flat.size, 1), lambda p: find(flat[p], midpoints, result[p]))
     return out

@@ -16,7 +16,7 @@ from lowbit.reference.types import ClippedGrid, Granularity, Grid, ScaleDtype, S
 
 from ._arrays import Array, fixed, integers, refuse_bad, refuse_found, weights, working_dtype
 from ._grid import GridRule, group_range, plan, refuse_overflow, scale_and_zero
-from ._jit import as_float, as_int, kernel, pieces, share
+from ._jit import as_float, as_int, by_pieces, kernel
 from ._vector import LANES, lane_sum
 
 __all__ = ["clip_search", "dequantize", "fit_grid", "quantize"]
@@ -177,26 +177,23 @@ def _grouped(x: Array, shape: tuple[int, ...]) -> Array:
 def group_ranges(x: Array, shape: tuple[int, ...], clause: str) -> tuple[Array, Array, Array]:
     """(groups, least of each, greatest of each); refuses NaN and infinities in the same pass.  [A-4]"""
     groups = _grouped(x, shape)
-    view = groups
+    views = [groups]
     if groups.shape[0] == 1 and groups.size > 1 << 16:  # one large group: cut it, its extremes are exact anyway
-        view = groups[:, : groups.size // 1024 * 1024].reshape(-1, 1024)
-    low, high = np.empty(view.shape[0], x.dtype), np.empty(view.shape[0], x.dtype)
-    parts = pieces(*view.shape)
-    view = fixed(view)
-    share(len(parts), lambda i: _ranges(view[slice(*parts[i])], low[slice(*parts[i])], high[slice(*parts[i])]))
-    if view.shape != groups.shape:
-        rest = groups[0, view.size :]
-        last_low, last_high = np.zeros(1, x.dtype), np.zeros(1, x.dtype)
-        _ranges(fixed(rest.reshape(1, -1)), last_low, last_high)
-        ends = slice(None) if rest.size else slice(0)
-        low, high = np.concatenate([low, last_low[ends]]), np.concatenate([high, last_high[ends]])
-        bad = not (np.isfinite(low).all() and np.isfinite(high).all())
-        low, high = (low[:1], high[:1]) if bad else (low.min(keepdims=True), high.max(keepdims=True))
-    else:
-        bad = not (np.isfinite(low).all() and np.isfinite(high).all())
-    if bad:
+        cut = groups.size // 1024 * 1024
+        views = [groups[:, :cut].reshape(-1, 1024), groups[:, cut:]][: 2 if cut < groups.size else 1]
+    low, high = (np.concatenate(ends) for ends in zip(*(_extremes(fixed(view)) for view in views), strict=True))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
         refuse_found(clause, "x", x)
+    if views[0].shape != groups.shape:
+        low, high = low.min(keepdims=True), high.max(keepdims=True)
     return fixed(groups), fixed(low), fixed(high)
+
+
+def _extremes(x: Array) -> tuple[Array, Array]:
+    """Least and greatest of every row."""
+    low, high = np.empty(x.shape[0], x.dtype), np.empty(x.shape[0], x.dtype)
+    by_pieces(x.shape, lambda p: _ranges(x[p], low[p], high[p]))
+    return low, high
 
 
 def fit_grid(
@@ -212,25 +209,7 @@ def fit_grid(
     range_floor: float = 0.0,
     scale_dtype: ScaleDtype | None = None,
 ) -> Grid[Array]:
-    """Min-max grid of every group.  [Q-2, Q-8]
-
-    Args:
-        x: float16, float32 or float64; (m, k) for "row", any shape for "tensor", at least 1-D for "token" and "group".
-        bits: 1 to 8, symmetric schemes 2 to 8.
-        scheme: which values a code stands for, see the specification.
-        granularity: values that share a scale: all, a row, a token, or ``group_size`` consecutive ones.
-        group_size: divides the last axis; None unless granularity is "group".
-        clip_ratio: factor of the range, in (0, 1].
-        include_zero: widen the range to contain 0 (asymmetric only).
-        range_floor: least magnitude of a symmetric range.
-        scale_dtype: format that the scale is rounded to; None keeps the precision of x.
-
-    Returns:
-        scale of x's precision and int32 zero point, (1,)·ndim, (..., 1) or (..., k / group_size).
-
-    Raises:
-        SpecError: Q-1 or Q-2 for a grid that does not exist, A-4 for NaN and infinities.
-    """
+    """Min-max grid of every group.  [Q-2, Q-8]"""
     given = weights("Q-2", "x", x)
     dtype = working_dtype(given)
     rule = plan(bits, scheme, range_floor, scale_dtype, dtype)
@@ -238,17 +217,9 @@ def fit_grid(
     shape = grid_groups(given.shape, granularity, group_size)
     _, low, high = group_ranges(fixed(given, dtype), shape, "Q-2")
     scale, zero = np.empty(shape, dtype), np.empty(shape, np.int32)
-    flat_scale, flat_zero = scale.reshape(-1), zero.reshape(-1)
-    parts = pieces(low.size, 16)
-    most = [0.0] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        most[i] = _grids(low[p], high[p], ratio, bool(include_zero), rule, flat_scale[p], flat_zero[p])
-
-    share(len(parts), work)
-    if max(most, default=0.0) > rule.most:
-        refuse_overflow(max(most), rule)
+    s, z = scale.reshape(-1), zero.reshape(-1)
+    most = by_pieces((low.size, 16), lambda p: _grids(low[p], high[p], ratio, bool(include_zero), rule, s[p], z[p]))
+    refuse_overflow(max(most, default=0.0), rule)
     return Grid(scale, zero)
 
 
@@ -266,20 +237,7 @@ def clip_search(
     range_floor: float = 0.0,
     scale_dtype: ScaleDtype | None = None,
 ) -> ClippedGrid[Array]:
-    """Grid of every group with the clipping ratio 1 − step/grid of least Σ |error|^norm; ties: the larger one.  [Q-5]
-
-    Args:
-        x: as in :func:`fit_grid`, and so are bits, scheme, granularity, group_size, range_floor and scale_dtype.
-        norm: exponent of the error, above 0.
-        grid: ratios per unit.
-        max_shrink: share of the ratios tried, from the largest: ⌊max_shrink · grid⌋ of them, at least one.
-
-    Returns:
-        scale, zero point and step, shaped as in :func:`fit_grid`.
-
-    Raises:
-        SpecError: Q-1, Q-2 or Q-5 for parameters that make no grid, A-4 for NaN and infinities.
-    """
+    """Grid of every group with the ratio 1 − step/grid of least Σ |error|^norm; ties: the larger one.  [Q-5]"""
     given = weights("Q-5", "x", x)
     dtype = working_dtype(given)
     rule = plan(bits, scheme, range_floor, scale_dtype, dtype)
@@ -290,18 +248,12 @@ def clip_search(
     shape = grid_groups(given.shape, granularity, group_size)
     groups, low, high = group_ranges(fixed(given, dtype), shape, "Q-5")
     scale, zero, step = np.empty(shape, dtype), np.empty(shape, np.int32), np.empty(shape, np.int32)
-    flat = scale.reshape(-1), zero.reshape(-1), step.reshape(-1)
-    parts = pieces(*groups.shape, elements=1 << 13)
-    most = [0.0] * len(parts)
+    s, z, at = scale.reshape(-1), zero.reshape(-1), step.reshape(-1)
 
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        out = (flat[0][p], flat[1][p], flat[2][p])
-        most[i] = _search(groups[p], low[p], high[p], power, int(grid), steps, rule, *out)
+    def work(p: slice) -> float:
+        return _search(groups[p], low[p], high[p], power, int(grid), steps, rule, s[p], z[p], at[p])
 
-    share(len(parts), work)
-    if max(most, default=0.0) > rule.most:
-        refuse_overflow(max(most), rule)
+    refuse_overflow(max(by_pieces(groups.shape, work, elements=1 << 13), default=0.0), rule)
     return ClippedGrid(scale, zero, step)
 
 
@@ -332,21 +284,7 @@ def _affine(
 
 
 def quantize(x: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme: Scheme = "asymmetric") -> Array:
-    """Codes clip(round(x / scale) + zero_point, first, last).  [Q-3]
-
-    Args:
-        x: float16, float32 or float64, (..., k).
-        scale: above 0, as many axes as x; each of its G last entries covers k / G consecutive columns.
-        zero_point: integers, the shape of scale.
-        bits: 1 to 8, symmetric schemes 2 to 8.
-        scheme: decides the range of codes.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: Q-1 or Q-3 for a grid that does not fit x, A-4 for NaN and infinities.
-    """
+    """Codes clip(round(x / scale) + zero_point, first, last).  [Q-3]"""
     check_bits(bits, scheme)
     first, last = code_range(bits, scheme)
     given = weights("Q-3", "x", x)
@@ -355,42 +293,16 @@ def quantize(x: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme:
     source = fixed(given, dtype)
     out = np.empty(source.shape, np.int32)
     groups, codes = source.reshape(s.size, size), out.reshape(s.size, size)
-    parts = pieces(*groups.shape)
-    found = [False] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        found[i] = bool(_codes(groups[p], s[p], z[p], float(first), float(last), codes[p]))
-
-    share(len(parts), work)
-    if any(found):
+    if any(by_pieces(groups.shape, lambda p: _codes(groups[p], s[p], z[p], float(first), float(last), codes[p]))):
         refuse_found("Q-3", "x", source)
     return out
 
 
 def dequantize(codes: Array, scale: Array, zero_point: Array, /) -> Array:
-    """Values scale · (codes − zero_point).  [Q-4]
-
-    Args:
-        codes: integers, (..., k).
-        scale: as in :func:`quantize`.
-        zero_point: integers, the shape of scale.
-
-    Returns:
-        codes' shape, of scale's precision (float32 for float16).
-
-    Raises:
-        SpecError: Q-4 for a grid that does not fit the codes, A-4 for NaN and infinities.
-    """
+    """Values scale · (codes − zero_point).  [Q-4]"""
     source = integers("Q-4", "codes", codes)
     s, z, size = _affine("Q-4", scale, zero_point, source.shape)
     out = np.empty(source.shape, s.dtype)
     groups, values = source.reshape(s.size, size), out.reshape(s.size, size)
-    parts = pieces(*groups.shape)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _values(groups[p], s[p], z[p], values[p])
-
-    share(len(parts), work)
+    by_pieces(groups.shape, lambda p: _values(groups[p], s[p], z[p], values[p]))
     return out

@@ -1,4 +1,4 @@
-"""Chapter N: levels from a table, scales by blocks of the flattened array, double quantization, packed products."""
+"""N: codebooks, double quantization, packed products. The rules are those of :mod:`lowbit.reference.codebook`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,7 @@ _HALVES = 1 << 19  # from this many codes on, a table over all half-words pays f
 
 @operation
 def normal_float(*, bits: int, offset: float = 0.9677083) -> Tensor:
-    """NormalFloat levels: quantiles of the normal distribution, from -1 to 1.  [N-1]
-
-    Args:
-        bits: 2 to 8.
-        offset: outermost probability, above 0.5 and below 1.
-
-    Returns:
-        float64, (2^bits,), ascending.
-
-    Raises:
-        SpecError: N-1 for a width or an offset outside these ranges.
-    """
+    """NormalFloat levels: quantiles of the normal distribution, from -1 to 1.  [N-1]"""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
         raise SpecError("N-1", f"bits must be in 2..8, got {bits!r}")
     if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not 0.5 < offset < 1:
@@ -63,17 +52,7 @@ def normal_levels(bits: int, offset: float = 0.9677083) -> Tensor:
 
 @operation
 def dynamic_float(*, bits: int) -> Tensor:
-    """Levels of the dynamic float that double quantization uses.  [N-1a]
-
-    Args:
-        bits: 3 to 8.
-
-    Returns:
-        float64, (2^bits,), ascending.
-
-    Raises:
-        SpecError: N-1a for another width.
-    """
+    """Levels of the dynamic float that double quantization uses.  [N-1a]"""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 3 <= bits <= 8:
         raise SpecError("N-1a", f"bits must be in 3..8, got {bits!r}")
     decades = []
@@ -146,18 +125,7 @@ def _check_scale(clause: str, scale: Tensor, size: int, block: int, like: Tensor
 
 @operation
 def block_scale(x: Tensor, /, *, block_size: int = 64) -> Tensor:
-    """Largest magnitude of every block of the flattened tensor.  [N-2]
-
-    Args:
-        x: floating, any shape.
-        block_size: values that share a scale; the last block may be short.
-
-    Returns:
-        (ceil(n / block_size),), dtype of ``x`` but at least float32.
-
-    Raises:
-        SpecError: N-2 for a block size below 1, A-4 for NaN or infinities.
-    """
+    """Largest magnitude of every block of the flattened tensor.  [N-2]"""
     check_block_size("N-2", block_size)
     x = as_weights("N-2", "x", x)
     refuse_nan("N-2", "x", x)
@@ -166,20 +134,7 @@ def block_scale(x: Tensor, /, *, block_size: int = 64) -> Tensor:
 
 @operation
 def quantize_blocks(x: Tensor, scale: Tensor, levels: Tensor, /, *, block_size: int = 64) -> Tensor:
-    """Index of the level nearest to x / s; midpoints go to the lower index, a scale of 0 reads x as 0.  [N-3]
-
-    Args:
-        x: floating, any shape.
-        scale: floating, (ceil(n / block_size),), not negative.
-        levels: floating, (L,), strictly ascending.
-        block_size: values of the flattened tensor that share a scale.
-
-    Returns:
-        int32, shape of ``x``.
-
-    Raises:
-        SpecError: N-3 for shapes, levels and scales, A-4 for NaN or infinities.
-    """
+    """Index of the level nearest to x / s; midpoints go to the lower index, a scale of 0 reads x as 0.  [N-3]"""
     check_block_size("N-3", block_size)
     x = as_weights("N-3", "x", x)
     wide = level_table("N-3", levels, like=x)
@@ -193,20 +148,7 @@ def quantize_blocks(x: Tensor, scale: Tensor, levels: Tensor, /, *, block_size: 
 
 @operation
 def dequantize_blocks(codes: Tensor, scale: Tensor, levels: Tensor, /, *, block_size: int = 64) -> Tensor:
-    """scale · level.  [N-4]
-
-    Args:
-        codes: integers, any shape, 0 to L - 1.
-        scale: floating, (ceil(n / block_size),), of any sign.
-        levels: floating, (L,), strictly ascending.
-        block_size: values of the flattened tensor that share a scale.
-
-    Returns:
-        Shape of the codes, dtype of ``scale`` but at least float32.
-
-    Raises:
-        SpecError: N-4 for shapes, levels and codes without a level, A-4 for NaN or infinities.
-    """
+    """scale · level.  [N-4]"""
     check_block_size("N-4", block_size)
     codes = as_integers("N-4", "codes", codes)
     wide = level_table("N-4", levels, like=codes)
@@ -217,19 +159,7 @@ def dequantize_blocks(codes: Tensor, scale: Tensor, levels: Tensor, /, *, block_
 
 @operation
 def quantize_scale(scale: Tensor, levels: Tensor, /, *, block_size: int = 256) -> DoubleScale[Tensor]:
-    """Scales quantized around their mean, in blocks of their own.  [N-5]
-
-    Args:
-        scale: floating, (n,).
-        levels: floating, (L,), strictly ascending, such as ``dynamic_float(bits=8)``.
-        block_size: scales that share one of the second kind.
-
-    Returns:
-        codes int32 (n,), scale (ceil(n / block_size),) and offset (), dtype of ``scale`` but at least float32.
-
-    Raises:
-        SpecError: N-5 for shapes and levels, A-4 for NaN or infinities.
-    """
+    """Scales quantized around their mean, in blocks of their own.  [N-5]"""
     check_block_size("N-5", block_size)
     scale = as_weights("N-5", "scale", scale)
     check_matrix("N-5", "scale", scale.shape, (None,))
@@ -247,21 +177,7 @@ def quantize_scale(scale: Tensor, levels: Tensor, /, *, block_size: int = 256) -
 def dequantize_scale(
     codes: Tensor, scale: Tensor, offset: Tensor, levels: Tensor, /, *, block_size: int = 256
 ) -> Tensor:
-    """offset + scale · level.  [N-5a]
-
-    Args:
-        codes: integers, (n,), 0 to L - 1.
-        scale: floating, (ceil(n / block_size),).
-        offset: floating, 0-d.
-        levels: floating, (L,), strictly ascending.
-        block_size: as in :func:`quantize_scale`.
-
-    Returns:
-        (n,), dtype of ``scale`` but at least float32.
-
-    Raises:
-        SpecError: N-5a for shapes, levels and codes without a level, A-4 for NaN or infinities.
-    """
+    """offset + scale · level.  [N-5a]"""
     check_block_size("N-5a", block_size)
     codes = as_integers("N-5a", "codes", codes)
     check_matrix("N-5a", "codes", codes.shape, (None,))
@@ -325,22 +241,7 @@ def product_checked(x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, bit
 def codebook_matmul(
     x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, /, *, bits: int, block_size: int = 64
 ) -> Tensor:
-    """y = x Ŵᵀ for a weight of packed codes.  [N-6]
-
-    Args:
-        x: floating, (T, k).
-        words: int32, (m, words), as ``pack(codes, bits=bits)`` makes them.
-        scale: floating, (ceil(m k / block_size),).
-        levels: floating, (2^bits,), strictly ascending.
-        bits: 1 to 8.
-        block_size: values of the flattened weight that share a scale.
-
-    Returns:
-        (T, m), dtype of ``x`` and ``scale`` but at least float32.
-
-    Raises:
-        SpecError: N-6 for shapes and levels, A-4 for NaN or infinities.
-    """
+    """y = x Ŵᵀ for a weight of packed codes.  [N-6]"""
     x, words, scale, levels = check_product(x, words, scale, levels, bits, block_size)
     if working_dtype(x, scale) == torch.float32 and policy.by_kernel("codebook_matmul", x):
         y: Tensor = triton.launcher("codebook").codebook_matmul(x, words, scale, levels, bits, block_size)

@@ -1,4 +1,7 @@
-"""Chapter N, last clause: LoftQ, quantization and a low-rank patch by turns."""
+"""N-7: LoftQ. The rules are those of :mod:`lowbit.reference.loftq`.
+
+Everything between the turns is float64, so that no error builds up.
+"""
 
 from __future__ import annotations
 
@@ -51,26 +54,7 @@ def loftq(
     keep: Iterate = "best",
     scaling: float = 1.0,
 ) -> LoftQ[Tensor]:
-    """W ≈ Ŵ + scaling · B A, quantized and patched by turns.  [N-7]
-
-    Everything between the turns is float64, so that no error builds up.
-
-    Args:
-        w: floating, (m, k).
-        rank: 1 to min(m, k).
-        bits: 2 to 8.
-        quantizer: "normal-float" in flat blocks, or "uniform", one grid over mean ± 2 deviations.
-        block_size: values of the flattened weight that share a scale.
-        iterations: turns, at least 1.
-        keep: "best", the turn with the least error, or "last".
-        scaling: alpha / r of the adapter; B is divided by it.
-
-    Returns:
-        weight and codes (m, k), scale and offset (blocks,), B (m, r), A (r, k), errors (iterations,), step.
-
-    Raises:
-        SpecError: N-7 for shapes and options, A-4 for NaN or infinities.
-    """
+    """W ≈ Ŵ + scaling · B A, quantized and patched by turns.  [N-7]"""
     w = as_weights("N-7", "w", w)
     check_loftq(w.shape, rank, bits, quantizer, block_size, iterations, keep, scaling)
     refuse_nan("N-7", "w", w)

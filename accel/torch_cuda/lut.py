@@ -1,4 +1,7 @@
-"""Chapter L: look-up tables with tensor operations; a list of 256 entries for codes of 8 bits."""
+"""L: look-up tables with tensor operations; a list of 256 entries for codes of 8 bits.
+
+The rules are those of :mod:`lowbit.reference.lut`.
+"""
 
 from __future__ import annotations
 
@@ -115,18 +118,7 @@ def _lines(x: Tensor, p: Tensor, k: Tensor, b: Tensor, tie: str) -> Tensor:
 
 @operation
 def fit_chords(knots: Tensor, values: Tensor, /) -> Table[Tensor]:
-    """Table of the chords between the points (knot, value).  [L-1, L-2]
-
-    Args:
-        knots: (n + 1,), the inner ones ascending.
-        values: (n + 1,).
-
-    Returns:
-        A table of n pieces, float64.
-
-    Raises:
-        SpecError: L-1, A-4.
-    """
+    """Table of the chords between the points (knot, value).  [L-1, L-2]"""
     a = _vector("L-1", "knots", knots)
     v = _vector("L-1", "values", values, a)
     if a.numel() < 2 or a.numel() != v.numel():
@@ -142,20 +134,7 @@ def fit_chords(knots: Tensor, values: Tensor, /) -> Table[Tensor]:
 
 @operation
 def fit_segments(x: Tensor, y: Tensor, breakpoints: Tensor, /, *, tie: TableTie = "right") -> Table[Tensor]:
-    """Table of the least-squares lines through the samples of every piece.  [L-3]
-
-    Args:
-        x: (N,).
-        y: (N,).
-        breakpoints: (n − 1,), ascending.
-        tie: piece of a sample on a breakpoint.
-
-    Returns:
-        A table of n pieces, float64.
-
-    Raises:
-        SpecError: L-3, L-8, A-4.
-    """
+    """Table of the least-squares lines through the samples of every piece.  [L-3]"""
     xs = _vector("L-3", "x", x)
     ys = _vector("L-3", "y", y, xs)
     p = _vector("L-3", "breakpoints", breakpoints, xs)
@@ -179,19 +158,7 @@ def fit_segments(x: Tensor, y: Tensor, breakpoints: Tensor, /, *, tie: TableTie 
 
 @operation
 def round_table(table: Table[Tensor], /, *, fraction_bits: int = 6, bits: int | None = None) -> Table[Tensor]:
-    """Slopes and intercepts in fixed point, clipped only when ``bits`` are given.  [L-4, L-5]
-
-    Args:
-        table: a table of n pieces.
-        fraction_bits: 0 … 24.
-        bits: 2 … 32, or None for no limit.
-
-    Returns:
-        The same breakpoints, coefficients that are multiples of 2⁻ᶠ, and how many of them were clipped.
-
-    Raises:
-        SpecError: L-4, L-5, A-4.
-    """
+    """Slopes and intercepts in fixed point, clipped only when ``bits`` are given.  [L-4, L-5]"""
     p, k, b = _float_table("L-4", table)
     unit = 2.0 ** check_whole("L-4", "fraction_bits", fraction_bits, 0, _BITS)
     codes = (torch.stack((k, b)) * unit).round()
@@ -205,19 +172,7 @@ def round_table(table: Table[Tensor], /, *, fraction_bits: int = 6, bits: int | 
 
 @operation
 def integer_table(table: Table[Tensor], /, *, scale_bits: int, fraction_bits: int = 6) -> IntegerTable[Tensor]:
-    """The table for codes of scale 2⁻ᵇ.  [L-6]
-
-    Args:
-        table: a table whose coefficients are multiples of 2⁻ᶠ.
-        scale_bits: b, 0 … 24.
-        fraction_bits: f, 0 … 24.
-
-    Returns:
-        int32 breakpoints, slopes and intercepts.
-
-    Raises:
-        SpecError: L-6, A-4.
-    """
+    """The table for codes of scale 2⁻ᵇ.  [L-6]"""
     p, k, b = _float_table("L-6", table)
     c = check_whole("L-6", "scale_bits", scale_bits, 0, _BITS)
     f = check_whole("L-6", "fraction_bits", fraction_bits, 0, _BITS)
@@ -239,19 +194,7 @@ def integer_table(table: Table[Tensor], /, *, scale_bits: int, fraction_bits: in
 
 @operation
 def evaluate_table(x: Tensor, table: Table[Tensor], /, *, tie: TableTie = "left") -> Tensor:
-    """Value of the table, in the precision of x.  [L-7, L-8]
-
-    Args:
-        x: any shape.
-        table: a table of n pieces.
-        tie: piece of an x on a breakpoint; both are compared as they are, in float64.
-
-    Returns:
-        float32, or float64 for float64 x, in the shape of x.
-
-    Raises:
-        SpecError: L-7, L-8, A-4.
-    """
+    """Value of the table, in the precision of x.  [L-7, L-8]"""
     given = _finite("L-7", "x", x)
     p, k, b = _float_table("L-7", table, given)
     check_tie(tie)
@@ -270,19 +213,7 @@ def _picked(q: Tensor, entries: Tensor, low: int) -> Tensor:
 
 @operation
 def evaluate_codes(q: Tensor, table: IntegerTable[Tensor], /, *, tie: TableTie = "left") -> Tensor:
-    """Value of the table for integer codes, in integers.  [L-9]
-
-    Args:
-        q: integers of any shape; int8 ones are looked up among the 256 possible values.
-        table: an integer table.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        int32 in the shape of q.
-
-    Raises:
-        SpecError: L-8, L-9.
-    """
+    """Value of the table for integer codes, in integers.  [L-9]"""
     given = check_evaluate(q, table, tie)
     return (evaluated_by_kernel if by_kernel("evaluate_codes", given[0]) else evaluated)(*given)
 
@@ -320,19 +251,7 @@ def evaluated_by_kernel(codes: Tensor, table: Lines, tie: TableTie) -> Tensor:
 
 @operation
 def lookup_codes(q: Tensor, entries: Tensor, /, *, low: int = -128) -> Tensor:
-    """One entry for every code.  [L-11]
-
-    Args:
-        q: integers in low … low + N − 1, of any shape.
-        entries: (N,), integers or floats.
-        low: code of the first entry.
-
-    Returns:
-        The shape of q; integers of the entries' type, floats of at least float32.
-
-    Raises:
-        SpecError: L-11, A-4.
-    """
+    """One entry for every code.  [L-11]"""
     given = check_lookup(q, entries, low)
     return (looked_up_by_kernel if by_kernel("lookup_codes", given[0]) else looked_up)(*given)
 
@@ -378,20 +297,7 @@ def _shifted(a: Tensor, shift: Tensor | int) -> Tensor:
 
 @operation
 def requantize_codes(a: Tensor, /, *, shift: int, low: int = -128, high: int = 127) -> Tensor:
-    """Accumulators divided by 2^shift, half to even, and clipped.  [L-12]
-
-    Args:
-        a: integers of any shape.
-        shift: 0 … 31.
-        low: smallest code.
-        high: largest code.
-
-    Returns:
-        int32 in the shape of a.
-
-    Raises:
-        SpecError: L-12.
-    """
+    """Accumulators divided by 2^shift, half to even, and clipped.  [L-12]"""
     s = check_whole("L-12", "shift", shift, 0, 31)
     least = check_whole("L-12", "low", low, -(2**31))
     most = check_whole("L-12", "high", high, least)
@@ -426,20 +332,7 @@ def _derivative(function: str, x: Tensor) -> Tensor:
 
 @operation
 def table_gradient(grad: Tensor, q: Tensor, /, *, scale: float, function: TableFunction) -> TableGradient[Tensor]:
-    """Gradients through a deployed table: those of the function.  [L-13]
-
-    Args:
-        grad: gradient of the values, of any shape.
-        q: integers of the same shape.
-        scale: S > 0.
-        function: whose derivative.
-
-    Returns:
-        Gradients of the codes and of the scale.
-
-    Raises:
-        SpecError: L-13, A-4.
-    """
+    """Gradients through a deployed table: those of the function.  [L-13]"""
     g = _finite("L-13", "grad", grad)
     codes = _integers("L-13", "q", q, g)
     if g.shape != codes.shape:
@@ -460,20 +353,7 @@ def table_gradient(grad: Tensor, q: Tensor, /, *, scale: float, function: TableF
 
 @operation
 def evaluate_ranges(x: Tensor, table: Table[Tensor], /, *, function: TableFunction, tie: TableTie = "left") -> Tensor:
-    """1/x or 1/√x for every x > 0 from a table of one base interval.  [L-14, L-15]
-
-    Args:
-        x: any shape, above 0.
-        table: of 1/x on [0.5, 4) or of 1/√x on [0.25, 4).
-        function: "reciprocal" or "rsqrt".
-        tie: piece of a scaled x on a breakpoint.
-
-    Returns:
-        float32, or float64 for float64 x, in the shape of x.
-
-    Raises:
-        SpecError: L-14, L-7, L-8, A-4.
-    """
+    """1/x or 1/√x for every x > 0 from a table of one base interval.  [L-14, L-15]"""
     check_choice("L-14", "function", function, ("reciprocal", "rsqrt"))
     given = _finite("L-14", "x", x)
     p, k, b = _float_table("L-14", table, given)
@@ -521,21 +401,7 @@ def table_softmax(
     out_bits: int = 7,
     tie: TableTie = "left",
 ) -> Tensor:
-    """Softmax of integer logits over the last axis, in integers.  [L-16]
-
-    Args:
-        q: integers (..., n), n ≥ 1, in −2²⁴ … 2²⁴.
-        exp: a table of exp at the scale of the logits.
-        reciprocal: a table of 1/x on [0.5, 4).
-        out_bits: the results have the scale 2^−out_bits.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        int32 in 0 … 2^out_bits − 1, in the shape of q.
-
-    Raises:
-        SpecError: L-16, L-8.
-    """
+    """Softmax of integer logits over the last axis, in integers.  [L-16]"""
     codes = _rows("L-16", q)
     if codes.shape[-1] > 2**24:
         raise SpecError("L-16", f"at most 2^24 logits to a row, got {codes.shape[-1]}")
@@ -557,20 +423,7 @@ def table_softmax(
 
 @operation
 def table_layer_norm(q: Tensor, rsqrt: IntegerTable[Tensor], /, *, out_bits: int = 5, tie: TableTie = "left") -> Tensor:
-    """Layer norm of integer codes over the last axis, in integers, without gain and bias.  [L-17]
-
-    Args:
-        q: integers (..., n), n ≥ 1, 4 n³ max|q|² < 2⁶⁰.
-        rsqrt: a table of 1/√x on [0.25, 4).
-        out_bits: the results have the scale 2^−out_bits.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        int32 in −128 … 127, in the shape of q.
-
-    Raises:
-        SpecError: L-17, L-8.
-    """
+    """Layer norm of integer codes over the last axis, in integers, without gain and bias.  [L-17]"""
     codes = _rows("L-17", q)
     n = codes.shape[-1]
     if 4 * n**3 * _largest(codes) ** 2 >= 2**60:
@@ -600,20 +453,7 @@ def table_layer_norm(q: Tensor, rsqrt: IntegerTable[Tensor], /, *, out_bits: int
 def verify_table(
     table: IntegerTable[Tensor], values: Tensor, /, *, low: int = -128, tie: TableTie = "left"
 ) -> TableReport:
-    """A table against exact values, at every code.  [L-18, L-19]
-
-    Args:
-        table: an integer table.
-        values: (N,), of the function at the codes low … low + N − 1.
-        low: the first code.
-        tie: piece of a code on a breakpoint.
-
-    Returns:
-        Errors, and how often the table turns or has another sign where the function does not.
-
-    Raises:
-        SpecError: L-18, L-8, L-9, A-4.
-    """
+    """A table against exact values, at every code.  [L-18, L-19]"""
     v = _vector("L-18", "values", values)
     first = check_whole("L-18", "low", low, -_INT32, _INT32 - v.numel())
     codes = torch.arange(first, first + v.numel(), dtype=torch.int32, device=v.device)

@@ -90,19 +90,7 @@ class _Fitness:
 
 @operation
 def genome_fitness(genomes: Tensor, /, *, function: TableFunction, fraction_bits: int = 6) -> Tensor:
-    """Mean squared error of the tables that genomes stand for, as the published search has it.  [L-20]
-
-    Args:
-        genomes: (G, n − 1) breakpoints in any order, floating.
-        function: gelu, hswish, silu, exp, reciprocal, rsqrt, sigmoid or tanh.
-        fraction_bits: of slopes and intercepts, 0 to 24.
-
-    Returns:
-        float64, (G,).
-
-    Raises:
-        SpecError: L-20, and A-4 for NaN and infinities.
-    """
+    """Mean squared error of the tables that genomes stand for, as the published search has it.  [L-20]"""
     shared.check_function("L-20", function)
     given = as_weights("L-20", "genomes", genomes)
     if given.ndim != 2:
@@ -209,11 +197,7 @@ def genetic_search(
     generations: int = 500,
     population: int = 50,
 ) -> GeneticSearch[Tensor]:
-    """The published genetic search of a table, with addressed or with the published random numbers.  [L-21, L-22]
-
-    Raises:
-        SpecError: L-21.
-    """
+    """The published genetic search of a table, with addressed or with the published random numbers.  [L-21, L-22]"""
     plan = shared.check_plan(function, entries, seed, draws, rounding, generations, population)
     device = policy.device()
     low, high = plan.span
@@ -261,19 +245,7 @@ def knot_grid(*, function: TableFunction, fraction_bits: int = 6) -> Tensor:
 def search_problem(
     knots: Tensor, /, *, function: TableFunction, scale_bits: Sequence[int] | None = None
 ) -> SearchProblem[Tensor]:
-    """The samples that a search is to fit, and where the knots fall among them.  [L-24]
-
-    Args:
-        knots: (M,) a sentinel, breakpoints to choose from, ascending, a sentinel.
-        function: gelu, hswish, silu, exp, reciprocal, rsqrt, sigmoid or tanh.
-        scale_bits: the deployed operator at these scales 2⁻ᵇ; None for the samples of the published fitness.
-
-    Returns:
-        Arguments of :func:`optimal_search`, float64 and int32.
-
-    Raises:
-        SpecError: L-24, and A-4 for NaN and infinities.
-    """
+    """The samples that a search is to fit, and where the knots fall among them.  [L-24]"""
     given = as_weights("L-24", "knots", knots)
     refuse_nan("L-24", "knots", given)
     made = shared.problem(given.to("cpu", torch.float64).numpy(), function, scale_bits)
@@ -391,25 +363,7 @@ def optimal_search(
     fit: SearchFit = "chord",
     fraction_bits: int | None = 6,
 ) -> OptimalTable[Tensor]:
-    """The best table whose breakpoints are knots, by dynamic programming.  [L-25]
-
-    Args:
-        knots: fields of a :class:`SearchProblem`: (M,);
-        values: (M,);
-        x: (N,);
-        y: (N,);
-        cuts: (V, M), integers.
-        entries: pieces of the table, 1 to 256.
-        objective: "mse", the mean over views of the mean squared error, or "max", the largest error.
-        fit: "chord" or "least_squares".
-        fraction_bits: of slopes and intercepts; None rounds nothing.
-
-    Returns:
-        The table, its objective, and the potentials that prove it best, float64.
-
-    Raises:
-        SpecError: L-25, and A-4 for NaN and infinities.
-    """
+    """The best table whose breakpoints are knots, by dynamic programming.  [L-25]"""
     given = _Searched("L-25", (knots, values, x, y, cuts), objective, fit, fraction_bits)
     n = shared.check_entries(entries, given.m)
     u, origin = given.a.new_zeros((n + 1, given.m)), given.a.new_zeros((n + 1, given.m))
@@ -440,22 +394,7 @@ def optimality_bound(
     fit: SearchFit = "chord",
     fraction_bits: int | None = 6,
 ) -> float:
-    """Lower bound of the objective of every table on the knots, proved by potentials.  [L-26]
-
-    Args:
-        knots: fields of a :class:`SearchProblem`: (M,);
-        values: (M,);
-        x: (N,);
-        y: (N,);
-        cuts: (V, M), integers.
-        potentials: (n + 1, M) for tables of n pieces.
-        objective: as in :func:`optimal_search`, as are the options that follow.
-        fit: "chord" or "least_squares".
-        fraction_bits: of slopes and intercepts; None rounds nothing.
-
-    Raises:
-        SpecError: L-26, and A-4 for NaN and infinities.
-    """
+    """Lower bound of the objective of every table on the knots, proved by potentials.  [L-26]"""
     given = _Searched("L-26", (knots, values, x, y, cuts), objective, fit, fraction_bits)
     u = as_weights("L-26", "potentials", potentials, like=knots)
     shared.check_potentials(tuple(u.shape), given.m)
@@ -477,19 +416,7 @@ def _objective(data: _Samples, piece: Tensor, k: Tensor, b: Tensor, far: bool) -
 def table_objective(
     x: Tensor, y: Tensor, cuts: Tensor, slopes: Tensor, intercepts: Tensor, /, *, objective: SearchObjective = "mse"
 ) -> float:
-    """Objective of any table, whoever made it.  [L-27]
-
-    Args:
-        x: (N,).
-        y: (N,).
-        cuts: (V, n + 1) of the table's own breakpoints between two sentinels, integers.
-        slopes: (n,).
-        intercepts: (n,).
-        objective: "mse" or "max".
-
-    Raises:
-        SpecError: L-27, and A-4 for NaN and infinities.
-    """
+    """Objective of any table, whoever made it.  [L-27]"""
     shared.check_objective("L-27", objective)
     k = as_weights("L-27", "slopes", slopes, like=x)
     b = as_weights("L-27", "intercepts", intercepts, like=x)

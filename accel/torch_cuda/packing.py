@@ -1,4 +1,4 @@
-"""Chapter Q, second half: codes of 1 to 8 bits in 32-bit words."""
+"""Q-6, Q-7: codes of 1 to 8 bits in 32-bit words. The layouts are those of :mod:`lowbit.reference.packing`."""
 
 from __future__ import annotations
 
@@ -80,22 +80,7 @@ def _slots(bits: int, layout: str) -> tuple[int, int, list[tuple[int, int]]]:
 
 @operation
 def pack(codes: Tensor, /, *, bits: int, layout: PackLayout = "dense") -> Tensor:
-    """Pack unsigned codes into words, low bits first.  [Q-6, Q-7]
-
-    ``"dense"``: one bit stream per row, code j in bits ``j*bits .. j*bits+bits-1``, across word borders.
-    ``"padded"``: ``32 // bits`` codes per word. Spare bits are 0.
-
-    Args:
-        codes: integers, (n, k), values 0..2**bits-1.
-        bits: 1 to 8.
-        layout: see above.
-
-    Returns:
-        int32, (n, ceil(k*bits/32)) or (n, ceil(k/(32//bits))).
-
-    Raises:
-        SpecError: Q-6 or Q-7 for shapes, widths and codes outside the range.
-    """
+    """Pack unsigned codes into words, low bits first.  [Q-6, Q-7]"""
     codes = check_pack(codes, bits, layout)
     if by_kernel("pack", codes):
         width = word_count(codes.shape[1], bits, layout)
@@ -128,19 +113,7 @@ def pack_checked(codes: Tensor, bits: int, layout: str) -> Tensor:
 
 @operation
 def unpack(words: Tensor, /, *, bits: int, length: int, layout: PackLayout = "dense") -> Tensor:
-    """Inverse of :func:`pack`.  [Q-6, Q-7]
-
-    Args:
-        words: int32, (n, number of words for ``length`` codes).
-        bits, layout: as packed.
-        length: codes per row.
-
-    Returns:
-        int32, (n, length), values 0..2**bits-1.
-
-    Raises:
-        SpecError: Q-6 or Q-7 when the number of words does not match ``length``.
-    """
+    """Inverse of :func:`pack`.  [Q-6, Q-7]"""
     words = check_unpack(words, bits, length, layout)
     if by_kernel("unpack", words):
         codes: Tensor = triton.launcher("packing").unpack(words, bits, layout == "padded", length)

@@ -1,4 +1,7 @@
-"""Chapter P: random numbers by address, in int64 arithmetic, which every torch device has."""
+"""P: random numbers by address, in int64 arithmetic, which every torch device has.
+
+The rules are those of :mod:`lowbit.reference.philox`.
+"""
 
 from __future__ import annotations
 
@@ -51,18 +54,7 @@ def _checked(counters: Tensor, seed: int) -> Tensor:
 
 @operation
 def philox_words(counters: Tensor, /, *, seed: int) -> Tensor:
-    """Four random words for every address.  [P-1]
-
-    Args:
-        counters: integers in 0 … 2³² − 1, (..., 4).
-        seed: 0 … 2⁶⁴ − 1.
-
-    Returns:
-        int32, shape of ``counters``: the bits of the words.
-
-    Raises:
-        SpecError: P-1.
-    """
+    """Four random words for every address.  [P-1]"""
     found = _checked(counters, seed)
     return torch.where(found > 0x7FFFFFFF, found - 2**32, found).to(torch.int32)
 

@@ -1,4 +1,4 @@
-"""Chapter R: half to even, clipping, nearest level."""
+"""R: half to even, clipping, nearest level. The rules are those of :mod:`lowbit.reference.rounding`."""
 
 from __future__ import annotations
 
@@ -42,33 +42,14 @@ def midpoints_of(levels: Tensor, dtype: torch.dtype) -> Tensor:
 
 @operation
 def round_half_even(x: Tensor, /) -> Tensor:
-    """Round to the nearest integer, ties to the even one.  [R-1]
-
-    Args:
-        x: floating, any shape; NaN and infinities pass through.
-
-    Returns:
-        Same shape, same dtype but at least float32.
-    """
+    """Round to the nearest integer, ties to the even one.  [R-1]"""
     x = as_weights("R-1", "x", x)
     return torch.round(x.to(working_dtype(x)))
 
 
 @operation
 def round_clip(x: Tensor, /, *, low: int, high: int) -> Tensor:
-    """Round half to even, then clip to ``[low, high]``.  [R-2]
-
-    Args:
-        x: floating, any shape; infinities saturate.
-        low: smallest result, an int32 value.
-        high: largest result, an int32 value, ``low <= high``.
-
-    Returns:
-        int32, same shape.
-
-    Raises:
-        SpecError: R-2 for a NaN, for bounds that are not int32 integers, or ``low > high``.
-    """
+    """Round half to even, then clip to ``[low, high]``.  [R-2]"""
     x = as_weights("R-2", "x", x)
     for name, bound in (("low", low), ("high", high)):
         if isinstance(bound, bool) or not isinstance(bound, int) or not _INT32[0] <= bound <= _INT32[1]:
@@ -84,21 +65,7 @@ def round_clip(x: Tensor, /, *, low: int, high: int) -> Tensor:
 
 @operation
 def nearest_level(x: Tensor, levels: Tensor, /) -> Tensor:
-    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]
-
-    Level i is chosen where ``mid[i-1] < x <= mid[i]`` with ``mid[i] = (levels[i] + levels[i+1]) / 2``. A float32 ``x``
-    is compared exactly: ``x <= mid`` holds just when ``x`` is at most the largest float32 not above ``mid``.
-
-    Args:
-        x: floating, any shape.
-        levels: floating, (L,), strictly ascending, L >= 1.
-
-    Returns:
-        int32, shape of ``x``.
-
-    Raises:
-        SpecError: R-3 for levels that are not a strictly ascending vector, A-4 for NaN or infinities.
-    """
+    """Index of the nearest level; an exact midpoint goes to the lower index.  [R-3]"""
     x = as_weights("R-3", "x", x)
     wide = level_table("R-3", levels, like=x)
     refuse_nan("R-3", "x", x)

@@ -1,4 +1,4 @@
-"""Chapter Q: affine grids along the last axis, clip search, codes."""
+"""Q: affine grids along the last axis, clip search, codes. The rules are those of :mod:`lowbit.reference.uniform`."""
 
 from __future__ import annotations
 
@@ -140,23 +140,7 @@ def fit_grid(
     range_floor: float = 0.0,
     scale_dtype: ScaleDtype | None = None,
 ) -> Grid[Tensor]:
-    """Affine grid that covers the values of every group.  [Q-1, Q-2, Q-8]
-
-    Args:
-        x: floating, any shape ((m, k) for ``granularity="row"``).
-        bits: 1 to 8, symmetric schemes from 2.
-        scheme, granularity, group_size: see :mod:`lowbit.reference.uniform`.
-        clip_ratio: in (0, 1], shrinks the range.
-        include_zero: stretch the range to contain 0.
-        range_floor: symmetric schemes: smallest max(abs(x)) assumed.
-        scale_dtype: round the scale to this dtype; codes then use the rounded scale.
-
-    Returns:
-        scale in the dtype of ``x`` but at least float32, zero_point int32; shapes by granularity.
-
-    Raises:
-        SpecError: Q-1, Q-2 for parameters, A-4 for NaN or infinities in ``x``.
-    """
+    """Affine grid that covers the values of every group.  [Q-1, Q-2, Q-8]"""
     x = as_weights("Q-2", "x", x)
     check_grid_options(bits, scheme, range_floor, scale_dtype)
     groups = grid_groups(x.shape, granularity, group_size)
@@ -265,22 +249,7 @@ def clip_search(
     range_floor: float = 0.0,
     scale_dtype: ScaleDtype | None = None,
 ) -> ClippedGrid[Tensor]:
-    """Grid whose clip ratio minimises the sum of abs(error)**norm in every group.  [Q-5]
-
-    Ratios are ``1 - i / grid`` for ``i < int(max_shrink * grid)``; the larger ratio wins a tie.
-
-    Args:
-        x: floating, as for :func:`fit_grid`.
-        norm: positive exponent.
-        grid: steps per unit of ratio, at least 1.
-        max_shrink: in [0, 1].
-
-    Returns:
-        scale and zero_point as :func:`fit_grid`, and the chosen step, int32, same shape.
-
-    Raises:
-        SpecError: Q-1, Q-2, Q-5 for parameters, A-4 for NaN or infinities in ``x``.
-    """
+    """Grid whose clip ratio minimises the sum of abs(error)**norm in every group.  [Q-5]"""
     x = as_weights("Q-5", "x", x)
     check_grid_options(bits, scheme, range_floor, scale_dtype)
     groups = grid_groups(x.shape, granularity, group_size)
@@ -350,20 +319,7 @@ def fits_float32(zero_point: Tensor) -> bool:
 
 @operation
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, /, *, bits: int, scheme: Scheme = "asymmetric") -> Tensor:
-    """Codes ``clip(round_half_even(x / scale) + zero_point, range)``; a true division.  [Q-3]
-
-    Args:
-        x: floating, any shape.
-        scale: floating, positive; axes as ``x``, its last axis of length G covers k/G columns per value.
-        zero_point: integers, shape of ``scale``.
-        bits, scheme: give the code range.
-
-    Returns:
-        int32, shape of ``x``.
-
-    Raises:
-        SpecError: Q-1, Q-3 for parameters and shapes, A-4 for NaN or infinities.
-    """
+    """Codes ``clip(round_half_even(x / scale) + zero_point, range)``; a true division.  [Q-3]"""
     x, scale, zero_point = check_quantize(x, scale, zero_point, bits, scheme)
     if by_kernel("quantize", x):
         codes: Tensor = triton.launcher("uniform").quantize(x, scale, zero_point, *code_range(bits, scheme))
@@ -410,18 +366,7 @@ def _rows(x: Tensor, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor,
 
 @operation
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, /) -> Tensor:
-    """Values ``scale * (codes - zero_point)``.  [Q-4]
-
-    Args:
-        codes: integers, any shape.
-        scale, zero_point: as for :func:`quantize`.
-
-    Returns:
-        dtype of ``scale`` but at least float32, shape of ``codes``.
-
-    Raises:
-        SpecError: Q-4 for shapes and dtypes, A-4 for NaN or infinities in ``scale``.
-    """
+    """Values ``scale * (codes - zero_point)``.  [Q-4]"""
     codes, scale, zero_point = check_dequantize(codes, scale, zero_point)
     if by_kernel("dequantize", scale):
         values: Tensor = triton.launcher("uniform").dequantize(codes, scale, zero_point, working_dtype(scale))
