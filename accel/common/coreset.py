@@ -17,7 +17,7 @@ from lowbit.reference.types import (
     OUTPUTS,
 )
 
-from .refusals import check_choice, check_number, check_options, check_whole
+from .refusals import check_number, check_options, check_whole
 
 __all__ = [
     "acs_blend",
@@ -38,6 +38,7 @@ check_words = partial(
         "center": CENTERS,
         "against": MODERATE_REFERENCES,
         "metric": METRICS,
+        "schedule": ACS_SCHEDULES,
     },
 )
 
@@ -75,7 +76,7 @@ def acs_blend(epoch: float, epochs: int, schedule: str) -> float:
     """Share of the error-vector score at ``epoch``; refuses what clause X-3 refuses."""
     check_whole("X-3", "epochs", epochs, 1)
     check_number("X-3", "epoch", epoch, 0, epochs)
-    check_choice("X-3", "schedule", schedule, ACS_SCHEDULES)
+    check_words("X-3", schedule=schedule)
     left = 1 - epoch / epochs  # of the training
     if schedule in ("paper", "cosine"):
         quarter_wave = math.sin(left * math.pi / 2)  # a sine of what is left is exact at both ends

@@ -10,7 +10,7 @@ from lowbit.reference.errors import SpecError
 
 from .refusals import check_number
 
-__all__ = ["IGNORED", "check_above_zero", "check_labels", "check_lengths", "check_pair", "check_scores"]
+__all__ = ["check_above_zero", "check_labels", "check_lengths", "check_pair", "check_scores"]
 
 IGNORED = -100
 

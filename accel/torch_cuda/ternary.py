@@ -56,15 +56,45 @@ def magnitude(tile: Tensor, clip: float) -> Tensor:
     return a if math.isinf(clip) else a.clamp_(max=clip)
 
 
-Write = Callable[[Tensor, Tensor, Tensor, Tensor, slice, slice], None]
+class Groups(NamedTuple):
+    """Arguments of a quantizer that fit together; what x holds has not been looked at."""
+
+    x: Tensor
+    rows: Tensor  # (groups, values)
+    shape: tuple[int, ...]  # of the statistics
+    clip: float  # infinite for none
 
 
-def large_values(groups: Tensor, threshold: float, clip: float, write: Write) -> Tensor:
-    """Statistics (T.2), (T.3) of every group, float64 (groups, 1); ``write(x, |x|, cut, mean, rows, columns)`` answers.
+def grouped(clause: str, x: Tensor, granularity: str, clip: float | None) -> Groups:
+    """Refuse what no quantizer of this chapter takes."""
+    bound = check_clip(clause, clip)
+    x = as_weights(clause, "x", x)
+    shape = shared_shape(clause, x.shape, granularity)
+    count = math.prod(shape)
+    return Groups(x, x.reshape(count, x.numel() // count if count else 0), shape, bound)
 
-    The mean is that of the magnitudes above threshold · mean, or of all where there is none.
+
+Write = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], object]
+
+
+def large_values(
+    op: str, clause: str, given: Groups, threshold: float, kind: int, write: Write, bits: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Answers, and statistics (T.2), (T.3) of every group; by a kernel of this kind, or in torch.
+
+    There ``write(x, |x|, cut, mean, to)`` answers. The mean is that of the magnitudes above threshold · mean, or of all
+    where there is none.
     """
+    x, rows_of_x, shape, clip = given
+    if x.numel() and by_kernel(op, x):
+        answer = triton.launcher("ternary").ternary(rows_of_x.contiguous(), clip, threshold, kind, bits)
+        if bool(answer.bad.any()):
+            refuse_nan(clause, "x", x)
+        return answer.out.reshape(x.shape), answer.scale.reshape(shape)
+    refuse_nan(clause, "x", x)
+    groups = rows_of_x.to(working_dtype(x))
     count, n = groups.shape
+    out = torch.empty(groups.shape, dtype=torch.int32 if kind == 1 else groups.dtype, device=groups.device)
     found = torch.zeros((count, 1), dtype=torch.float64, device=groups.device)
     for rows, columns in tiles(groups):
         part = groups[rows]
@@ -84,42 +114,9 @@ def large_values(groups: Tensor, threshold: float, clip: float, write: Write) ->
         mean = torch.where(number > 0, torch.maximum(above / number.clamp(min=1), average), average)
         found[rows] = mean
         for c in columns:
-            x = part[:, c]
-            write(x, magnitude(x, clip) if held is None else held, cut, mean, rows, c)
-    return found
-
-
-class Groups(NamedTuple):
-    """Arguments of a quantizer that fit together; what x holds has not been looked at."""
-
-    clause: str
-    x: Tensor
-    shape: tuple[int, ...]  # of the statistics
-    clip: float  # infinite for none
-
-    def rows(self) -> Tensor:
-        """x as (groups, values), in its own dtype."""
-        count = math.prod(self.shape)
-        return self.x.reshape(count, self.x.numel() // count if count else 0)
-
-    def finite(self) -> Tensor:
-        """The same in working precision; refuses NaN and infinities."""
-        refuse_nan(self.clause, "x", self.x)
-        return self.rows().to(working_dtype(self.x))
-
-    def by_kernels(self, threshold: float, kind: int, bits: int = 2) -> tuple[Tensor, Tensor]:
-        """Answers of a kind that :func:`.triton.ternary.ternary` gives, and scales; x is not empty."""
-        found = triton.launcher("ternary").ternary(self.rows().contiguous(), self.clip, threshold, kind, bits)
-        if bool(found.bad.any()):
-            refuse_nan(self.clause, "x", self.x)
-        return found.out.reshape(self.x.shape), found.scale.reshape(self.shape)
-
-
-def check(clause: str, x: Tensor, granularity: str, clip: float | None) -> Groups:
-    """Refuse what no quantizer of this chapter takes."""
-    bound = check_clip(clause, clip)
-    x = as_weights(clause, "x", x)
-    return Groups(clause, x, shared_shape(clause, x.shape, granularity), bound)
+            a = magnitude(part[:, c], clip) if held is None else held
+            write(part[:, c], a, cut, mean, out[rows, c])
+    return out.reshape(x.shape), found.to(groups.dtype).reshape(shape)
 
 
 @operation
@@ -128,35 +125,22 @@ def twn_code(
 ) -> TernaryCode[Tensor]:
     """Ternary code: signs of the magnitudes above threshold · mean, and their mean.  [T-1]"""
     t = check_threshold(threshold)
-    given = check("T-1", x, granularity, clip)
-    if given.x.numel() and by_kernel("twn_code", given.x):
-        return TernaryCode(*given.by_kernels(t, 1))
-    groups = given.finite()
-    codes = torch.empty(groups.shape, dtype=torch.int32, device=groups.device)
 
-    def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, rows: slice, columns: slice) -> None:
-        codes[rows, columns] = (a > cut) * x.sign().to(torch.int32)
+    def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, to: Tensor) -> None:
+        torch.mul(a > cut, x.sign().to(torch.int32), out=to)
 
-    mean = large_values(groups, t, given.clip, write)
-    return TernaryCode(codes.reshape(given.x.shape), mean.to(groups.dtype).reshape(given.shape))
+    return TernaryCode(*large_values("twn_code", "T-1", grouped("T-1", x, granularity, clip), t, 1, write))
 
 
 @operation
 def twn(x: Tensor, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None) -> Tensor:
     """Ternary values: code times scale of :func:`twn_code`, with its arguments, in x's dtype or float32.  [T-2]"""
     t = check_threshold(threshold)
-    given = check("T-1", x, granularity, clip)
-    if given.x.numel() and by_kernel("twn", given.x):
-        return given.by_kernels(t, 0)[0]
-    groups = given.finite()
-    out = torch.empty_like(groups)
 
-    def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, rows: slice, columns: slice) -> None:
-        kept = torch.gt(a, cut)
-        torch.mul(torch.copysign(mean.to(x.dtype), x), kept, out=out[rows, columns])
+    def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, to: Tensor) -> None:
+        torch.mul(torch.copysign(mean.to(x.dtype), x), a > cut, out=to)
 
-    large_values(groups, t, given.clip, write)
-    return out.reshape(given.x.shape)
+    return large_values("twn", "T-1", grouped("T-1", x, granularity, clip), t, 0, write)[0]
 
 
 @operation
@@ -171,21 +155,17 @@ def clamped_uniform(
 ) -> Tensor:
     """Multiples of 2α/(2^bits − 1) within ± α, the mean of the magnitudes above their mean.  [T-3]"""
     outer, last = outer_steps(bits, outermost)
-    given = check("T-3", x, granularity, clip)
-    if given.x.numel() and by_kernel("clamped_uniform", given.x):
-        return given.by_kernels(1.0, 2 if last == outer else 3, bits)[0]
-    groups = given.finite()
-    out = torch.empty_like(groups)
+    bounded = last < outer
 
-    def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, rows: slice, columns: slice) -> None:
+    def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, to: Tensor) -> None:
         step = (2 * mean / (2**bits - 1)).to(x.dtype)
         k = (a / torch.where(step > 0, step, 1.0)).round_()
         k = torch.where(a < mean.to(x.dtype), k, float(outer))
-        k = k.clamp_(max=last) if last < outer else k
-        torch.mul(k.copysign_(x), step, out=out[rows, columns])
+        k = k.clamp_(max=last) if bounded else k
+        torch.mul(k.copysign_(x), step, out=to)
 
-    large_values(groups, 1.0, given.clip, write)
-    return out.reshape(given.x.shape)
+    given = grouped("T-3", x, granularity, clip)
+    return large_values("clamped_uniform", "T-3", given, 1.0, 3 if bounded else 2, write, bits)[0]
 
 
 @operation
@@ -201,8 +181,8 @@ def min_max(
 ) -> Tensor:
     """The nearest of equally spaced values between the extremes.  [T-4]"""
     n, wider = range_steps(bits, scheme, epsilon)
-    given, symmetric = check("T-4", x, granularity, clip), scheme == "symmetric"
-    x, bound = given.x, given.clip
+    x, rows_of_x, _, bound = grouped("T-4", x, granularity, clip)
+    symmetric = scheme == "symmetric"
 
     def refuse(largest: float, dtype: torch.dtype) -> None:
         if not n * largest <= torch.finfo(dtype).max:
@@ -210,14 +190,15 @@ def min_max(
 
     if x.numel() and by_kernel("min_max", x):
         launch = triton.launcher("ternary").min_max
-        values, reaches = launch(given.rows().contiguous(), n, bound, wider, symmetric)
+        values, reaches = launch(rows_of_x.contiguous(), n, bound, wider, symmetric)
         largest = float(reaches.max())
         if math.isinf(largest):
             refuse_nan("T-4", "x", x)
         refuse(largest, torch.float32)
         answer: Tensor = values.reshape(x.shape)
         return answer
-    groups = given.finite()
+    refuse_nan("T-4", "x", x)
+    groups = rows_of_x.to(working_dtype(x))
     if groups.numel() == 0:
         return groups.reshape(x.shape).clone()
     low, high = (v.to(torch.float64).clamp_(-bound, bound) for v in torch.aminmax(groups, dim=1, keepdim=True))
