@@ -4,19 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import ACS_SCHEDULES
+from lowbit.reference.types import (
+    ACS_SCHEDULES,
+    CENTERS,
+    KEPT,
+    METRICS,
+    MODERATE_REFERENCES,
+    NEVER_LEARNT,
+    OUTPUTS,
+)
 
-from .refusals import check_choice, check_number, check_whole
+from .refusals import check_number, check_options, check_whole
 
-__all__ = ["acs_blend", "check_class_logits", "check_label_range", "class_budget"]
+__all__ = [
+    "acs_blend",
+    "check_centres",
+    "check_class_logits",
+    "check_label_range",
+    "check_layer",
+    "check_words",
+    "class_budget",
+]
+
+check_words = partial(
+    check_options,
+    {
+        "keep": KEPT,
+        "outputs": OUTPUTS,
+        "never_learnt": NEVER_LEARNT,
+        "center": CENTERS,
+        "against": MODERATE_REFERENCES,
+        "metric": METRICS,
+        "schedule": ACS_SCHEDULES,
+    },
+)
 
 
 def check_class_logits(clause: str, name: str, shape: Sequence[int], ndim: int = 2) -> None:
-    """Refuse logits of another number of axes, or without a class."""
+    """Refuse logits of another number of axes, without a class, or of no model where models have the first axis."""
     if len(shape) != ndim or shape[-1] == 0:
         raise SpecError(clause, f"{name} must have {ndim} axes and at least one class, got shape {tuple(shape)}")
+    if ndim == 3 and shape[0] == 0:
+        raise SpecError(clause, f"{name} must hold at least one model, got shape {tuple(shape)}")
 
 
 def check_label_range(clause: str, least: int, most: int, classes: int | None) -> None:
@@ -26,11 +58,25 @@ def check_label_range(clause: str, least: int, most: int, classes: int | None) -
         raise SpecError(clause, f"labels must lie in 0..{'' if classes is None else classes - 1}, got {wrong}")
 
 
+def check_layer(bias: bool, batch_size: int | None) -> int | None:
+    """The batch whose mean is differentiated; refuses what clause X-6 refuses of it and of a last layer."""
+    if not isinstance(bias, bool):
+        raise SpecError("X-6", f"bias must be True or False, got {bias!r}")
+    return None if batch_size is None else check_whole("X-6", "batch_size", batch_size, 1)
+
+
+def check_centres(first: Sequence[int], count: int, n: int) -> None:
+    """Refuse first centres that are not different rows, and more centres than there are rows."""
+    if not first or min(first) < 0 or max(first) >= n or len(set(first)) != len(first):
+        raise SpecError("X-10", f"first must hold different indices in 0..{n - 1}, got {first}")
+    check_whole("X-10", "count", count, 0, n - len(first))
+
+
 def acs_blend(epoch: float, epochs: int, schedule: str) -> float:
     """Share of the error-vector score at ``epoch``; refuses what clause X-3 refuses."""
     check_whole("X-3", "epochs", epochs, 1)
     check_number("X-3", "epoch", epoch, 0, epochs)
-    check_choice("X-3", "schedule", schedule, ACS_SCHEDULES)
+    check_words("X-3", schedule=schedule)
     left = 1 - epoch / epochs  # of the training
     if schedule in ("paper", "cosine"):
         quarter_wave = math.sin(left * math.pi / 2)  # a sine of what is left is exact at both ends

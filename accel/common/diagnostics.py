@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from lowbit.reference.errors import SpecError
+from lowbit.reference.types import PAIRS, ROWS, STOPS
 
 from .distill import check_pair
+from .refusals import check_matrix, check_number, check_options, check_whole
 
-__all__ = ["check_layer", "check_maps"]
+__all__ = ["LOST", "SYMMETRY", "check_iteration", "check_layer", "check_maps", "check_starts", "check_words"]
+
+SYMMETRY = 2.0**-12
+LOST = 2.0**-20
+
+check_words = partial(check_options, {"pairs": PAIRS, "rows": ROWS, "stop": STOPS})
+
+
+def check_iteration(stop: str, iterations: int, tolerance: float, shift: float) -> tuple[int, float, float]:
+    """Most steps, tolerance and shift of a power iteration; refuses what clause W-10 refuses of them."""
+    check_words("W-10", stop=stop)
+    most = check_whole("W-10", "iterations", iterations, 1)
+    return most, check_number("W-10", "tolerance", tolerance, 0.0), check_number("W-10", "shift", shift)
+
+
+def check_starts(shape: Sequence[int]) -> tuple[int, int]:
+    """Refuse starts that are not (count, p), count at most p; return both."""
+    check_matrix("W-10", "start", shape, (None, None))
+    count, p = shape
+    if count > p:
+        raise SpecError("W-10", f"{count} starts for {p} dimensions")
+    return count, p
 
 
 def check_maps(clause: str, student: Sequence[int], teacher: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from shapes alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lowbit.reference.errors import SpecError
 
@@ -19,6 +19,7 @@ __all__ = [
     "check_either",
     "check_matrix",
     "check_number",
+    "check_options",
     "check_square",
     "check_whole",
     "refuse_nonfinite",
@@ -35,6 +36,12 @@ def check_either(clause: str, name: str, value: str, options: Sequence[str]) -> 
     """As :func:`check_choice`, of two words."""
     if value not in options:
         raise SpecError(clause, f"{name} must be {' or '.join(map(repr, options))}, got {value!r}")
+
+
+def check_options(words: Mapping[str, Sequence[str]], clause: str, /, **chosen: str) -> None:
+    """:func:`check_choice` of options by their names, from a table of their words."""
+    for name, value in chosen.items():
+        check_choice(clause, name, value, words[name])
 
 
 def check_whole(clause: str, name: str, value: int, low: int, high: int = 2**31 - 1) -> int:

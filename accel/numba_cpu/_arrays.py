@@ -14,9 +14,9 @@ import numpy.typing as npt
 from lowbit.accel.common.refusals import check_matrix, refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
-from ._jit import kernel, pieces, share
+from ._jit import collected, kernel, pieces
 
-__all__ = ["Array", "fixed", "integers", "refuse_bad", "refuse_found", "weights", "working_dtype"]
+__all__ = ["Array", "fixed", "integers", "refuse_bad", "refuse_found", "refuse_marked", "weights", "working_dtype"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -72,14 +72,7 @@ def _any_nonfinite(x: Any) -> Any:
 def refuse_bad(clause: str, name: str, x: Array) -> None:
     """Raise the clause A-4 error when a float32 or float64 array holds a NaN or an infinity; one pass, no temporary."""
     flat = fixed(x.reshape(-1))
-    parts = pieces(flat.size, 1)
-    found = [False] * len(parts)
-
-    def scan(i: int) -> None:
-        found[i] = bool(_any_nonfinite(flat[slice(*parts[i])]))
-
-    share(len(parts), scan)
-    if any(found):
+    if any(collected(pieces(flat.size, 1), lambda start, stop: bool(_any_nonfinite(flat[start:stop])))):
         refuse_found(clause, name, x)
 
 
@@ -90,6 +83,13 @@ def finite_weights(clause: str, name: str, x: Any, shape: tuple[int | None, ...]
         check_matrix(clause, name, given.shape, shape)
     refuse_bad(clause, name, fixed(given, working_dtype(given)))
     return given
+
+
+def refuse_marked(clause: str, marks: list[Any], **named: Array) -> None:
+    """:func:`refuse_found` for the first of some arrays that one of the marks, a bool for each of them, is set for."""
+    for (name, x), found in zip(named.items(), zip(*marks, strict=True), strict=False):
+        if any(found):
+            refuse_found(clause, name, x)
 
 
 def refuse_found(clause: str, name: str, x: Array) -> None:

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "as_int",
     "by_pieces",
     "claim",
+    "collected",
     "default_threads",
     "from_key",
     "kernel",
@@ -242,6 +243,17 @@ def share(count: int, task: Callable[[int], object]) -> None:
             task(number)
 
     _on_all(helpers, drain)
+
+
+def collected(parts: Sequence[tuple[Any, ...]], task: Callable[..., R]) -> list[R]:
+    """What ``task`` answers to each of some arguments, in their order; each called once, as by :func:`share`."""
+    found: list[Any] = [None] * len(parts)
+
+    def work(i: int) -> None:
+        found[i] = task(*parts[i])
+
+    share(len(parts), work)
+    return found
 
 
 def share_claims(count: int, task: Callable[[npt.NDArray[np.int64]], object]) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.oscillation import check_range
-from lowbit.accel.common.refusals import check_number, check_whole
+from lowbit.accel.common.oscillation import check_momentum, check_range
+from lowbit.accel.common.refusals import check_whole
 from lowbit.accel.common.scale_tuning import check_tuning
 from lowbit.reference.errors import SpecError
 
 from ._arrays import Array, fixed, refuse_bad, refuse_found, weights
-from ._jit import kernel, pieces, share
+from ._jit import collected, kernel, pieces
 from .statsq import _scales
 
 __all__ = ["AnnealedAdamW", "OscillationTracker"]
@@ -117,8 +117,7 @@ class _InPlace:
 
     def __init__(self, weight: Array, bits: int, boundary_range: float | None, momentum: float) -> None:
         check_whole("O-4", "bits", bits, 1, 16)
-        if not check_number("O-4", "momentum", momentum, 0.0, 1.0) > 0:
-            raise SpecError("O-4", f"momentum must be above 0, got {momentum!r}")
+        check_momentum(momentum)
         width = 0.0 if boundary_range is None else check_range("O-6", boundary_range)
         w = weights("O-4", "weight", weight)
         fits = w is weight and w.flags.c_contiguous and w.flags.writeable  # not in another byte order: that is a copy
@@ -150,16 +149,14 @@ class _InPlace:
         """``before`` of some rows, then what the tracker makes of them, on all threads."""
         parts = pieces(*self.weight.shape, elements=1 << 16)
         state = (self._scale, self.codes, self.direction, self.frequency, self.active)
-        bad, rows = [False] * len(parts), self._rows
+        rows, mask = self._rows, self.boundary_range is not None
 
-        def work(i: int) -> None:
+        def work(start: int, stop: int) -> bool:
             if before is not None:
-                before(*parts[i])
-            mask = self.boundary_range is not None
-            bad[i] = bool(_observe(rows, self._grid, self._rates, mask, *parts[i], state))
+                before(start, stop)
+            return bool(_observe(rows, self._grid, self._rates, mask, start, stop, state))
 
-        share(len(parts), work)
-        if any(bad):
+        if any(collected(parts, work)):
             refuse_found("O-4", "weight", self.weight)
 
 
@@ -246,11 +243,10 @@ class AnnealedAdamW(_InPlace):
         slope = fixed(slope, self.weight.dtype)
         refuse_bad("O-7", "grad", slope)
         refuse_bad("O-7", "weight", self.weight)
-        t, options = self.steps + 1, (self.lr, self.beta1, self.beta2, self.epsilon, self.decay)
-        check_tuning(
-            "O-7", step=t, lr=self.lr, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, decay=self.decay
-        )
-        rates = tuple(float(x) for x in (*options, 1 - self.beta1**t, 1 - self.beta2**t))
+        t = self.steps + 1
+        options = {name: getattr(self, name) for name in ("lr", "beta1", "beta2", "epsilon", "decay")}
+        check_tuning("O-7", step=t, **options)
+        rates = tuple(float(x) for x in (*options.values(), 1 - self.beta1**t, 1 - self.beta2**t))
         moments = (self.first, self.second)
         self._walk(lambda *rows: _adamw(self._rows, slope, *moments, self.active, rates, *rows))
         self.steps = t

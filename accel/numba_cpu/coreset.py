@@ -11,29 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.coreset import acs_blend, check_class_logits, check_label_range, class_budget
-from lowbit.accel.common.philox import check_seed
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
-from lowbit.reference.errors import SpecError
-from lowbit.reference.types import (
-    CENTERS,
-    KEPT,
-    METRICS,
-    MODERATE_REFERENCES,
-    NEVER_LEARNT,
-    OUTPUTS,
-    AcsSchedule,
-    Center,
-    Kept,
-    Metric,
-    ModerateReference,
-    NeverLearnt,
-    Outputs,
-    Purpose,
+from lowbit.accel.common.coreset import (
+    acs_blend,
+    check_centres,
+    check_class_logits,
+    check_label_range,
+    check_layer,
+    check_words,
+    class_budget,
 )
+from lowbit.accel.common.philox import check_seed
+from lowbit.accel.common.refusals import check_matrix, check_number, check_whole
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import AcsSchedule, Center, Kept, Metric, ModerateReference, NeverLearnt, Outputs, Purpose
 
 from ._arrays import Array, finite_weights, fixed, integers, refuse_found, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import collected, kernel, pieces
 from ._philox import draw, key
 from ._vector import SOFT_LANES, exp_lanes, extremes, gap_squares, power_sums
 
@@ -123,19 +116,13 @@ def _score(clause: str, x: Array, t: Array | None, y: Array | None, blend: float
     out = np.empty(len(x), dtype)
     no_rows, no_labels = np.zeros((0, x.shape[1]), dtype), np.zeros(0, np.int32)
     parts = pieces(len(x), x.shape[1], elements=1 << 21)
-    outcome = [0] * len(parts)
 
-    def work(i: int) -> None:
-        rows = slice(*parts[i])
-        outcome[i] = _scores(
-            fixed(x[rows], dtype),
-            fixed(no_rows if t is None else t[rows], dtype),
-            fixed(no_labels if y is None else y[rows]),
-            blend,
-            out[rows],
-        )
+    def work(start: int, stop: int) -> int:
+        rows = slice(start, stop)
+        reference, labels = no_rows if t is None else t[rows], no_labels if y is None else y[rows]
+        return _scores(fixed(x[rows], dtype), fixed(reference, dtype), fixed(labels), blend, out[rows])
 
-    share(len(parts), work)
+    outcome = collected(parts, work)
     if 1 in outcome:
         refuse_found(clause, "logits", x)
     if 2 in outcome and t is not None:
@@ -144,34 +131,13 @@ def _score(clause: str, x: Array, t: Array | None, y: Array | None, blend: float
 
 
 def error_vector_score(logits: Array, labels: Array, /) -> Array:
-    """Distance of the predicted distribution from the label.  [X-1]
-
-    Args:
-        logits: floating, (n, C).
-        labels: integers, (n,).
-
-    Returns:
-        (n,), dtype of ``logits`` but at least float32.
-
-    Raises:
-        SpecError: X-1 for shapes and labels, A-4 for NaN or infinities.
-    """
+    """Distance of the predicted distribution from the label.  [X-1]"""
     x = _logits("X-1", "logits", logits)
     return _score("X-1", x, None, _labels("X-1", labels, *x.shape), 1.0)
 
 
 def disagreement_score(logits: Array, reference: Array, /) -> Array:
-    """Distance between the distributions of two models.  [X-2]
-
-    Args:
-        logits, reference: floating, (n, C).
-
-    Returns:
-        (n,), the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: X-2 for shapes, A-4 for NaN or infinities.
-    """
+    """Distance between the distributions of two models.  [X-2]"""
     x = _logits("X-2", "logits", logits)
     return _score("X-2", x, _logits("X-2", "reference", reference, x), None, 0.0)
 
@@ -179,20 +145,7 @@ def disagreement_score(logits: Array, reference: Array, /) -> Array:
 def acs_score(
     logits: Array, reference: Array, labels: Array, /, *, epoch: float, epochs: int, schedule: AcsSchedule = "paper"
 ) -> Array:
-    """The adaptive mix of both scores, in one pass.  [X-3]
-
-    Args:
-        logits, reference: floating, (n, C).
-        labels: integers, (n,).
-        epoch, epochs: of the selection, from 0, and in all.
-        schedule: the weight of the error-vector score over time.
-
-    Returns:
-        (n,), the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: X-3 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """The adaptive mix of both scores, in one pass.  [X-3]"""
     x = _logits("X-3", "logits", logits)
     t = _logits("X-3", "reference", reference, x)
     y = _labels("X-3", labels, *x.shape)
@@ -203,22 +156,10 @@ def select_coreset(scores: Array, labels: Array | None = None, /, *, fraction: f
     """Indices of the best samples, over all of them or in every class.  [X-4]
 
     The k-th best value is found by partition; what is better is sorted, and of what equals it the first are taken.
-
-    Args:
-        scores: floating, (n,).
-        labels: integers, (n,), or None.
-        fraction: share that is kept, of all or of every class.
-        keep: which end is the best.
-
-    Returns:
-        int32, best first, class after class.
-
-    Raises:
-        SpecError: X-4 for shapes, labels and parameters, A-4 for NaN or infinities.
     """
     s = finite_weights("X-4", "scores", scores, (None,))
     check_number("X-4", "fraction", fraction, 0, 1)
-    check_choice("X-4", "keep", keep, KEPT)
+    check_words("X-4", keep=keep)
     cost = np.negative(s, dtype=working_dtype(s)) if keep == "largest" else s.astype(working_dtype(s))
     if labels is None:
         return _best(cost, class_budget(fraction, len(cost))).astype(np.int32)
@@ -254,25 +195,11 @@ def _raw_distance(x: Any, y: Any, out: Any) -> None:
 
 
 def el2n_score(logits: Array, labels: Array, /, *, outputs: Outputs = "softmax") -> Array:
-    """The error-vector score, averaged over models.  [X-5]
-
-    Args:
-        logits: floating, (R, n, C), R at least 1.
-        labels: integers, (n,).
-        outputs: whether the softmax is taken.
-
-    Returns:
-        (n,), dtype of ``logits`` but at least float32.
-
-    Raises:
-        SpecError: X-5 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """The error-vector score, averaged over models.  [X-5]"""
     x = weights("X-5", "logits", logits)
     check_class_logits("X-5", "logits", x.shape, 3)
-    if len(x) == 0:
-        raise SpecError("X-5", f"logits must hold at least one model, got shape {x.shape}")
     y = _labels("X-5", labels, *x.shape[1:])
-    check_choice("X-5", "outputs", outputs, OUTPUTS)
+    check_words("X-5", outputs=outputs)
     x = finite_weights("X-5", "logits", x)
     total = np.zeros(x.shape[1])
     for run in x:
@@ -297,27 +224,10 @@ def _squares(h: Any, out: Any) -> None:
 def grand_score(
     logits: Array, features: Array, labels: Array, /, *, bias: bool = True, batch_size: int | None = None
 ) -> Array:
-    """Norm of the gradient of the last layer, in closed form.  [X-6]
-
-    Args:
-        logits: floating, (n, C).
-        features: floating, (n, d), the inputs of the last layer.
-        labels: integers, (n,).
-        bias: whether the layer has one.
-        batch_size: of the mean that is differentiated, or None.
-
-    Returns:
-        (n,), the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: X-6 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """Norm of the gradient of the last layer, in closed form.  [X-6]"""
     x = _logits("X-6", "logits", logits)
     y = _labels("X-6", labels, *x.shape)
-    if not isinstance(bias, bool):
-        raise SpecError("X-6", f"bias must be True or False, got {bias!r}")
-    if batch_size is not None:
-        batch_size = check_whole("X-6", "batch_size", batch_size, 1)
+    batch_size = check_layer(bias, batch_size)
     h = finite_weights("X-6", "features", features, (len(x), None))
     norms = np.empty(len(h))
     _squares(fixed(h, working_dtype(h)), norms)
@@ -338,22 +248,11 @@ def _forgotten(correct: Any, out: Any, ever: Any) -> None:
 
 
 def forgetting_score(correct: Array, /, *, never_learnt: NeverLearnt = "most") -> Array:
-    """How often a sample was learnt and then forgotten.  [X-7]
-
-    Args:
-        correct: bool, (epochs, n).
-        never_learnt: what a sample scores that was never correct.
-
-    Returns:
-        int32, (n,).
-
-    Raises:
-        SpecError: X-7 for anything but a mask of two axes.
-    """
+    """How often a sample was learnt and then forgotten.  [X-7]"""
     if not isinstance(correct, np.ndarray) or correct.dtype != np.bool_ or correct.ndim != 2:
         kind = getattr(correct, "dtype", type(correct).__name__)
         raise SpecError("X-7", f"correct must be a bool array (epochs, samples), got {kind}")
-    check_choice("X-7", "never_learnt", never_learnt, NEVER_LEARNT)
+    check_words("X-7", never_learnt=never_learnt)
     out, ever = np.zeros(correct.shape[1], np.int32), np.zeros(correct.shape[1], np.bool_)
     _forgotten(fixed(correct), out, ever)
     if never_learnt == "most":
@@ -386,24 +285,10 @@ def _means(z: Any, start: Any, order: Any, out: Any) -> None:
 def moderate_score(
     features: Array, labels: Array, /, *, center: Center = "mean", against: ModerateReference = "median"
 ) -> Array:
-    """How far a sample's distance from its class is from the median distance.  [X-8]
-
-    Args:
-        features: floating, (n, d).
-        labels: integers, (n,).
-        center: of a class.
-        against: the median distance of all, of the class, or nothing.
-
-    Returns:
-        (n,), dtype of ``features`` but at least float32.
-
-    Raises:
-        SpecError: X-8 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """How far a sample's distance from its class is from the median distance.  [X-8]"""
     z = finite_weights("X-8", "features", features, (None, None))
     y = _labels("X-8", labels, len(z), None)
-    check_choice("X-8", "center", center, CENTERS)
-    check_choice("X-8", "against", against, MODERATE_REFERENCES)
+    check_words("X-8", center=center, against=against)
     dtype = working_dtype(z)
     z = fixed(z, dtype)
     order = np.argsort(y, kind="stable")
@@ -452,30 +337,18 @@ def _divergences(a: Any, log_a: Any, b: Any, log_b: Any, out: Any) -> None:
 
 
 def contextual_diversity(p: Array, q: Array, /, *, epsilon: float = 0.0) -> Array:
-    """Symmetric Kullback-Leibler divergence of all pairs of rows.  [X-9]
-
-    Args:
-        p, q: floating, (n, C) and (m, C), above 0.
-        epsilon: added to both, not negative; above 0, zeros are allowed.
-
-    Returns:
-        (n, m), the wider dtype of both but at least float32; computed in float64.
-
-    Raises:
-        SpecError: X-9 for shapes, zeros and ε, A-4 for NaN or infinities.
-    """
+    """Symmetric Kullback-Leibler divergence of all pairs of rows, in float64.  [X-9]"""
     p, a = _positive("X-9", "p", p, epsilon)
     q, b = _positive("X-9", "q", q, epsilon)
     check_matrix("X-9", "q", b.shape, (None, a.shape[1]))
     out = np.empty((len(a), len(b)), working_dtype(p, q))
     log_a, log_b = np.log(a), np.log(b)
-    parts = pieces(len(a), len(b) * max(a.shape[1], 1))
 
-    def work(i: int) -> None:
-        rows = slice(*parts[i])
+    def work(start: int, stop: int) -> None:
+        rows = slice(start, stop)
         _divergences(fixed(a[rows]), fixed(log_a[rows]), fixed(b), fixed(log_b), out[rows])
 
-    share(len(parts), work)
+    collected(pieces(len(a), len(b) * max(a.shape[1], 1)), work)
     return out
 
 
@@ -510,22 +383,8 @@ def _farthest_first(a: Any, log_a: Any, chosen: Any, given: int, nearest: Any) -
 
 
 def k_center(x: Array, first: Array, /, *, count: int, metric: Metric = "euclidean", epsilon: float = 0.0) -> Array:
-    """Farthest-first traversal from the centres in ``first``.  [X-10]
-
-    Args:
-        x: floating, (n, d).
-        first: integers, (f,), different, f at least 1.
-        count: centres to add.
-        metric: squared Euclidean distance, or symmetric Kullback-Leibler divergence.
-        epsilon: of the divergence.
-
-    Returns:
-        int32, (f + count,), in the order of selection; distances in float64.
-
-    Raises:
-        SpecError: X-10 for shapes, indices and parameters, A-4 for NaN or infinities.
-    """
-    check_choice("X-10", "metric", metric, METRICS)
+    """Farthest-first traversal from the centres in ``first``; distances in float64.  [X-10]"""
+    check_words("X-10", metric=metric)
     if metric == "euclidean":
         given = finite_weights("X-10", "x", x, (None, None))
         a, log_a = given.astype(working_dtype(given)), np.zeros((0, 0))
@@ -534,10 +393,7 @@ def k_center(x: Array, first: Array, /, *, count: int, metric: Metric = "euclide
         log_a = np.log(a)
     start = integers("X-10", "first", first)
     check_matrix("X-10", "first", start.shape, (None,))
-    inside = len(start) > 0 and int(start.min()) >= 0 and int(start.max()) < len(a)
-    if not inside or len(set(start.tolist())) != len(start):
-        raise SpecError("X-10", f"first must hold different indices in 0..{len(a) - 1}, got {start.tolist()}")
-    check_whole("X-10", "count", count, 0, len(a) - len(start))
+    check_centres(start.tolist(), count, len(a))
     chosen = np.zeros(len(start) + count, np.int32)
     chosen[: len(start)] = start
     _farthest_first(fixed(a), fixed(log_a), chosen, len(start), np.full(len(a), np.inf))
@@ -565,18 +421,7 @@ def _herd(a: Any, mean: Any, rest: Any, free: Any, out: Any) -> None:
 
 
 def herding(x: Array, /, *, count: int) -> Array:
-    """Samples whose mean follows the mean of all.  [X-11]
-
-    Args:
-        x: floating, (n, d).
-        count: samples to select, at most n.
-
-    Returns:
-        int32, (count,), in the order of selection; distances in float64.
-
-    Raises:
-        SpecError: X-11 for shapes and the count, A-4 for NaN or infinities.
-    """
+    """Samples whose mean follows the mean of all; distances in float64.  [X-11]"""
     given = finite_weights("X-11", "x", x, (None, None))
     check_whole("X-11", "count", count, 0, len(given))
     out = np.zeros(count, np.int32)
@@ -596,19 +441,7 @@ def _chance(index: int, k0: Any, k1: Any, out: Any) -> None:
 
 
 def random_score(*, size: int, seed: int, index: int = 0) -> Array:
-    """A score by chance, the same for a sample whoever else is there.  [X-12]
-
-    Args:
-        size: number of samples.
-        seed: 0 to 2^64 − 1.
-        index: number of the selection.
-
-    Returns:
-        float64, (size,), in [0, 1).
-
-    Raises:
-        SpecError: X-12 for a size or index out of range, P-1 for the seed.
-    """
+    """A score by chance, the same for a sample whoever else is there.  [X-12]"""
     check_whole("X-12", "size", size, 0)
     check_whole("X-12", "index", index, 0, 2**32 - 1)
     check_seed(seed)

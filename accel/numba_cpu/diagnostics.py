@@ -10,28 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.diagnostics import check_layer, check_maps
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
-from lowbit.reference.errors import SpecError
-from lowbit.reference.types import (
-    PAIRS,
-    ROWS,
-    STOPS,
-    AttentionNorms,
-    EigenStop,
-    Eigenvalues,
-    PairRule,
-    RowRule,
-    TokenRange,
+from lowbit.accel.common.diagnostics import (
+    LOST,
+    SYMMETRY,
+    check_iteration,
+    check_layer,
+    check_maps,
+    check_starts,
+    check_words,
 )
+from lowbit.accel.common.refusals import check_matrix, check_whole
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import AttentionNorms, EigenStop, Eigenvalues, PairRule, RowRule, TokenRange
 
 from ._arrays import Array, fixed, refuse_bad, weights, working_dtype
 from ._jit import kernel, pieces, share
 
 __all__ = ["attention_norms", "attention_range", "cover_length", "power_eigenvalues", "ranking_loss"]
-
-SYMMETRY = 2.0**-12
-LOST = 2.0**-20
 
 
 @kernel
@@ -88,19 +83,8 @@ def _maps(clause: str, student: Any, teacher: Any) -> tuple[Array, Array]:
 
 
 def ranking_loss(student: Array, teacher: Array, /, *, pairs: PairRule = "published") -> Array:
-    """Cost of the pairs of keys that the student orders otherwise, per head.  [W-6]
-
-    Args:
-        student, teacher: maps (H, n, n), float16, float32 or float64.
-        pairs: "published" counts most pairs twice, "once" every pair once.
-
-    Returns:
-        (H,), summed in float64.
-
-    Raises:
-        SpecError: W-6 for shapes and options, A-4 for NaN and infinities.
-    """
-    check_choice("W-6", "pairs", pairs, PAIRS)
+    """Cost of the pairs of keys that the student orders otherwise, per head, summed in float64.  [W-6]"""
+    check_words("W-6", pairs=pairs)
     S, T = _maps("W-6", student, teacher)
     out = np.zeros(len(S))
 
@@ -112,20 +96,8 @@ def ranking_loss(student: Array, teacher: Array, /, *, pairs: PairRule = "publis
 
 
 def cover_length(student: Array, teacher: Array, /, *, top: int = 5, rows: RowRule = "published") -> Array:
-    """How much of the student's order covers the teacher's top keys, per head.  [W-7]
-
-    Args:
-        student, teacher: maps (H, n, n), float16, float32 or float64.
-        top: keys to cover, 1 to n.
-        rows: "published" leaves out the last row, "all" does not.
-
-    Returns:
-        (H,).
-
-    Raises:
-        SpecError: W-7 for shapes and options, A-4 for NaN and infinities.
-    """
-    check_choice("W-7", "rows", rows, ROWS)
+    """How much of the student's order covers the teacher's top keys, per head.  [W-7]"""
+    check_words("W-7", rows=rows)
     S, T = _maps("W-7", student, teacher)
     n = S.shape[1]
     out = np.zeros(len(S))
@@ -140,17 +112,7 @@ def cover_length(student: Array, teacher: Array, /, *, top: int = 5, rows: RowRu
 
 
 def attention_range(x: Array, /) -> TokenRange[Array]:
-    """Least and largest feature of every token.  [W-8]
-
-    Args:
-        x: (n, d), float16, float32 or float64, d at least 1.
-
-    Returns:
-        low and high, (n,).
-
-    Raises:
-        SpecError: W-8 for the shape, A-4 for NaN and infinities.
-    """
+    """Least and largest feature of every token.  [W-8]"""
     given = weights("W-8", "x", x)
     check_matrix("W-8", "x", given.shape, (None, None))
     if given.shape[1] == 0:
@@ -161,20 +123,7 @@ def attention_range(x: Array, /) -> TokenRange[Array]:
 
 
 def attention_norms(maps: Array, x: Array, w_v: Array, b_v: Array | None, w_o: Array, /) -> AttentionNorms[Array]:
-    """How much a token is attended to, and how much that moves, per head.  [W-9]
-
-    Args:
-        maps: (H, n, n).
-        x: (n, d), inputs of the layer.
-        w_v, b_v: (v, d) and (v,) or None, H dividing v.
-        w_o: (m, v).
-
-    Returns:
-        probability, value and weighted, (H, n), of the widest precision of the arguments.
-
-    Raises:
-        SpecError: W-9 for shapes, A-4 for NaN and infinities.
-    """
+    """How much a token is attended to, and how much that moves, per head.  [W-9]"""
     named: dict[str, Any] = {"maps": maps, "x": x, "w_v": w_v, "b_v": b_v, "w_o": w_o}
     given = {name: weights("W-9", name, a) for name, a in named.items() if a is not None}
     H, n, v = check_layer("W-9", {name: a.shape for name, a in given.items()})
@@ -210,30 +159,10 @@ def power_eigenvalues(
     stop: EigenStop = "change",
     shift: float = 0.0,
 ) -> Eigenvalues[Array]:
-    """Eigenvalues of largest magnitude of a symmetric operator, with a bound on their error.  [W-10]
-
-    Args:
-        operator: function (p,) to (p,), or a symmetric matrix (p, p).
-        start: (count, p), count at most p, no row of zeros.
-        iterations: most steps for each.
-        tolerance: of the rule to stop.
-        stop: "change" of the value, or "residual".
-        shift: taken off the spectrum while iterating.
-
-    Returns:
-        value, residual, vector and steps. Inner products are float64.
-
-    Raises:
-        SpecError: W-10 for shapes and options, A-4 for NaN and infinities.
-    """
-    check_choice("W-10", "stop", stop, STOPS)
-    most = check_whole("W-10", "iterations", iterations, 1)
-    ε, σ = check_number("W-10", "tolerance", tolerance, 0.0), check_number("W-10", "shift", shift)
+    """Eigenvalues of largest magnitude of a symmetric operator, with a bound on their error, in float64.  [W-10]"""
+    most, ε, σ = check_iteration(stop, iterations, tolerance, shift)
     first = weights("W-10", "start", start)
-    check_matrix("W-10", "start", first.shape, (None, None))
-    count, p = first.shape
-    if count > p:
-        raise SpecError("W-10", f"{count} starts for {p} dimensions")
+    count, p = check_starts(first.shape)
     matrix = None if callable(operator) else weights("W-10", "operator", operator)
     dtype = working_dtype(first) if matrix is None else working_dtype(first, matrix)
     starts = fixed(first, dtype)

@@ -8,23 +8,23 @@ log softmax is x − max − log Σ. Rows and keys of padding are not touched.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.distill import check_labels, check_lengths, check_pair, check_scores
+from lowbit.accel.common.distill import check_above_zero, check_labels, check_lengths, check_pair, check_scores
 from lowbit.accel.common.refusals import check_choice, check_number
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DIVERGENCES, IGNORED_TOKENS, Divergence, IgnoredTokens, LossGradient
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
 from ._exponential import exponential
-from ._jit import from_key, kernel, order_key, pieces, share
+from ._jit import collected, from_key, kernel, order_key, pieces
 from ._vector import LANES, lane_sum
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
 
-IGNORED = -100
 STRIDE = 32  # rows are padded to this many entries, so that no loop over them has a remainder
 TINY = 2.0**-1074
 CHUNK = 1024  # squares that are summed in the precision of the data
@@ -211,31 +211,23 @@ def _refuse_valid(clause: str, student: Array, teacher: Array, lengths: Array, t
 
 def _lengths(clause: str, lengths: Any, batch: int, longest: int) -> Array:
     s = integers(clause, "lengths", lengths)
-    if s.ndim != 1:
-        raise SpecError(clause, f"lengths must have shape ({batch},), got {s.shape}")
-    check_lengths(clause, s.tolist(), batch, longest)
+    check_lengths(clause, s, batch, longest)
     return s
+
+
+def _total(parts: list[tuple[int, int]], work: Callable[[int, int], Any], refuse: Callable[[], None]) -> float:
+    """Sum of the losses that ``work`` finds in the parts; refuses when it finds what is not finite."""
+    found = collected(parts, work)
+    if any(bad for _, bad in found):
+        refuse()
+    return math.fsum(loss for loss, _ in found)
 
 
 def attention_map_loss(
     student: Array, teacher: Array, lengths: Array, /, *, floor: float = 1e-8
 ) -> LossGradient[Array]:
-    """Divergence of attention maps from scores, in one pass over the valid rows.  [W-5]
-
-    Args:
-        student, teacher: scores (B, H, n, n), float16, float32 or float64.
-        lengths: (B,) integers, 1 to n; what lies beyond is not read.
-        floor: smallest probability.
-
-    Returns:
-        Loss, and gradient of student's shape.
-
-    Raises:
-        SpecError: W-5 for shapes and parameters, A-4 for NaN and infinities in valid rows and keys.
-    """
-    least = check_number("W-5", "floor", floor, 0.0, 1.0)
-    if least == 0.0:
-        raise SpecError("W-5", "floor must be above 0")
+    """Divergence of attention maps from scores, in one pass over the valid rows.  [W-5]"""
+    least = check_above_zero("W-5", "floor", floor, 1.0)
     given = _pair("W-5", student, teacher)
     batch, heads, n, _ = shape = check_scores("W-5", given[0].shape, given[1].shape)
     s = _lengths("W-5", lengths, batch, n)
@@ -244,51 +236,25 @@ def attention_map_loss(
     out = np.zeros(S.shape, dtype)
     if not out.size:
         return LossGradient(0.0, out.reshape(shape))
-    parts, nothing = pieces(len(S), n), np.finfo(dtype).min
-    sums, bad = [0.0] * len(parts), [False] * len(parts)
+    limits = heads * n, dtype(least), dtype(np.finfo(dtype).min), 1 / (batch * heads)
 
-    def work(i: int) -> None:
-        buffers = np.empty((5, -(-n // STRIDE) * STRIDE), dtype)
-        total, bad[i] = _map_rows(
-            S, T, s, heads * n, dtype(least), dtype(nothing), 1 / (batch * heads), *parts[i], out, buffers
-        )
-        sums[i] = float(total)
+    def work(start: int, stop: int) -> Any:
+        return _map_rows(S, T, s, *limits, start, stop, out, np.empty((5, -(-n // STRIDE) * STRIDE), dtype))
 
-    share(len(parts), work)
-    if any(bad):
-        _refuse_valid("W-5", given[0], given[1], s, 2)
-    return LossGradient(math.fsum(sums) / (batch * heads), out.reshape(shape))
+    total = _total(pieces(len(S), n), work, lambda: _refuse_valid("W-5", *given, s, 2))
+    return LossGradient(total / (batch * heads), out.reshape(shape))
 
 
 def logit_loss(
     student: Array, teacher: Array, /, *, temperature: float = 1.0, divergence: Divergence = "cross-entropy"
 ) -> LossGradient[Array]:
-    """Soft cross-entropy of logits, mean over the batch.  [W-1]
-
-    Args:
-        student, teacher: logits (B, C), float16, float32 or float64.
-        temperature: above 0; the loss is multiplied by its square.
-        divergence: "cross-entropy", or "kl" to subtract the teacher's entropy.
-
-    Returns:
-        Loss, and gradient of student's shape.
-
-    Raises:
-        SpecError: W-1 for shapes and options, A-4 for NaN and infinities.
-    """
+    """Soft cross-entropy of logits, mean over the batch.  [W-1]"""
     check_choice("W-1", "divergence", divergence, DIVERGENCES)
-    τ = _temperature("W-1", temperature)
+    τ = check_above_zero("W-1", "temperature", temperature)
     given = _pair("W-1", student, teacher)
     batch, _ = check_pair("W-1", given[0].shape, given[1].shape, 2)
     weight = np.full(batch, τ * τ / max(batch, 1))
     return _soft("W-1", given, weight, 1 / τ, entropy=divergence == "kl")
-
-
-def _temperature(clause: str, temperature: float) -> float:
-    τ = check_number(clause, "temperature", temperature, 0.0)
-    if τ == 0.0:
-        raise SpecError(clause, "temperature must be above 0")
-    return τ
 
 
 def _soft(
@@ -299,19 +265,16 @@ def _soft(
     out = np.zeros(S.shape, dtype)
     if not out.size:
         return LossGradient(0.0, out.reshape(shape))
-    parts = pieces(len(S), S.shape[1])
-    sums, bad = [0.0] * len(parts), [False] * len(parts)
 
-    def work(i: int) -> None:
-        rows, buffers = slice(*parts[i]), np.zeros((4, _padded(S.shape[1])), dtype)
-        total, bad[i] = _soft_rows(S[rows], T[rows], dtype(factor), weight[rows], entropy, out[rows], buffers)
-        sums[i] = float(total)
+    def work(start: int, stop: int) -> Any:
+        rows, buffers = slice(start, stop), np.zeros((4, _padded(S.shape[1])), dtype)
+        return _soft_rows(S[rows], T[rows], dtype(factor), weight[rows], entropy, out[rows], buffers)
 
-    share(len(parts), work)
-    if any(bad):
+    def refuse() -> None:
         used = weight.reshape(shape[:-1])[..., None] != 0
         _refuse(clause, np.where(used, given[0], 0), np.where(used, given[1], 0))
-    return LossGradient(math.fsum(sums), out.reshape(shape))
+
+    return LossGradient(_total(pieces(len(S), S.shape[1]), work, refuse), out.reshape(shape))
 
 
 def token_loss(
@@ -323,30 +286,13 @@ def token_loss(
     temperature: float = 10.0,
     ignored: IgnoredTokens = "weigh",
 ) -> LossGradient[Array]:
-    """Token-scaled logit distillation.  [W-2]
-
-    Args:
-        student, teacher: logits (B, n, V), float16, float32 or float64.
-        labels: (B, n) integers, 0 to V - 1, or -100 for none.
-        temperature: of the softmax over tokens that weighs them, above 0.
-        ignored: "weigh" tokens without label as if they cost nothing, or "skip" them.
-
-    Returns:
-        Loss, and gradient of student's shape.
-
-    Raises:
-        SpecError: W-2 for shapes, labels and options, A-4 for NaN and infinities in what is read.
-    """
+    """Token-scaled logit distillation.  [W-2]"""
     check_choice("W-2", "ignored", ignored, IGNORED_TOKENS)
-    τ = _temperature("W-2", temperature)
+    τ = check_above_zero("W-2", "temperature", temperature)
     given = _pair("W-2", student, teacher)
     batch, n, vocabulary = check_pair("W-2", given[0].shape, given[1].shape, 3)
     label = integers("W-2", "labels", labels)
-    if label.shape != (batch, n):
-        raise SpecError("W-2", f"labels of shape {label.shape} must have shape {(batch, n)}")
-    has = label != IGNORED
-    if has.any():
-        check_labels("W-2", int(label[has].min()), int(label[has].max()), vocabulary)
+    has = check_labels("W-2", label, given[0].shape)
     if not given[0].size:
         return LossGradient(0.0, np.zeros(given[0].shape, working_dtype(*given)))
     teach = fixed(given[1], working_dtype(*given)).reshape(-1, vocabulary)
@@ -363,18 +309,7 @@ def token_loss(
 
 
 def feature_loss(student: Array, teacher: Array, lengths: Array | None = None, /) -> LossGradient[Array]:
-    """Mean square difference of features, over every element or over valid tokens.  [W-3]
-
-    Args:
-        student, teacher: (B, n, d), float16, float32 or float64.
-        lengths: (B,) integers, 1 to n: what lies beyond is not read. None counts everything.
-
-    Returns:
-        Loss, and gradient of student's shape.
-
-    Raises:
-        SpecError: W-3 for shapes, A-4 for NaN and infinities in what is read.
-    """
+    """Mean square difference of features, over every element or over valid tokens.  [W-3]"""
     given = _pair("W-3", student, teacher)
     batch, n, d = shape = check_pair("W-3", given[0].shape, given[1].shape, 3)
     s = None if lengths is None else _lengths("W-3", lengths, batch, n)
@@ -386,36 +321,20 @@ def feature_loss(student: Array, teacher: Array, lengths: Array | None = None, /
         return LossGradient(0.0, out.reshape(shape))
     parts = [(0, S.size)] if s is None else [(b * n * d, (b * n + int(s[b])) * d) for b in range(batch)]
     runs = [(low + i, low + j) for low, high in parts for i, j in pieces(high - low, 1)]
-    sums, bad = [0.0] * len(runs), [False] * len(runs)
+    whole = np.full(batch, n, np.int32) if s is None else s
 
-    def work(i: int) -> None:
-        run = slice(*runs[i])
-        total, bad[i] = _squares(S[run], T[run], dtype(2 / used), out[run], np.zeros(CHUNK, dtype))
-        sums[i] = float(total)
+    def work(start: int, stop: int) -> Any:
+        run = slice(start, stop)
+        return _squares(S[run], T[run], dtype(2 / used), out[run], np.zeros(CHUNK, dtype))
 
-    share(len(runs), work)
-    if any(bad):
-        whole = np.full(batch, n, np.int32) if s is None else s
-        _refuse_valid("W-3", given[0], given[1], whole, 1)
-    return LossGradient(math.fsum(sums) / used, out.reshape(shape))
+    total = _total(runs, work, lambda: _refuse_valid("W-3", *given, whole, 1))
+    return LossGradient(total / used, out.reshape(shape))
 
 
 def score_loss(
     student: Array, teacher: Array, /, *, floor: float = -100.0, causal: bool = False
 ) -> LossGradient[Array]:
-    """Mean square difference of scores, those at most ``floor`` set to 0 in each network.  [W-4]
-
-    Args:
-        student, teacher: scores (B, H, n, n), float16, float32 or float64.
-        floor: scores up to this count as masked.
-        causal: count entries on and below the diagonal only.
-
-    Returns:
-        Loss, and gradient of student's shape.
-
-    Raises:
-        SpecError: W-4 for shapes and options, A-4 for NaN and infinities.
-    """
+    """Mean square difference of scores, those at most ``floor`` set to 0 in each network.  [W-4]"""
     if not isinstance(causal, bool):
         raise SpecError("W-4", f"causal must be True or False, got {causal!r}")
     least = check_number("W-4", "floor", floor)
@@ -427,17 +346,11 @@ def score_loss(
     used = batch * heads * (n * (n + 1) // 2 if causal else n * n)
     if not used:
         return LossGradient(0.0, out.reshape(shape))
-    parts = pieces(len(S), n)
-    sums, bad = [0.0] * len(parts), [False] * len(parts)
+    limits = dtype(least), dtype(2 / used), causal
 
-    def work(i: int) -> None:
-        rows, first = slice(*parts[i]), parts[i][0]
-        total, bad[i] = _floored_rows(
-            S[rows], T[rows], n, first, dtype(least), dtype(2 / used), causal, out[rows], np.zeros(_padded(n), dtype)
-        )
-        sums[i] = float(total)
+    def work(start: int, stop: int) -> Any:
+        rows = slice(start, stop)
+        return _floored_rows(S[rows], T[rows], n, start, *limits, out[rows], np.zeros(_padded(n), dtype))
 
-    share(len(parts), work)
-    if any(bad):
-        _refuse("W-4", given[0], given[1])
-    return LossGradient(math.fsum(sums) / used, out.reshape(shape))
+    total = _total(pieces(len(S), n), work, lambda: _refuse("W-4", *given))
+    return LossGradient(total / used, out.reshape(shape))

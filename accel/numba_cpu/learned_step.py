@@ -16,8 +16,8 @@ from lowbit.accel.common.refusals import check_choice, check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_INITS, LsqCount, LsqGradient, LsqInit, LsqStart
 
-from ._arrays import Array, finite_weights, fixed, refuse_found, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._arrays import Array, finite_weights, fixed, refuse_found, refuse_marked, weights, working_dtype
+from ._jit import collected, kernel, pieces
 from ._vector import LANES, lane_sum
 
 __all__ = ["lsq", "lsq_code", "lsq_gradient", "lsq_init"]
@@ -27,7 +27,7 @@ LARGE = 1 << 17  # a row of more values is shared between threads
 
 
 @kernel
-def _sum(values: Any) -> float:
+def chunk_sum(values: Any) -> float:
     total = np.float64(lane_sum(values))
     for j in range(values.size // LANES * LANES, values.size):
         total += np.float64(values[j])
@@ -85,8 +85,8 @@ def _row_slopes(
                 answers[j] = passed
                 cut[j] = d - passed
                 held[j] = d * (np.rint(c) - v if c == v else c)
-            to_step[r] += _sum(held)
-            to_offset[r] += _sum(cut)
+            to_step[r] += chunk_sum(held)
+            to_offset[r] += chunk_sum(cut)
     return found_grad, found_x
 
 
@@ -125,6 +125,13 @@ class Plan(NamedTuple):
     tasks: list[tuple[slice, slice]]
 
 
+def tiles(rows: int, width: int, elements: int, whole: bool = False) -> list[tuple[slice, slice]]:
+    """Some rows at a time, or pieces of ``elements`` values of one row after the other, unless rows stay whole."""
+    if width <= LARGE or whole:
+        return [(slice(*p), slice(None)) for p in pieces(rows, max(width, 1), elements=1 << 16)]
+    return [(slice(r, r + 1), slice(*p)) for r in range(rows) for p in pieces(width, 1, elements=elements)]
+
+
 def _plan(
     clause: str, x: Any, step: Any, offset: Any, bits: int, signed: bool, axis: int | None, epsilon: float,
     *more: Array,
@@ -141,29 +148,19 @@ def _plan(
     β = np.zeros(n, dtype) if β is None else β
     by_column = after == 1 and n > 1
     shape = (before, n) if by_column else (before * n, after)
-    tasks = [(slice(*p), slice(None)) for p in pieces(shape[0], max(shape[1], 1), elements=1 << 16)]
-    if shape[1] > LARGE and not by_column:
-        tasks = [(slice(r, r + 1), slice(*p)) for r in range(shape[0]) for p in pieces(shape[1], 1, elements=1 << 16)]
-    return Plan(
-        given, fixed(given, dtype).reshape(shape), s, fixed(β, dtype), dtype(low), dtype(high), by_column, tasks
-    )
+    cut = tiles(*shape, 1 << 16, by_column)
+    return Plan(given, fixed(given, dtype).reshape(shape), s, fixed(β, dtype), dtype(low), dtype(high), by_column, cut)
 
 
 def _forward(clause: str, q: Plan, by: Array, plus: Array, dtype: Any) -> Array:
     out = np.empty(q.given.shape, dtype)
     answers = out.reshape(q.x.shape)
-    bad = [False] * len(q.tasks)
 
-    def work(i: int) -> None:
-        rows, columns = q.tasks[i]
-        x, to = q.x[rows, columns], answers[rows, columns]
-        if q.by_column:
-            bad[i] = bool(_columns(x, q.step, q.offset, q.low, q.high, by, plus, to))
-        else:
-            bad[i] = bool(_rows(x, rows.start, q.step, q.offset, q.low, q.high, by, plus, to))
+    def work(rows: slice, columns: slice) -> bool:
+        x, rest = q.x[rows, columns], (q.step, q.offset, q.low, q.high, by, plus, answers[rows, columns])
+        return bool(_columns(x, *rest) if q.by_column else _rows(x, rows.start, *rest))
 
-    share(len(q.tasks), work)
-    if any(bad):
+    if any(collected(q.tasks, work)):
         refuse_found(clause, "x", q.given)
     return out
 
@@ -171,21 +168,7 @@ def _forward(clause: str, q: Plan, by: Array, plus: Array, dtype: Any) -> Array:
 def lsq_init(
     x: Array, /, *, bits: int, signed: bool = True, axis: int | None = None, rule: LsqInit = "mean"
 ) -> LsqStart[Array]:
-    """First step, and offset of LSQ+, in float64 sums.  [S-1]
-
-    Args:
-        x: float16, float32 or float64, of any shape.
-        bits: 2 to 8, or from 1 when not signed.
-        signed: codes around 0, or from 0.
-        axis: one step for every index of it; None for one step.
-        rule: "mean", "mean-doubled", "deviation" or "min-max".
-
-    Returns:
-        step and offset of x's precision, (n,) or (1,).
-
-    Raises:
-        SpecError: S-1 for parameters, A-4 for NaN and infinities.
-    """
+    """First step, and offset of LSQ+, in float64 sums.  [S-1]"""
     low, high, _ = check_learned_step("S-1", bits, signed)
     check_choice("S-1", "rule", rule, LSQ_INITS)
     before, n, after = step_view("S-1", weights("S-1", "x", x).shape, axis)
@@ -222,21 +205,7 @@ def lsq_code(
     axis: int | None = None,
     epsilon: float = 0.0,
 ) -> Array:
-    """Codes round(clamp((x − offset) / step)).  [S-2]
-
-    Args:
-        x: float16, float32 or float64, of any shape.
-        step: (n,) for an axis of length n, (1,) without; above 0 when epsilon is 0.
-        offset: as step; None for 0.
-        bits, signed, axis: as in :func:`lsq_init`.
-        epsilon: floor of the step.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: S-2 for parameters and shapes, A-4 for NaN and infinities.
-    """
+    """Codes round(clamp((x − offset) / step)).  [S-2]"""
     q = _plan("S-2", x, step, offset, bits, signed, axis, epsilon)
     one, none = np.ones_like(q.step), np.zeros_like(q.step)
     return _forward("S-2", q, fixed(one), fixed(none), q.step.dtype).astype(np.int32)
@@ -271,19 +240,7 @@ def lsq_gradient(
     epsilon: float = 0.0,
     count: LsqCount = "elements",
 ) -> LsqGradient[Array]:
-    """Gradients of input, step and offset in one pass.  [S-4, S-5, S-6]
-
-    Args:
-        grad: float16, float32 or float64, x's shape.
-        x, step, offset, bits, signed, axis, epsilon: as in :func:`lsq_code`.
-        count: "elements", "features" or "unscaled".
-
-    Returns:
-        x of x's shape, step and offset of step's; the widest precision of the arguments.
-
-    Raises:
-        SpecError: S-4 for parameters and shapes, A-4 for NaN and infinities.
-    """
+    """Gradients of input, step and offset in one pass.  [S-4, S-5, S-6]"""
     given = weights("S-4", "grad", grad)
     q = _plan("S-4", x, step, offset, bits, signed, axis, epsilon, given)
     check_matrix("S-4", "grad", given.shape, q.given.shape)
@@ -291,25 +248,20 @@ def lsq_gradient(
     dtype = q.step.dtype.type
     slope, out = fixed(given, dtype).reshape(q.x.shape), np.empty(q.given.shape, dtype)
     answers, n = out.reshape(q.x.shape), q.step.size
-    sums = [np.zeros((2, n)) for _ in q.tasks]
-    bad = [(False, False)] * len(q.tasks)
+    parts = [(np.zeros((2, n)), *task) for task in q.tasks]
 
-    def work(i: int) -> None:
-        rows, columns = q.tasks[i]
+    def work(sums: Array, rows: slice, columns: slice) -> Any:
         arrays = slope[rows, columns], q.x[rows, columns]
         ends = q.step, q.offset, q.low, q.high, answers[rows, columns]
         if q.by_column:
-            bad[i] = _column_slopes(*arrays, *ends, sums[i][0], sums[i][1])
-            return
+            return _column_slopes(*arrays, *ends, sums[0], sums[1])
         own = np.zeros((2, len(arrays[0])))
-        bad[i] = _row_slopes(*arrays, rows.start, *ends, own[0], own[1])
+        found = _row_slopes(*arrays, rows.start, *ends, own[0], own[1])
         index = np.arange(rows.start, rows.start + own.shape[1]) % n
-        for total, part in zip(sums[i], own, strict=True):
+        for total, part in zip(sums, own, strict=True):
             np.add.at(total, index, part)
+        return found
 
-    share(len(q.tasks), work)
-    for name, array, which in (("grad", given, 0), ("x", q.given, 1)):
-        if any(found[which] for found in bad):
-            refuse_found("S-4", name, array)
-    total = g * np.sum(sums, axis=0) if sums else np.zeros((2, n))
+    refuse_marked("S-4", collected(parts, work), grad=given, x=q.given)
+    total = g * np.sum([part[0] for part in parts], axis=0) if parts else np.zeros((2, n))
     return LsqGradient(out, total[0].astype(dtype), None if offset is None else total[1].astype(dtype))

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.oscillation import check_range
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number
+from lowbit.accel.common.oscillation import boundary_rates, check_range, check_tracking, check_words
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.accel.common.scale_tuning import check_tuning
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import (
-    FREEZE_VALUES,
-    TARGETS,
-    THRESHOLDS,
-    AnnealedStep,
-    BoundaryStatistics,
-    FreezeValue,
-    Oscillation,
-    Targets,
-    Thresholds,
-)
+from lowbit.reference.types import AnnealedStep, BoundaryStatistics, FreezeValue, Oscillation, Targets, Thresholds
 
-from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._arrays import Array, finite_weights, fixed, integers, refuse_bad, weights, working_dtype
+from ._jit import collected, kernel, pieces
 from .statsq import row_scales, stacked, statsq
 
 __all__ = ["boundary_statistics", "cga_mask", "cga_step", "start_oscillation", "track_oscillation"]
@@ -55,7 +45,7 @@ def _track(given: Any, state: Any, rates: Any, limit: float, to_mean: bool, rewr
 
 
 @kernel
-def _near(x: Any, alpha: Any, n: Any, width: Any, low: Any, high: Any, start: int, stop: int, out: Any) -> None:
+def _near(x: Any, alpha: Any, n: Any, width: Any, low: Any, high: Any, out: Any, start: int, stop: int) -> None:
     """Whether the nearest of the thresholds low … high is within ``width``, for the rows start … stop − 1."""
     for r in range(start, stop):
         a = alpha[r]
@@ -90,17 +80,7 @@ def boolean(clause: str, name: str, x: Any, shape: tuple[int, ...]) -> Array:
 
 
 def start_oscillation(codes: Array, /) -> Oscillation[Array]:
-    """State of a tracker before its first step.  [O-4]
-
-    Args:
-        codes: integers of any shape.
-
-    Returns:
-        all fields of that shape, means in float32.
-
-    Raises:
-        SpecError: O-4 for what does not hold integers.
-    """
+    """State of a tracker before its first step.  [O-4]"""
     k = integers("O-4", "codes", codes)
     zero = np.zeros(k.shape, np.int32)
     return Oscillation(
@@ -124,29 +104,8 @@ def track_oscillation(
     freeze_to: FreezeValue = "average",
     targets: Targets = "held",
 ) -> Oscillation[Array]:
-    """One step of the tracker: the codes to use, and the next state.  [O-4]
-
-    Args:
-        codes: integers of any shape.
-        previous, direction, total, target: integers of that shape.
-        frequency, average: float16, float32 or float64 of that shape.
-        frozen: bool of that shape.
-        momentum: above 0, at most 1.
-        threshold: frequency above which a weight freezes; None for never.
-        freeze_to: "average" of the codes, or the "current" one.
-        targets: "held" once written, or "rewritten" while the frequency is above the threshold.
-
-    Returns:
-        all fields of that shape; means have the wider precision of both, but at least float32.
-
-    Raises:
-        SpecError: O-4 for shapes and parameters, A-4 for NaN and infinities.
-    """
-    check_choice("O-4", "freeze_to", freeze_to, FREEZE_VALUES)
-    check_choice("O-4", "targets", targets, TARGETS)
-    if not check_number("O-4", "momentum", momentum, 0.0, 1.0) > 0:
-        raise SpecError("O-4", f"momentum must be above 0, got {momentum!r}")
-    limit = math.inf if threshold is None else check_number("O-4", "threshold", threshold, 0.0)
+    """One step of the tracker: the codes to use, and the next state.  [O-4]"""
+    limit = check_tracking(momentum, threshold, freeze_to, targets)
     named = {"codes": codes, "previous": previous, "direction": direction, "total": total, "target": target}
     whole = {name: integers("O-4", name, x) for name, x in named.items()}
     means = {"frequency": weights("O-4", "frequency", frequency), "average": weights("O-4", "average", average)}
@@ -170,23 +129,19 @@ def track_oscillation(
     given = fixed(whole["codes"].reshape(-1))
     kinds = (np.int32, np.int32, dtype, np.int32, dtype, np.bool_, np.int32)
     out = [np.empty(given.size, kind) for kind in kinds]
-    rates = (dtype(momentum), dtype(1 - momentum))
-    parts = pieces(given.size, 1)
+    how = (dtype(momentum), dtype(1 - momentum)), limit, freeze_to == "average", targets == "rewritten"
 
-    def work(i: int) -> None:
-        at = slice(*parts[i])
-        into = tuple(x[at] for x in out)
-        _track(
-            given[at], tuple(x[at] for x in flat), rates, limit, freeze_to == "average", targets == "rewritten", into
-        )
+    def work(start: int, stop: int) -> None:
+        state, into = (tuple(x[start:stop] for x in arrays) for arrays in (flat, out))
+        _track(given[start:stop], state, *how, into)
 
-    share(len(parts), work)
+    collected(pieces(given.size, 1), work)
     return Oscillation(*(x.reshape(shape) for x in out))
 
 
 def near_mask(clause: str, w: Any, bits: int, boundary_range: float, thresholds: str) -> tuple[Array, Array]:
     """Checked w, and which of its weights are near a threshold."""
-    check_choice(clause, "thresholds", thresholds, THRESHOLDS)
+    check_words(clause, thresholds=thresholds)
     width = check_range(clause, boundary_range)
     given, x, n = stacked(clause, "w", w, bits)
     alpha = row_scales(clause, given, x)
@@ -197,30 +152,13 @@ def near_mask(clause: str, w: Any, bits: int, boundary_range: float, thresholds:
     out = np.zeros(x.shape, np.bool_)
     if high > low:
         kind = x.dtype.type
-        parts = pieces(x.shape[1], x.shape[0] * x.shape[2])
-
-        def work(i: int) -> None:
-            _near(x, alpha, kind(n), kind(width), kind(low + 1), kind(high), *parts[i], out)
-
-        share(len(parts), work)
+        task = partial(_near, x, alpha, kind(n), kind(width), kind(low + 1), kind(high), out)
+        collected(pieces(x.shape[1], x.shape[0] * x.shape[2]), task)
     return given, out.reshape(given.shape)
 
 
 def cga_mask(w: Array, /, *, bits: int, boundary_range: float = 0.005, thresholds: Thresholds = "all") -> Array:
-    """Which weights confidence-guided annealing still trains.  [O-6]
-
-    Args:
-        w: (..., m, k), float16, float32 or float64.
-        bits: 1 to 16.
-        boundary_range: 0 to ½, in steps of the grid.
-        thresholds: "all", or those between "occupied" codes.
-
-    Returns:
-        bool as w.
-
-    Raises:
-        SpecError: O-6 for parameters, A-4 for NaN and infinities.
-    """
+    """Which weights confidence-guided annealing still trains.  [O-6]"""
     return near_mask("O-6", w, bits, boundary_range, thresholds)[1]
 
 
@@ -234,33 +172,12 @@ def boundary_statistics(
     boundary_range: float = 0.005,
     thresholds: Thresholds = "all",
 ) -> BoundaryStatistics:
-    """Weights near a threshold, and how often gradients change sign there and elsewhere.  [O-5]
-
-    Args:
-        w: (..., m, k), float16, float32 or float64.
-        grad, previous: gradients of this step and the one before, as w.
-        bits, boundary_range, thresholds: as in :func:`cga_mask`.
-
-    Returns:
-        numbers.
-
-    Raises:
-        SpecError: O-5 for shapes and parameters, A-4 for NaN and infinities.
-    """
+    """Weights near a threshold, and how often gradients change sign there and elsewhere.  [O-5]"""
     given, near = near_mask("O-5", w, bits, boundary_range, thresholds)
-    slopes = []
-    for name, x in (("grad", grad), ("previous", previous)):
-        g = weights("O-5", name, x)
-        check_matrix("O-5", name, g.shape, given.shape)
-        refuse_bad("O-5", name, fixed(g, working_dtype(g)))
-        slopes.append(g)
-    g, before = slopes
+    g, before = (finite_weights("O-5", name, x, given.shape) for name, x in (("grad", grad), ("previous", previous)))
     flip = ((g > 0) & (before < 0)) | ((g < 0) & (before > 0))
-    count, turned = int(np.count_nonzero(near)), int(np.count_nonzero(flip))
-    both = int(np.count_nonzero(flip & near))
-    return BoundaryStatistics(
-        count, count / max(near.size, 1), both / max(count, 1), (turned - both) / max(near.size - count, 1)
-    )
+    count, turned, both = (int(np.count_nonzero(x)) for x in (near, flip, flip & near))
+    return boundary_rates(count, turned, both, near.size)
 
 
 def cga_step(
@@ -278,20 +195,7 @@ def cga_step(
     epsilon: float = 1e-8,
     decay: float = 0.0,
 ) -> AnnealedStep[Array]:
-    """A step of AdamW under a mask: frozen weights come back to the last bit.  [O-7]
-
-    Args:
-        w, grad, first, second: float16, float32 or float64 of one shape; second is not negative.
-        active: bool of that shape.
-        step: number of this step, from 1.
-        lr, beta1, beta2, epsilon, decay: of AdamW.
-
-    Returns:
-        weight, first and second, of the widest precision. The arithmetic is float64.
-
-    Raises:
-        SpecError: O-7 for shapes and parameters, A-4 for NaN and infinities.
-    """
+    """A step of AdamW under a mask: frozen weights come back to the last bit; arithmetic in float64.  [O-7]"""
     check_tuning("O-7", step=step, lr=lr, beta1=beta1, beta2=beta2, epsilon=epsilon, decay=decay)
     named = {"w": w, "grad": grad, "first": first, "second": second}
     given = {name: weights("O-7", name, x) for name, x in named.items()}
@@ -309,13 +213,11 @@ def cga_step(
         raise SpecError("O-7", f"second must be >= 0, got {flat[3].min()}")
     rates = tuple(float(r) for r in (lr, beta1, beta2, epsilon, decay, 1 - beta1**step, 1 - beta2**step))
     out, mask = [np.empty(flat[0].size, dtype) for _ in range(3)], fixed(on.reshape(-1))
-    parts = pieces(mask.size, 1)
 
-    def work(i: int) -> None:
-        at = slice(*parts[i])
-        old, g, m, v = (x[at] for x in flat)
-        new, mean, square = (x[at] for x in out)
-        _step(old, g, m, v, mask[at], rates, new, mean, square)
+    def work(start: int, stop: int) -> None:
+        old, g, m, v = (x[start:stop] for x in flat)
+        new, mean, square = (x[start:stop] for x in out)
+        _step(old, g, m, v, mask[start:stop], rates, new, mean, square)
 
-    share(len(parts), work)
+    collected(pieces(mask.size, 1), work)
     return AnnealedStep(*(x.reshape(shape) for x in out))

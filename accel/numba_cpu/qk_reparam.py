@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.oscillation import check_attention, check_heads
-from lowbit.accel.common.refusals import check_choice, check_matrix
-from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace, QkrGradient, QkrQuantizers
+from lowbit.accel.common.oscillation import check_attention, check_heads, check_words
+from lowbit.accel.common.refusals import check_matrix
+from lowbit.reference.types import Biases, FrozenSpace, QkrGradient, QkrQuantizers
 
 from ._arrays import Array, finite_weights, fixed, working_dtype
 from .oscillation import boolean
@@ -35,18 +35,7 @@ def _by_head(x: Array, heads: int, dtype: Any) -> Array:
 
 
 def qkr_weight(w_q: Array, w_k: Array, /, *, heads: int) -> Array:
-    """The stacked product of query and key weights.  [O-8]
-
-    Args:
-        w_q, w_k: (H·d, C), float16, float32 or float64.
-        heads: H.
-
-    Returns:
-        (H·C, C), of the wider precision.
-
-    Raises:
-        SpecError: O-8 for shapes, A-4 for NaN and infinities.
-    """
+    """The stacked product of query and key weights.  [O-8]"""
     q, k = _projections("O-8", w_q, w_k, heads)
     return _product(q, k, heads, working_dtype(q, k))
 
@@ -66,22 +55,8 @@ def qkr_grad(
     heads: int,
     freeze: FrozenSpace = "product",
 ) -> QkrGradient[Array]:
-    """Gradients of the latent query and key weights from that of the product.  [O-8a, O-8b]
-
-    Args:
-        w_q, w_k: (H·d, C), float16, float32 or float64.
-        grad: (H·C, C).
-        active: bool (H·C, C), or None for all.
-        heads: H.
-        freeze: "product", inactive products pass nothing; "none", the mask is ignored.
-
-    Returns:
-        q and k, (H·d, C), of the widest precision.
-
-    Raises:
-        SpecError: O-8 for shapes and options, A-4 for NaN and infinities.
-    """
-    check_choice("O-8", "freeze", freeze, FROZEN_SPACES)
+    """Gradients of the latent query and key weights from that of the product.  [O-8a, O-8b]"""
+    check_words("O-8", freeze=freeze)
     q, k = _projections("O-8", w_q, w_k, heads)
     C = q.shape[1]
     slope = finite_weights("O-8", "grad", grad, (heads * C, C))
@@ -116,25 +91,8 @@ def qkr_attention(
     biases: Biases = "kept",
     quantizers: QkrQuantizers | None = None,
 ) -> Array:
-    """Self-attention by the product of query and key weights.  [O-9]
-
-    Args:
-        x: (B, N, C), float16, float32 or float64.
-        w_q, w_k: (H·d, C).
-        w_v: (D, C), H divides D.
-        b_q: (H·d,), or None for 0.
-        b_v: (D,), or None for 0.
-        heads: H.
-        biases: "kept", or "dropped" to ignore b_q.
-        quantizers: one per tensor, array to array of its shape.
-
-    Returns:
-        (B, N, D), of the widest precision.
-
-    Raises:
-        SpecError: O-9 for shapes and options, A-4 for NaN and infinities.
-    """
-    check_choice("O-9", "biases", biases, BIASES)
+    """Self-attention by the product of query and key weights.  [O-9]"""
+    check_words("O-9", biases=biases)
     tokens = finite_weights("O-9", "x", x, (None, None, None))
     q, k = _projections("O-9", w_q, w_k, heads)
     value = finite_weights("O-9", "w_v", w_v, (None, None))

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.oscillation import check_steps
-from lowbit.accel.common.refusals import check_choice, check_whole
+from lowbit.accel.common.oscillation import check_steps, check_words
+from lowbit.accel.common.refusals import check_whole
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
+from lowbit.reference.types import GradientPath, StatsCode
 
-from ._arrays import Array, fixed, refuse_found, weights, working_dtype
-from ._jit import as_float, as_int, kernel, pieces, share
+from ._arrays import Array, fixed, refuse_found, refuse_marked, weights, working_dtype
+from ._jit import as_float, as_int, collected, kernel, pieces
 from ._vector import LANES, lane_sum
 
 __all__ = ["statsq", "statsq_grad"]
@@ -91,68 +91,32 @@ def row_scales(clause: str, given: Array, x: Array) -> Array:
     """The scales (m,) of a weight as it was given, and as (s, m, k)."""
     alpha = np.empty(x.shape[1], x.dtype)
     parts = pieces(x.shape[1], x.shape[0] * x.shape[2])
-    bad = [False] * len(parts)
-
-    def work(i: int) -> None:
-        bad[i] = bool(_scales(x, *parts[i], alpha))
-
-    share(len(parts), work)
-    if any(bad):
+    if any(collected(parts, lambda start, stop: bool(_scales(x, start, stop, alpha)))):
         refuse_found(clause, "w", given)
     return alpha
 
 
-def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(1, ..., m, 1)."""
-    return (*(1,) * (len(shape) - 2), shape[-2], 1)
-
-
 def statsq(w: Array, /, *, bits: int) -> StatsCode[Array]:
-    """Quantize a weight to 2^bits levels around zero, the step from its mean magnitude.  [O-1, O-2]
-
-    Args:
-        w: (..., m, k), float16, float32 or float64.
-        bits: 1 to 16.
-
-    Returns:
-        values of w's precision, but at least float32; codes int32; scale (1, ..., m, 1).
-
-    Raises:
-        SpecError: O-1 for a width or shape, A-4 for NaN and infinities.
-    """
+    """Quantize a weight to 2^bits levels around zero, the step from its mean magnitude.  [O-1, O-2]"""
     given, x, n = stacked("O-1", "w", w, bits)
     alpha = np.empty(x.shape[1], x.dtype)
     values, codes = np.empty(x.shape, x.dtype), np.empty(x.shape, np.int32)
     parts = pieces(x.shape[1], x.shape[0] * x.shape[2], elements=1 << 17)
-    bad = [False] * len(parts)
 
-    def work(i: int) -> None:
-        bad[i] = bool(_scales(x, *parts[i], alpha))
-        _quantize(x, alpha, x.dtype.type(n), x.dtype.type(0.5), *parts[i], values, codes)
+    def work(start: int, stop: int) -> bool:
+        bad = bool(_scales(x, start, stop, alpha))
+        _quantize(x, alpha, x.dtype.type(n), x.dtype.type(0.5), start, stop, values, codes)
+        return bad
 
-    share(len(parts), work)
-    if any(bad):
+    if any(collected(parts, work)):
         refuse_found("O-1", "w", given)
     shape = given.shape
-    return StatsCode(values.reshape(shape), codes.reshape(shape), alpha.reshape(scale_shape(shape)))
+    return StatsCode(values.reshape(shape), codes.reshape(shape), alpha.reshape(*(1,) * (len(shape) - 2), -1, 1))
 
 
 def statsq_grad(w: Array, grad: Array, /, *, bits: int, path: GradientPath = "straight-through") -> Array:
-    """Gradient for w from that for its quantized values.  [O-3, O-3a]
-
-    Args:
-        w: (..., m, k), float16, float32 or float64.
-        grad: as w.
-        bits: 1 to 16.
-        path: "straight-through", the gradient as it came; "scale", through the scale alone.
-
-    Returns:
-        as w, of the wider precision of both.
-
-    Raises:
-        SpecError: O-3 for shapes and options, A-4 for NaN and infinities.
-    """
-    check_choice("O-3", "path", path, GRADIENT_PATHS)
+    """Gradient for w from that for its quantized values.  [O-3, O-3a]"""
+    check_words("O-3", path=path)
     given, x, n = stacked("O-3", "w", w, bits)
     slope = weights("O-3", "grad", grad)
     if slope.shape != given.shape:
@@ -161,17 +125,11 @@ def statsq_grad(w: Array, grad: Array, /, *, bits: int, path: GradientPath = "st
     g = fixed(slope, dtype)
     out = np.empty(g.shape, dtype)
     flat_w, flat_g, flat_out = x.reshape(-1), g.reshape(-1), out.reshape(-1)
-    parts = pieces(flat_g.size, 1)
-    bad = [(False, False)] * len(parts)
 
-    def work(i: int) -> None:
-        at = slice(*parts[i])
-        bad[i] = _copy(flat_w[at], flat_g[at], flat_out[at])
+    def work(start: int, stop: int) -> Any:
+        return _copy(flat_w[start:stop], flat_g[start:stop], flat_out[start:stop])
 
-    share(len(parts), work)
-    for which, (name, array) in enumerate((("w", given), ("grad", slope))):
-        if any(found[which] for found in bad):
-            refuse_found("O-3", name, array)
+    refuse_marked("O-3", collected(pieces(flat_g.size, 1), work), w=given, grad=slope)
     if path == "straight-through":
         return out
     codes = statsq(given, bits=bits).codes.reshape(x.shape)

@@ -12,28 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
-from lowbit.accel.common.ternary import check_clip, shared_shape
+from lowbit.accel.common.refusals import check_matrix
+from lowbit.accel.common.ternary import check_clip, check_threshold, outer_steps, range_steps, shared_shape
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import MIN_MAX_SCHEMES, OUTERMOST, MinMaxScheme, Outermost, Sharing, TernaryCode
+from lowbit.reference.types import MinMaxScheme, Outermost, Sharing, TernaryCode
 
-from ._arrays import Array, fixed, refuse_found, weights, working_dtype
-from ._jit import kernel, pieces, share
-from ._vector import LANES, lane_sum
+from ._arrays import Array, fixed, refuse_found, refuse_marked, weights, working_dtype
+from ._jit import collected, kernel, pieces
+from .learned_step import LARGE, chunk_sum, tiles
 from .uniform import group_ranges
 
 __all__ = ["clamped_uniform", "min_max", "straight_through", "twn", "twn_code"]
 
 CHUNK = 1024  # magnitudes that are added in the precision of the data; chunks are added in float64, in order
-LARGE = 1 << 17  # a group of more values is shared between threads
-
-
-@kernel
-def _sum(values: Any) -> float:
-    total = np.float64(lane_sum(values))
-    for j in range(values.size // LANES * LANES, values.size):
-        total += np.float64(values[j])
-    return total
 
 
 @kernel
@@ -48,7 +39,7 @@ def _magnitudes(x: Any, clip: Any, total: Any) -> Any:
             for j in range(values.size):
                 found |= values[j] - values[j] != 0.0
                 held[j] = min(abs(values[j]), clip)
-            total[g] += _sum(held)
+            total[g] += chunk_sum(held)
     return found
 
 
@@ -67,7 +58,7 @@ def _above(x: Any, clip: Any, cut: Any, total: Any, count: Any) -> None:
                 a = min(abs(values[j]), clip)
                 held[j] = a if a > c else none
                 n += a > c
-            total[g] += _sum(held)
+            total[g] += chunk_sum(held)
             count[g] += n
 
 
@@ -138,30 +129,24 @@ def _down(x: Array, dtype: Any) -> Array:
     return np.where(near > x, np.nextafter(near, dtype(-np.inf)), near)
 
 
-def _columns(n: int) -> list[slice]:
-    """A group's values in pieces."""
-    return [slice(*p) for p in pieces(n, 1)]
+Write = Callable[[Array, Any, Array, Array, Array], None]
 
 
 def _large_values(
-    clause: str,
-    x: Any,
-    shape: tuple[int, ...],
-    threshold: float,
-    clip: float,
-    write: Callable[[Array, Any, Array, Array, slice, slice], None],
-) -> Array:
-    """Statistics of (T.2), (T.3) for every group; ``write(values, clip, cut, mean, rows, columns)`` answers.
+    clause: str, x: Any, granularity: str, threshold: float, clip: float | None, write: Write, kind: Any = None
+) -> tuple[Array, Array]:
+    """Answers, by default in working precision, and statistics of (T.2), (T.3) of every group.
 
-    Returns the mean of the magnitudes above the threshold, or the mean of all where there is none.
+    ``write(values, clip, cut, mean, to)`` answers for some groups, or a piece of one. The mean is that of the
+    magnitudes above the threshold, or of all where there is none.
     """
+    bound = check_clip(clause, clip)
     given = weights(clause, "x", x)
-    dtype = working_dtype(given)
+    shape, dtype = shared_shape(clause, given.shape, granularity), working_dtype(given)
     count = math.prod(shape)
     n = given.size // count if count else 0
-    groups = fixed(given, dtype).reshape(count, n)
-    bound = dtype(clip)
-    mean = np.zeros(count)
+    groups, out = fixed(given, dtype).reshape(count, n), np.empty(given.shape, kind or dtype)
+    answers, bound, mean = out.reshape(count, n), dtype(bound), np.zeros(count)
 
     def settle(total: Array) -> tuple[Array, Array]:
         average = total / max(n, 1)
@@ -170,104 +155,69 @@ def _large_values(
     def finish(average: Array, total: Array, number: Array) -> Array:
         return np.where(number > 0, np.maximum(total / np.maximum(number, 1), average), average)
 
+    def small(start: int, stop: int) -> bool:
+        rows = slice(start, stop)
+        values = groups[rows]
+        total, above, number = np.zeros(len(values)), np.zeros(len(values)), np.zeros(len(values), np.int64)
+        if _magnitudes(values, bound, total):
+            return True
+        average, cut = settle(total)
+        _above(values, bound, cut, above, number)
+        mean[rows] = finish(average, above, number)
+        write(values, bound, cut, mean[rows], answers[rows])
+        return False
+
     if n <= LARGE:
-        parts = [slice(*p) for p in pieces(count, max(n, 1), elements=1 << 15)]
-        bad = [False] * len(parts)
-
-        def work(i: int) -> None:
-            rows = parts[i]
-            values = groups[rows]
-            total, number = np.zeros(len(values)), np.zeros(len(values), np.int64)
-            bad[i] = bool(_magnitudes(values, bound, total))
-            if bad[i]:
-                return
-            average, cut = settle(total)
-            above = np.zeros(len(values))
-            _above(values, bound, cut, above, number)
-            mean[rows] = finish(average, above, number)
-            write(values, bound, cut, mean[rows], rows, slice(None))
-
-        share(len(parts), work)
-        if any(bad):
+        if any(collected(pieces(count, max(n, 1), elements=1 << 15), small)):
             refuse_found(clause, "x", given)
-        return mean
-    columns = _columns(n)
+        return out, mean.astype(dtype).reshape(shape)
+    columns = [(i, slice(*p)) for i, p in enumerate(pieces(n, 1))]
     for g in range(count):
-        row = groups[g : g + 1]
+        row, to = groups[g : g + 1], answers[g : g + 1]
         sums, aboves, numbers = (np.zeros((len(columns), 1), t) for t in (np.float64, np.float64, np.int64))
-        bad = [False] * len(columns)
 
-        def first(i: int, row: Array = row, sums: Array = sums, bad: list[bool] = bad) -> None:
-            bad[i] = bool(_magnitudes(row[:, columns[i]], bound, sums[i]))
+        def first(i: int, c: slice, row: Array = row, sums: Array = sums) -> bool:
+            return bool(_magnitudes(row[:, c], bound, sums[i]))
 
-        share(len(columns), first)
-        if any(bad):
+        if any(collected(columns, first)):
             refuse_found(clause, "x", given)
         average, cut = settle(sums.sum(axis=0))
 
-        def second(i: int, row: Array = row, cut: Array = cut, to: Array = aboves, number: Array = numbers) -> None:
-            _above(row[:, columns[i]], bound, cut, to[i], number[i])
+        def second(
+            i: int, c: slice, row: Array = row, cut: Array = cut, total: Array = aboves, number: Array = numbers
+        ) -> None:
+            _above(row[:, c], bound, cut, total[i], number[i])
 
-        share(len(columns), second)
-        mean[g : g + 1] = finish(average, aboves.sum(axis=0), numbers.sum(axis=0))
+        collected(columns, second)
+        own = mean[g : g + 1] = finish(average, aboves.sum(axis=0), numbers.sum(axis=0))
 
-        def third(i: int, g: int = g, row: Array = row, cut: Array = cut) -> None:
-            write(row[:, columns[i]], bound, cut, mean[g : g + 1], slice(g, g + 1), columns[i])
+        def third(i: int, c: slice, row: Array = row, cut: Array = cut, own: Array = own, to: Array = to) -> None:
+            write(row[:, c], bound, cut, own, to[:, c])
 
-        share(len(columns), third)
-    return mean
-
-
-def _threshold(threshold: float) -> float:
-    t = check_number("T-1", "threshold", threshold, low=0.0)
-    if t >= 1:
-        raise SpecError("T-1", f"threshold must be below 1, got {threshold!r}")
-    return t
+        collected(columns, third)
+    return out, mean.astype(dtype).reshape(shape)
 
 
 def twn_code(
     x: Array, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None
 ) -> TernaryCode[Array]:
-    """Ternary code: signs of the magnitudes above threshold · mean, and their mean.  [T-1]
+    """Ternary code: signs of the magnitudes above threshold · mean, and their mean.  [T-1]"""
+    t = check_threshold(threshold)
 
-    Args:
-        x: float16, float32 or float64; one axis at least for "row", two for "matrix".
-        granularity: values that share a scale: all, the last axis, the last two.
-        threshold: factor of the mean magnitude, in [0, 1).
-        clip: bound of the values before anything else, above 0; None for none.
+    def write(values: Array, clip: Any, cut: Array, mean: Array, to: Array) -> None:
+        _ternary_codes(values, clip, cut, to)
 
-    Returns:
-        int32 codes of x's shape, scale of x's precision with shared axes of length 1.
-
-    Raises:
-        SpecError: T-1 for parameters and shapes, A-4 for NaN and infinities.
-    """
-    t, bound = _threshold(threshold), check_clip("T-1", clip)
-    given = weights("T-1", "x", x)
-    shape = shared_shape("T-1", given.shape, granularity)
-    out = np.empty(given.shape, np.int32)
-    codes = out.reshape(math.prod(shape), -1 if out.size else 0)
-
-    def write(values: Array, clip: Any, cut: Array, mean: Array, rows: slice, columns: slice) -> None:
-        _ternary_codes(values, clip, cut, codes[rows, columns])
-
-    mean = _large_values("T-1", given, shape, t, bound, write)
-    return TernaryCode(out, mean.astype(working_dtype(given)).reshape(shape))
+    return TernaryCode(*_large_values("T-1", x, granularity, t, clip, write, np.int32))
 
 
 def twn(x: Array, /, *, granularity: Sharing = "tensor", threshold: float = 0.7, clip: float | None = None) -> Array:
     """Ternary values: code times scale of :func:`twn_code`, with its arguments, in x's precision.  [T-2]"""
-    t, bound = _threshold(threshold), check_clip("T-1", clip)
-    given = weights("T-1", "x", x)
-    shape, dtype = shared_shape("T-1", given.shape, granularity), working_dtype(given)
-    out = np.empty(given.shape, dtype)
-    answers = out.reshape(math.prod(shape), -1 if out.size else 0)
+    t = check_threshold(threshold)
 
-    def write(values: Array, clip: Any, cut: Array, mean: Array, rows: slice, columns: slice) -> None:
-        _ternary_values(values, clip, cut, mean.astype(dtype), answers[rows, columns])
+    def write(values: Array, clip: Any, cut: Array, mean: Array, to: Array) -> None:
+        _ternary_values(values, clip, cut, mean.astype(to.dtype), to)
 
-    _large_values("T-1", given, shape, t, bound, write)
-    return out
+    return _large_values("T-1", x, granularity, t, clip, write)[0]
 
 
 def clamped_uniform(
@@ -279,35 +229,15 @@ def clamped_uniform(
     clip: float | None = None,
     outermost: Outermost = "published",
 ) -> Array:
-    """Multiples of 2α/(2^bits − 1) within ± α, the mean of the magnitudes above their mean.  [T-3]
+    """Multiples of 2α/(2^bits − 1) within ± α, the mean of the magnitudes above their mean.  [T-3]"""
+    outer, last = outer_steps(bits, outermost)
 
-    Args:
-        x, granularity, clip: as in :func:`twn_code`.
-        bits: 2 to 8.
-        outermost: "published", ±2^(bits − 1) steps at and beyond α; "bounded", one less.
-
-    Returns:
-        x's shape and precision.
-
-    Raises:
-        SpecError: T-3 for parameters and shapes, A-4 for NaN and infinities.
-    """
-    check_whole("T-3", "bits", bits, 2, 8)
-    check_choice("T-3", "outermost", outermost, OUTERMOST)
-    bound = check_clip("T-3", clip)
-    given = weights("T-3", "x", x)
-    shape, dtype = shared_shape("T-3", given.shape, granularity), working_dtype(given)
-    out = np.empty(given.shape, dtype)
-    answers = out.reshape(math.prod(shape), -1 if out.size else 0)
-    outer = 2 ** (bits - 1)
-    last = outer - 1 if outermost == "bounded" else outer
-
-    def write(values: Array, clip: Any, cut: Array, mean: Array, rows: slice, columns: slice) -> None:
+    def write(values: Array, clip: Any, cut: Array, mean: Array, to: Array) -> None:
+        dtype = to.dtype.type
         step = (2 * mean / (2**bits - 1)).astype(dtype)
-        _clamped_values(values, clip, mean.astype(dtype), step, dtype(outer), dtype(last), answers[rows, columns])
+        _clamped_values(values, clip, mean.astype(dtype), step, dtype(outer), dtype(last), to)
 
-    _large_values("T-3", given, shape, 1.0, bound, write)
-    return out
+    return _large_values("T-3", x, granularity, 1.0, clip, write)[0]
 
 
 def min_max(
@@ -320,62 +250,32 @@ def min_max(
     clip: float | None = None,
     epsilon: float = 0.0,
 ) -> Array:
-    """The nearest of equally spaced values between the extremes.  [T-4]
-
-    Args:
-        x, granularity, clip: as in :func:`twn_code`.
-        bits: 2 to 8, or from 1 for "asymmetric".
-        scheme: "symmetric" around 0, or "asymmetric" from the smallest to the largest value.
-        epsilon: is added to the range, at least 0.
-
-    Returns:
-        x's shape and precision.
-
-    Raises:
-        SpecError: T-4 for parameters, shapes and a range that overflows, A-4 for NaN and infinities.
-    """
-    check_choice("T-4", "scheme", scheme, MIN_MAX_SCHEMES)
-    check_whole("T-4", "bits", bits, 2 if scheme == "symmetric" else 1, 8)
-    wider, bound = check_number("T-4", "epsilon", epsilon, low=0.0), check_clip("T-4", clip)
+    """The nearest of equally spaced values between the extremes.  [T-4]"""
+    n, wider = range_steps(bits, scheme, epsilon)
+    bound = check_clip("T-4", clip)
     given = weights("T-4", "x", x)
     shape, dtype = shared_shape("T-4", given.shape, granularity), working_dtype(given)
     groups, low, high = group_ranges(fixed(given, dtype), shape, "T-4")
     low, high = (np.clip(v.astype(np.float64), -bound, bound) for v in (low, high))
     with np.errstate(over="ignore"):
         if scheme == "symmetric":
-            reach, n, low = np.maximum(high, -low) + wider, 2 ** (bits - 1) - 1, np.zeros_like(low)
+            reach, low = np.maximum(high, -low) + wider, np.zeros_like(low)
         else:
-            reach, n = high - low + wider, 2**bits - 1
+            reach = high - low + wider
         if reach.size and not n * reach.max() <= np.finfo(dtype).max:
             raise SpecError("T-4", f"{n} times the range {reach.max():.4g} overflows {np.dtype(dtype)}")
     out = np.empty(given.shape, dtype)
     answers = out.reshape(groups.shape)
-    tasks = [(slice(*p), slice(None)) for p in pieces(len(groups), max(groups.shape[1], 1), elements=1 << 16)]
-    if groups.shape[1] > LARGE:
-        tasks = [(slice(g, g + 1), c) for g in range(len(groups)) for c in _columns(groups.shape[1])]
 
-    def work(i: int) -> None:
-        rows, columns = tasks[i]
+    def work(rows: slice, columns: slice) -> None:
         _grid_values(groups[rows, columns], dtype(bound), low[rows], reach[rows], float(n), answers[rows, columns])
 
-    share(len(tasks), work)
+    collected(tiles(len(groups), groups.shape[1], 1 << 18), work)
     return out
 
 
 def straight_through(grad: Array, x: Array, /, *, clip: float | None) -> Array:
-    """The gradient where |x| is below the clip, else 0.  [T-5]
-
-    Args:
-        grad: float16, float32 or float64.
-        x: of the same shape.
-        clip: above 0; None lets everything pass.
-
-    Returns:
-        grad's shape, of the wider precision.
-
-    Raises:
-        SpecError: T-5 for shapes and a clip not above 0, A-4 for NaN and infinities.
-    """
+    """The gradient where |x| is below the clip, else 0.  [T-5]"""
     bound = check_clip("T-5", clip)
     d, given = weights("T-5", "grad", grad), weights("T-5", "x", x)
     check_matrix("T-5", "x", given.shape, d.shape)
@@ -383,17 +283,10 @@ def straight_through(grad: Array, x: Array, /, *, clip: float | None) -> Array:
     out = np.empty(d.shape, dtype)
     slope, values, answers = fixed(d, dtype).reshape(-1), fixed(given, dtype).reshape(-1), out.reshape(-1)
     near = dtype(bound)
-    limit = (
-        np.nextafter(near, dtype(np.inf)) if float(near) < bound else near
-    )  # |x| < bound and |x| < limit are then the same
-    parts = [slice(*p) for p in pieces(values.size, 1)]
-    bad = [(False, False)] * len(parts)
+    limit = np.nextafter(near, dtype(np.inf)) if float(near) < bound else near  # |x| < limit as |x| < bound
 
-    def work(i: int) -> None:
-        bad[i] = _passed(slope[parts[i]], values[parts[i]], limit, answers[parts[i]])
+    def work(start: int, stop: int) -> Any:
+        return _passed(slope[start:stop], values[start:stop], limit, answers[start:stop])
 
-    share(len(parts), work)
-    for name, array, which in (("grad", d, 0), ("x", given, 1)):
-        if any(found[which] for found in bad):
-            refuse_found("T-5", name, array)
+    refuse_marked("T-5", collected(pieces(values.size, 1), work), grad=d, x=given)
     return out

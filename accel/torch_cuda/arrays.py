@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.refusals import refuse_nonfinite
+from lowbit.accel.common.refusals import check_matrix, refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
 from . import policy
@@ -21,6 +21,7 @@ __all__ = [
     "as_integers",
     "as_weights",
     "asarray",
+    "finite_weights",
     "full_precision",
     "operation",
     "refuse_nan",
@@ -91,6 +92,16 @@ def refuse_nan(clause: str, name: str, x: Tensor) -> None:
     if count:
         first = np.unravel_index(int(bad.reshape(-1).to(torch.uint8).argmax()), tuple(x.shape))
         refuse_nonfinite(clause, name, count, tuple(int(i) for i in first))
+
+
+def finite_weights(
+    clause: str, name: str, x: Tensor, shape: tuple[int | None, ...], *, like: Tensor | None = None
+) -> Tensor:
+    """:func:`as_weights` of a shape (None matches any length), without NaN and infinities."""
+    x = as_weights(clause, name, x, like=like)
+    check_matrix(clause, name, x.shape, shape)
+    refuse_nan(clause, name, x)
+    return x
 
 
 def refuse_only_nan(clause: str, name: str, x: Tensor) -> None:

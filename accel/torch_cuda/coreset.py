@@ -1,4 +1,4 @@
-"""Chapter X: coresets, on tensors of any device.
+"""Chapter X: coresets, on tensors of any device. The rules are those of :mod:`lowbit.reference.coreset`.
 
 A score must not depend on how many samples are scored with it, to the last bit. On a CPU torch adds each row by itself
 unless a row is long enough to be shared between threads; elsewhere it picks the order of a sum by the number of rows,
@@ -7,34 +7,25 @@ so there sums over classes are formed by halves, with elementwise additions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.coreset import acs_blend, check_class_logits, check_label_range, class_budget
-from lowbit.accel.common.philox import check_seed
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
-from lowbit.reference.errors import SpecError
-from lowbit.reference.types import (
-    CENTERS,
-    KEPT,
-    METRICS,
-    MODERATE_REFERENCES,
-    NEVER_LEARNT,
-    OUTPUTS,
-    AcsSchedule,
-    Center,
-    Kept,
-    Metric,
-    ModerateReference,
-    NeverLearnt,
-    Outputs,
-    Purpose,
+from lowbit.accel.common.coreset import (
+    acs_blend,
+    check_centres,
+    check_class_logits,
+    check_label_range,
+    check_layer,
+    check_words,
+    class_budget,
 )
+from lowbit.accel.common.philox import check_seed
+from lowbit.accel.common.refusals import check_matrix, check_number, check_whole
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import AcsSchedule, Center, Kept, Metric, ModerateReference, NeverLearnt, Outputs, Purpose
 
 from . import philox, policy, triton
-from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .arrays import as_integers, as_weights, finite_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = [
     "acs_score",
@@ -136,146 +127,67 @@ def _score(x: Tensor, t: Tensor | None, y: Tensor | None, blend: float) -> Tenso
     return out
 
 
-class Mixed(NamedTuple):
-    """Arguments of a score that fit together; what the logits hold has not been looked at."""
+def _mixed(op: str, clause: str, x: Tensor, t: Tensor | None, y: Tensor | None, blend: float) -> Tensor:
+    """X-1 to X-3 of arguments that fit together: :func:`_score`, or a kernel.
 
-    clause: str
-    x: Tensor
-    reference: Tensor | None  # without it no DS
-    labels: Tensor | None  # without them no EVS
-    blend: float
+    A kernel computes no part without weight, so both ends of a schedule are exact.
+    """
 
-    def refuse(self) -> None:
-        """The refusal of A-4."""
-        refuse_nan(self.clause, "logits", self.x)
-        if self.reference is not None:
-            refuse_nan(self.clause, "reference", self.reference)
+    def refuse() -> None:
+        refuse_nan(clause, "logits", x)
+        if t is not None:
+            refuse_nan(clause, "reference", t)
 
-
-def check_error_vector(logits: Tensor, labels: Tensor) -> Mixed:
-    """Refuse what X-1 does not take."""
-    x = _logits("X-1", "logits", logits)
-    return Mixed("X-1", x, None, _labels("X-1", labels, x, *x.shape), 1.0)
-
-
-def check_disagreement(logits: Tensor, reference: Tensor) -> Mixed:
-    """Refuse what X-2 does not take."""
-    x = _logits("X-2", "logits", logits)
-    return Mixed("X-2", x, _logits("X-2", "reference", reference, x), None, 0.0)
-
-
-def check_acs(
-    logits: Tensor, reference: Tensor, labels: Tensor, epoch: float, epochs: int, schedule: AcsSchedule
-) -> Mixed:
-    """Refuse what X-3 does not take."""
-    x = _logits("X-3", "logits", logits)
-    t = _logits("X-3", "reference", reference, x)
-    y = _labels("X-3", labels, x, *x.shape)
-    return Mixed("X-3", x, t, y, acs_blend(epoch, epochs, schedule))
-
-
-def scored(given: Mixed) -> Tensor:
-    """X-1 to X-3 in torch."""
-    given.refuse()
-    return _score(given.x, given.reference, given.labels, given.blend)
-
-
-def scored_by_kernel(given: Mixed) -> Tensor:
-    """X-1 to X-3 by a kernel; a part without weight is not computed, so both ends of a schedule are exact."""
-    x, t, y, blend = given.x.contiguous(), given.reference, given.labels, given.blend
-    if not x.numel():
-        return scored(given)
+    if not (x.numel() and policy.by_kernel(op, x, x if t is None else t)):
+        refuse()
+        return _score(x, t, y, blend)
+    other = t
     if t is not None and blend == 1:
-        refuse_nan(given.clause, "reference", t)
-        t = None
-    if blend == 0:
-        y = None
-    out: Tensor = triton.launcher("coreset").scores(x, None if t is None else t.contiguous(), y, blend)
+        refuse_nan(clause, "reference", t)
+        other = None
+    out: Tensor = triton.launcher("coreset").scores(
+        x.contiguous(), None if other is None else other.contiguous(), None if blend == 0 else y, blend
+    )
     if not bool(torch.isfinite(out).all()):
-        given.refuse()
+        refuse()
     return out
 
 
 @operation
 def error_vector_score(logits: Tensor, labels: Tensor, /) -> Tensor:
-    """Distance of the predicted distribution from the label.  [X-1]
-
-    Args:
-        logits: floating, (n, C).
-        labels: integers, (n,).
-
-    Returns:
-        (n,), dtype of ``logits`` but at least float32.
-
-    Raises:
-        SpecError: X-1 for shapes and labels, A-4 for NaN or infinities.
-    """
-    given = check_error_vector(logits, labels)
-    return (scored_by_kernel if policy.by_kernel("error_vector_score", given.x) else scored)(given)
+    """Distance of the predicted distribution from the label.  [X-1]"""
+    x = _logits("X-1", "logits", logits)
+    return _mixed("error_vector_score", "X-1", x, None, _labels("X-1", labels, x, *x.shape), 1.0)
 
 
 @operation
 def disagreement_score(logits: Tensor, reference: Tensor, /) -> Tensor:
-    """Distance between the distributions of two models.  [X-2]
-
-    Args:
-        logits, reference: floating, (n, C).
-
-    Returns:
-        (n,), the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: X-2 for shapes, A-4 for NaN or infinities.
-    """
-    given = check_disagreement(logits, reference)
-    return (scored_by_kernel if policy.by_kernel("disagreement_score", logits, reference) else scored)(given)
+    """Distance between the distributions of two models.  [X-2]"""
+    x = _logits("X-2", "logits", logits)
+    return _mixed("disagreement_score", "X-2", x, _logits("X-2", "reference", reference, x), None, 0.0)
 
 
 @operation
 def acs_score(
     logits: Tensor, reference: Tensor, labels: Tensor, /, *, epoch: float, epochs: int, schedule: AcsSchedule = "paper"
 ) -> Tensor:
-    """The adaptive mix of both scores.  [X-3]
-
-    Args:
-        logits, reference: floating, (n, C).
-        labels: integers, (n,).
-        epoch, epochs: of the selection, from 0, and in all.
-        schedule: the weight of the error-vector score over time.
-
-    Returns:
-        (n,), the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: X-3 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
-    given = check_acs(logits, reference, labels, epoch, epochs, schedule)
-    return (scored_by_kernel if policy.by_kernel("acs_score", logits, reference) else scored)(given)
+    """The adaptive mix of both scores.  [X-3]"""
+    x = _logits("X-3", "logits", logits)
+    t = _logits("X-3", "reference", reference, x)
+    y = _labels("X-3", labels, x, *x.shape)
+    return _mixed("acs_score", "X-3", x, t, y, acs_blend(epoch, epochs, schedule))
 
 
 @operation
 def select_coreset(
     scores: Tensor, labels: Tensor | None = None, /, *, fraction: float, keep: Kept = "largest"
 ) -> Tensor:
-    """Indices of the best samples, over all of them or in every class.  [X-4]
-
-    Args:
-        scores: floating, (n,).
-        labels: integers, (n,), or None.
-        fraction: share that is kept, of all or of every class.
-        keep: which end is the best.
-
-    Returns:
-        int32, best first, class after class.
-
-    Raises:
-        SpecError: X-4 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """Indices of the best samples, over all of them or in every class.  [X-4]"""
     s = as_weights("X-4", "scores", scores)
     check_matrix("X-4", "scores", s.shape, (None,))
     y = None if labels is None else _labels("X-4", labels, s, s.shape[0], None)
     check_number("X-4", "fraction", fraction, 0, 1)
-    check_choice("X-4", "keep", keep, KEPT)
+    check_words("X-4", keep=keep)
     refuse_nan("X-4", "scores", s)
     s = s.to(working_dtype(s)) + 0.0  # a radix sort would tell −0 from 0
     order = torch.sort(s, descending=keep == "largest", stable=True).indices
@@ -291,25 +203,11 @@ def select_coreset(
 
 @operation
 def el2n_score(logits: Tensor, labels: Tensor, /, *, outputs: Outputs = "softmax") -> Tensor:
-    """The error-vector score, averaged over models.  [X-5]
-
-    Args:
-        logits: floating, (R, n, C), R at least 1.
-        labels: integers, (n,).
-        outputs: whether the softmax is taken.
-
-    Returns:
-        (n,), dtype of ``logits`` but at least float32.
-
-    Raises:
-        SpecError: X-5 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """The error-vector score, averaged over models.  [X-5]"""
     x = as_weights("X-5", "logits", logits)
     check_class_logits("X-5", "logits", x.shape, 3)
-    if x.shape[0] == 0:
-        raise SpecError("X-5", f"logits must hold at least one model, got shape {tuple(x.shape)}")
     y = _labels("X-5", labels, x, *x.shape[1:])
-    check_choice("X-5", "outputs", outputs, OUTPUTS)
+    check_words("X-5", outputs=outputs)
     refuse_nan("X-5", "logits", x)
     total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
     for run in x:
@@ -326,29 +224,12 @@ def el2n_score(logits: Tensor, labels: Tensor, /, *, outputs: Outputs = "softmax
 def grand_score(
     logits: Tensor, features: Tensor, labels: Tensor, /, *, bias: bool = True, batch_size: int | None = None
 ) -> Tensor:
-    """Norm of the gradient of the last layer, in closed form.  [X-6]
-
-    Args:
-        logits: floating, (n, C).
-        features: floating, (n, d), the inputs of the last layer.
-        labels: integers, (n,).
-        bias: whether the layer has one.
-        batch_size: of the mean that is differentiated, or None.
-
-    Returns:
-        (n,), the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: X-6 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """Norm of the gradient of the last layer, in closed form.  [X-6]"""
     x = _logits("X-6", "logits", logits)
     h = as_weights("X-6", "features", features, like=x)
     check_matrix("X-6", "features", h.shape, (x.shape[0], None))
     y = _labels("X-6", labels, x, *x.shape)
-    if not isinstance(bias, bool):
-        raise SpecError("X-6", f"bias must be True or False, got {bias!r}")
-    if batch_size is not None:
-        batch_size = check_whole("X-6", "batch_size", batch_size, 1)
+    batch_size = check_layer(bias, batch_size)
     refuse_nan("X-6", "logits", x)
     refuse_nan("X-6", "features", h)
     norms = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
@@ -363,23 +244,12 @@ def grand_score(
 
 @operation
 def forgetting_score(correct: Tensor, /, *, never_learnt: NeverLearnt = "most") -> Tensor:
-    """How often a sample was learnt and then forgotten.  [X-7]
-
-    Args:
-        correct: bool, (epochs, n).
-        never_learnt: what a sample scores that was never correct.
-
-    Returns:
-        int32, (n,).
-
-    Raises:
-        SpecError: X-7 for anything but a mask of two axes.
-    """
+    """How often a sample was learnt and then forgotten.  [X-7]"""
     if not isinstance(correct, Tensor) or correct.dtype != torch.bool or correct.ndim != 2:
         raise SpecError(
             "X-7", f"correct must be a bool tensor (epochs, samples), got {getattr(correct, 'dtype', None)}"
         )
-    check_choice("X-7", "never_learnt", never_learnt, NEVER_LEARNT)
+    check_words("X-7", never_learnt=never_learnt)
     events = (correct[:-1] & ~correct[1:]).sum(0, dtype=torch.int32)
     if never_learnt == "most":
         events = events.masked_fill(~correct.any(0), correct.shape[0])
@@ -396,25 +266,11 @@ def _median(x: Tensor) -> Tensor:
 def moderate_score(
     features: Tensor, labels: Tensor, /, *, center: Center = "mean", against: ModerateReference = "median"
 ) -> Tensor:
-    """How far a sample's distance from its class is from the median distance.  [X-8]
-
-    Args:
-        features: floating, (n, d).
-        labels: integers, (n,).
-        center: of a class.
-        against: the median distance of all, of the class, or nothing.
-
-    Returns:
-        (n,), dtype of ``features`` but at least float32.
-
-    Raises:
-        SpecError: X-8 for shapes, labels and parameters, A-4 for NaN or infinities.
-    """
+    """How far a sample's distance from its class is from the median distance.  [X-8]"""
     z = as_weights("X-8", "features", features)
     check_matrix("X-8", "features", z.shape, (None, None))
     y = _labels("X-8", labels, z, z.shape[0], None)
-    check_choice("X-8", "center", center, CENTERS)
-    check_choice("X-8", "against", against, MODERATE_REFERENCES)
+    check_words("X-8", center=center, against=against)
     refuse_nan("X-8", "features", z)
     d = torch.zeros(z.shape[0], dtype=torch.float64, device=z.device)
     score = torch.zeros_like(d)
@@ -449,18 +305,7 @@ def _positive(clause: str, name: str, p: Tensor, epsilon: float, like: Tensor | 
 
 @operation
 def contextual_diversity(p: Tensor, q: Tensor, /, *, epsilon: float = 0.0) -> Tensor:
-    """Symmetric Kullback-Leibler divergence of all pairs of rows.  [X-9]
-
-    Args:
-        p, q: floating, (n, C) and (m, C), above 0.
-        epsilon: added to both, not negative; above 0, zeros are allowed.
-
-    Returns:
-        (n, m), the wider dtype of both but at least float32; computed in float64.
-
-    Raises:
-        SpecError: X-9 for shapes, zeros and ε, A-4 for NaN or infinities.
-    """
+    """Symmetric Kullback-Leibler divergence of all pairs of rows, in float64.  [X-9]"""
     a, b = _positive("X-9", "p", p, epsilon), _positive("X-9", "q", q, epsilon, like=p)
     check_matrix("X-9", "q", b.shape, (None, a.shape[1]))
     log_a, log_b = a.log(), b.log()
@@ -473,36 +318,17 @@ def contextual_diversity(p: Tensor, q: Tensor, /, *, epsilon: float = 0.0) -> Te
 
 @operation
 def k_center(x: Tensor, first: Tensor, /, *, count: int, metric: Metric = "euclidean", epsilon: float = 0.0) -> Tensor:
-    """Farthest-first traversal from the centres in ``first``.  [X-10]
-
-    Args:
-        x: floating, (n, d).
-        first: integers, (f,), different, f at least 1.
-        count: centres to add.
-        metric: squared Euclidean distance, or symmetric Kullback-Leibler divergence.
-        epsilon: of the divergence.
-
-    Returns:
-        int32, (f + count,), in the order of selection; distances in float64.
-
-    Raises:
-        SpecError: X-10 for shapes, indices and parameters, A-4 for NaN or infinities.
-    """
-    check_choice("X-10", "metric", metric, METRICS)
+    """Farthest-first traversal from the centres in ``first``; distances in float64.  [X-10]"""
+    check_words("X-10", metric=metric)
     if metric == "euclidean":
-        a = as_weights("X-10", "x", x)
-        check_matrix("X-10", "x", a.shape, (None, None))
-        refuse_nan("X-10", "x", a)
-        log_a = None
+        a, log_a = finite_weights("X-10", "x", x, (None, None)), None
     else:
         a = _positive("X-10", "x", x, epsilon)
         log_a = a.log()
     start = as_integers("X-10", "first", first, like=a)
     check_matrix("X-10", "first", start.shape, (None,))
     chosen = start.tolist()
-    if not chosen or min(chosen) < 0 or max(chosen) >= a.shape[0] or len(set(chosen)) != len(chosen):
-        raise SpecError("X-10", f"first must hold different indices in 0..{a.shape[0] - 1}, got {chosen}")
-    check_whole("X-10", "count", count, 0, a.shape[0] - len(chosen))
+    check_centres(chosen, count, a.shape[0])
     nearest = torch.full((a.shape[0],), torch.inf, dtype=torch.float64, device=a.device)
 
     def approach(centre: int) -> None:
@@ -524,18 +350,7 @@ def k_center(x: Tensor, first: Tensor, /, *, count: int, metric: Metric = "eucli
 
 @operation
 def herding(x: Tensor, /, *, count: int) -> Tensor:
-    """Samples whose mean follows the mean of all.  [X-11]
-
-    Args:
-        x: floating, (n, d).
-        count: samples to select, at most n.
-
-    Returns:
-        int32, (count,), in the order of selection; distances in float64.
-
-    Raises:
-        SpecError: X-11 for shapes and the count, A-4 for NaN or infinities.
-    """
+    """Samples whose mean follows the mean of all; distances in float64.  [X-11]"""
     a = as_weights("X-11", "x", x)
     check_matrix("X-11", "x", a.shape, (None, None))
     check_whole("X-11", "count", count, 0, a.shape[0])

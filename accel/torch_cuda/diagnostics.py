@@ -1,4 +1,7 @@
-"""Chapter W: diagnostics of attention maps and outputs, and eigenvalues of an operator by power iteration."""
+"""Chapter W: diagnostics of attention maps and outputs, and eigenvalues of an operator by power iteration.
+
+The rules are those of :mod:`lowbit.reference.diagnostics`.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.diagnostics import check_layer, check_maps
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_whole
-from lowbit.reference.errors import SpecError
-from lowbit.reference.types import (
-    PAIRS,
-    ROWS,
-    STOPS,
-    AttentionNorms,
-    EigenStop,
-    Eigenvalues,
-    PairRule,
-    RowRule,
-    TokenRange,
+from lowbit.accel.common.diagnostics import (
+    LOST,
+    SYMMETRY,
+    check_iteration,
+    check_layer,
+    check_maps,
+    check_starts,
+    check_words,
 )
+from lowbit.accel.common.refusals import check_matrix, check_whole
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import AttentionNorms, EigenStop, Eigenvalues, PairRule, RowRule, TokenRange
 
-from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .arrays import as_weights, finite_weights, operation, refuse_nan, row_chunks, working_dtype
 from .distill import pair, refuse_pair
 
 __all__ = [
@@ -33,9 +34,6 @@ __all__ = [
     "power_eigenvalues",
     "ranking_loss",
 ]
-
-SYMMETRY = 2.0**-12
-LOST = 2.0**-20
 
 
 def map_pair(clause: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,19 +47,8 @@ def map_pair(clause: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Ten
 
 @operation
 def ranking_loss(student: Tensor, teacher: Tensor, /, *, pairs: PairRule = "published") -> Tensor:
-    """Cost of the pairs of keys that the student orders otherwise, per head.  [W-6]
-
-    Args:
-        student, teacher: floating, maps (H, n, n).
-        pairs: "published" counts most pairs twice, "once" every pair once.
-
-    Returns:
-        (H,), at least float32.
-
-    Raises:
-        SpecError: W-6 for shapes and options, A-4 for NaN or infinities.
-    """
-    check_choice("W-6", "pairs", pairs, PAIRS)
+    """Cost of the pairs of keys that the student orders otherwise, per head, summed in float64.  [W-6]"""
+    check_words("W-6", pairs=pairs)
     S, T = map_pair("W-6", student, teacher)
     n = S.shape[1]
     place = torch.arange(n, device=S.device)
@@ -79,20 +66,8 @@ def ranking_loss(student: Tensor, teacher: Tensor, /, *, pairs: PairRule = "publ
 
 @operation
 def cover_length(student: Tensor, teacher: Tensor, /, *, top: int = 5, rows: RowRule = "published") -> Tensor:
-    """How much of the student's order covers the teacher's top keys, per head.  [W-7]
-
-    Args:
-        student, teacher: floating, maps (H, n, n).
-        top: keys to cover, 1 to n.
-        rows: "published" leaves out the last row, "all" does not.
-
-    Returns:
-        (H,), at least float32.
-
-    Raises:
-        SpecError: W-7 for shapes and options, A-4 for NaN or infinities.
-    """
-    check_choice("W-7", "rows", rows, ROWS)
+    """How much of the student's order covers the teacher's top keys, per head.  [W-7]"""
+    check_words("W-7", rows=rows)
     S, T = map_pair("W-7", student, teacher)
     n = S.shape[1]
     if n == 0:
@@ -108,17 +83,7 @@ def cover_length(student: Tensor, teacher: Tensor, /, *, top: int = 5, rows: Row
 
 @operation
 def attention_range(x: Tensor, /) -> TokenRange[Tensor]:
-    """Least and largest feature of every token.  [W-8]
-
-    Args:
-        x: floating, (n, d), d at least 1.
-
-    Returns:
-        low and high, (n,), at least float32.
-
-    Raises:
-        SpecError: W-8 for the shape, A-4 for NaN or infinities.
-    """
+    """Least and largest feature of every token.  [W-8]"""
     x = as_weights("W-8", "x", x)
     check_matrix("W-8", "x", x.shape, (None, None))
     if x.shape[1] == 0:
@@ -130,20 +95,7 @@ def attention_range(x: Tensor, /) -> TokenRange[Tensor]:
 
 @operation
 def attention_norms(maps: Tensor, x: Tensor, w_v: Tensor, b_v: Tensor | None, w_o: Tensor, /) -> AttentionNorms[Tensor]:
-    """How much a token is attended to, and how much that moves, per head.  [W-9]
-
-    Args:
-        maps: floating, (H, n, n).
-        x: floating, (n, d), inputs of the layer.
-        w_v, b_v: floating, (v, d) and (v,) or None, H dividing v.
-        w_o: floating, (m, v).
-
-    Returns:
-        probability, value and weighted, (H, n), of the widest precision of the arguments.
-
-    Raises:
-        SpecError: W-9 for shapes, A-4 for NaN or infinities.
-    """
+    """How much a token is attended to, and how much that moves, per head.  [W-9]"""
     maps = as_weights("W-9", "maps", maps)
     others = {"x": x, "w_v": w_v, "b_v": b_v, "w_o": w_o}
     given = {"maps": maps}
@@ -174,36 +126,14 @@ def power_eigenvalues(
     stop: EigenStop = "change",
     shift: float = 0.0,
 ) -> Eigenvalues[Tensor]:
-    """Eigenvalues of largest magnitude of a symmetric operator, with a bound on their error.  [W-10]
-
-    Args:
-        operator: function (p,) to (p,), such as :func:`hessian_operator`, or a symmetric matrix (p, p).
-        start: floating, (count, p), count at most p, no row of zeros.
-        iterations: most steps for each.
-        tolerance: of the rule to stop.
-        stop: "change" of the value, or "residual".
-        shift: taken off the spectrum while iterating.
-
-    Returns:
-        value, residual, vector and steps. Inner products are float64.
-
-    Raises:
-        SpecError: W-10 for shapes and options, A-4 for NaN or infinities.
-    """
-    check_choice("W-10", "stop", stop, STOPS)
-    most = check_whole("W-10", "iterations", iterations, 1)
-    ε, σ = check_number("W-10", "tolerance", tolerance, 0.0), check_number("W-10", "shift", shift)
+    """Eigenvalues of largest magnitude of a symmetric operator, with a bound on their error, in float64.  [W-10]"""
+    most, ε, σ = check_iteration(stop, iterations, tolerance, shift)
     start = as_weights("W-10", "start", start)
-    check_matrix("W-10", "start", start.shape, (None, None))
-    count, p = start.shape
-    if count > p:
-        raise SpecError("W-10", f"{count} starts for {p} dimensions")
+    count, p = check_starts(start.shape)
     refuse_nan("W-10", "start", start)
     dtype, wide = working_dtype(start), start.new_empty(0)
     if isinstance(operator, Tensor):
-        matrix = as_weights("W-10", "operator", operator, like=start)
-        check_matrix("W-10", "operator", matrix.shape, (p, p))
-        refuse_nan("W-10", "operator", matrix)
+        matrix = finite_weights("W-10", "operator", operator, (p, p), like=start)
         dtype, wide = working_dtype(start, matrix), matrix.double()
         if p and bool((wide - wide.mT).abs().max() > SYMMETRY * wide.abs().max()):
             raise SpecError("W-10", "operator must be symmetric")
@@ -211,10 +141,7 @@ def power_eigenvalues(
     def product(v: Tensor) -> Tensor:
         if isinstance(operator, Tensor):
             return wide @ v
-        y = as_weights("W-10", "product", operator(v.to(dtype)), like=start)
-        check_matrix("W-10", "product", y.shape, (p,))
-        refuse_nan("W-10", "product", y)
-        return y.double()
+        return finite_weights("W-10", "product", operator(v.to(dtype)), (p,), like=start).double()
 
     value, residual = (torch.zeros(count, dtype=torch.float64, device=start.device) for _ in range(2))
     vectors = torch.zeros((count, p), dtype=torch.float64, device=start.device)

@@ -1,19 +1,20 @@
 """Chapter W: distillation losses with their gradients in closed form, nothing recorded for autograd.
 
 On a CPU sentences are taken one by one, cut to their length, so that padding costs nothing and temporaries stay in
-cache; elsewhere a batch is masked and taken in a few large launches. :mod:`.distill_losses` gives the same to autograd.
+cache; elsewhere a batch is masked and taken in a few large launches. :mod:`.nn.losses` gives the same to autograd.
+The rules are those of :mod:`lowbit.reference.distill`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.distill import check_labels, check_lengths, check_pair, check_scores
+from lowbit.accel.common.distill import check_above_zero, check_labels, check_lengths, check_pair, check_scores
 from lowbit.accel.common.refusals import check_choice, check_number
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import DIVERGENCES, IGNORED_TOKENS, Divergence, IgnoredTokens, LossGradient
@@ -24,7 +25,6 @@ from .policy import by_kernel
 
 __all__ = ["attention_map_loss", "feature_loss", "logit_loss", "score_loss", "token_loss"]
 
-IGNORED = -100
 WIDEST_MAP = 16384  # keys of an attention map whose rows fit the registers of a program
 
 
@@ -47,26 +47,13 @@ def pair(clause: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
 def check_valid(clause: str, lengths: Tensor, batch: int, longest: int, *, like: Tensor) -> list[int]:
     """Lengths as Python integers."""
-    lengths = as_integers(clause, "lengths", lengths, like=like)
-    if lengths.ndim != 1:
-        raise SpecError(clause, f"lengths must have shape ({batch},), got {tuple(lengths.shape)}")
-    s: list[int] = lengths.tolist()
-    check_lengths(clause, s, batch, longest)
-    return s
+    return check_lengths(clause, as_integers(clause, "lengths", lengths, like=like), batch, longest)
 
 
 def refuse_pair(clause: str, student: Tensor, teacher: Tensor, used: Tensor | None = None) -> None:
     """A-4 for the entries that are read."""
     for name, x in (("student", student), ("teacher", teacher)):
         refuse_nan(clause, name, x if used is None else torch.where(used, x, x.new_zeros(())))
-
-
-def above_zero(clause: str, name: str, value: float) -> float:
-    """A finite number above 0."""
-    number = check_number(clause, name, value, 0.0)
-    if number == 0.0:
-        raise SpecError(clause, f"{name} must be above 0")
-    return number
 
 
 def soft_rows(
@@ -88,21 +75,9 @@ def soft_rows(
 def logit_loss(
     student: Tensor, teacher: Tensor, /, *, temperature: float = 1.0, divergence: Divergence = "cross-entropy"
 ) -> LossGradient[Tensor]:
-    """Soft cross-entropy of logits, mean over the batch.  [W-1]
-
-    Args:
-        student, teacher: floating, logits (B, C).
-        temperature: above 0; the loss is multiplied by its square.
-        divergence: "cross-entropy", or "kl" to subtract the teacher's entropy.
-
-    Returns:
-        Loss, and gradient of student's shape, at least float32.
-
-    Raises:
-        SpecError: W-1 for shapes and options, A-4 for NaN or infinities.
-    """
+    """Soft cross-entropy of logits, mean over the batch.  [W-1]"""
     check_choice("W-1", "divergence", divergence, DIVERGENCES)
-    τ = above_zero("W-1", "temperature", temperature)
+    τ = check_above_zero("W-1", "temperature", temperature)
     student, teacher = pair("W-1", student, teacher)
     batch, _ = check_pair("W-1", student.shape, teacher.shape, 2)
     refuse_pair("W-1", student, teacher)
@@ -125,31 +100,13 @@ def token_loss(
     temperature: float = 10.0,
     ignored: IgnoredTokens = "weigh",
 ) -> LossGradient[Tensor]:
-    """Token-scaled logit distillation.  [W-2]
-
-    Args:
-        student, teacher: floating, logits (B, n, V).
-        labels: integers (B, n), 0 to V - 1, or -100 for none.
-        temperature: of the softmax over tokens that weighs them, above 0.
-        ignored: "weigh" tokens without label as if they cost nothing, or "skip" them.
-
-    Returns:
-        Loss, and gradient of student's shape, at least float32.
-
-    Raises:
-        SpecError: W-2 for shapes, labels and options, A-4 for NaN or infinities in what is read.
-    """
+    """Token-scaled logit distillation.  [W-2]"""
     check_choice("W-2", "ignored", ignored, IGNORED_TOKENS)
-    τ = above_zero("W-2", "temperature", temperature)
+    τ = check_above_zero("W-2", "temperature", temperature)
     student, teacher = pair("W-2", student, teacher)
     batch, n, vocabulary = check_pair("W-2", student.shape, teacher.shape, 3)
     labels = as_integers("W-2", "labels", labels, like=student)
-    if tuple(labels.shape) != (batch, n):
-        raise SpecError("W-2", f"labels of shape {tuple(labels.shape)} must have shape {(batch, n)}")
-    has = labels != IGNORED
-    if bool(has.any()):
-        low, high = (int(v) for v in torch.aminmax(labels[has]))
-        check_labels("W-2", low, high, vocabulary)
+    has = check_labels("W-2", labels, student.shape)
     counted = has if ignored == "skip" else torch.ones_like(has)
     used = counted.unsqueeze(-1)
     refuse_pair("W-2", student, teacher, used)
@@ -168,18 +125,7 @@ def token_loss(
 
 @operation
 def feature_loss(student: Tensor, teacher: Tensor, lengths: Tensor | None = None, /) -> LossGradient[Tensor]:
-    """Mean square difference of features, over every element or over valid tokens.  [W-3]
-
-    Args:
-        student, teacher: floating, (B, n, d).
-        lengths: integers (B,), 1 to n: what lies beyond is not read. None counts everything.
-
-    Returns:
-        Loss, and gradient of student's shape, at least float32.
-
-    Raises:
-        SpecError: W-3 for shapes, A-4 for NaN or infinities in what is read.
-    """
+    """Mean square difference of features, over every element or over valid tokens.  [W-3]"""
     student, teacher = pair("W-3", student, teacher)
     batch, n, d = check_pair("W-3", student.shape, teacher.shape, 3)
     used, count = None, batch * n * d
@@ -201,19 +147,7 @@ def feature_loss(student: Tensor, teacher: Tensor, lengths: Tensor | None = None
 def score_loss(
     student: Tensor, teacher: Tensor, /, *, floor: float = -100.0, causal: bool = False
 ) -> LossGradient[Tensor]:
-    """Mean square difference of scores, those at most ``floor`` set to 0 in each network.  [W-4]
-
-    Args:
-        student, teacher: floating, scores (B, H, n, n).
-        floor: scores up to this count as masked.
-        causal: count entries on and below the diagonal only.
-
-    Returns:
-        Loss, and gradient of student's shape, at least float32.
-
-    Raises:
-        SpecError: W-4 for shapes and options, A-4 for NaN or infinities.
-    """
+    """Mean square difference of scores, those at most ``floor`` set to 0 in each network.  [W-4]"""
     if not isinstance(causal, bool):
         raise SpecError("W-4", f"causal must be True or False, got {causal!r}")
     least = check_number("W-4", "floor", floor)
@@ -246,63 +180,33 @@ def map_block(student: Tensor, teacher: Tensor, log_floor: float, gradient: Tens
     return loss
 
 
-class Maps(NamedTuple):
-    """Arguments of W-5 that fit together; what the scores hold has not been looked at."""
-
-    student: Tensor
-    teacher: Tensor
-    lengths: Tensor
-    valid: list[int]  # the same
-    floor: float
-
-    def refuse(self) -> None:
-        """The refusal of A-4 in valid rows and keys."""
-        n = self.student.shape[-1]
-        inside = torch.arange(n, device=self.student.device) < self.lengths.detach()[:, None]
-        refuse_pair("W-5", self.student, self.teacher, (inside[:, :, None] & inside[:, None]).unsqueeze(1))
-
-
 @operation
 def attention_map_loss(
     student: Tensor, teacher: Tensor, lengths: Tensor, /, *, floor: float = 1e-8
 ) -> LossGradient[Tensor]:
-    """Divergence of attention maps from scores.  [W-5]
-
-    Args:
-        student, teacher: floating, scores (B, H, n, n).
-        lengths: integers (B,), 1 to n; what lies beyond is not read.
-        floor: smallest probability.
-
-    Returns:
-        Loss, and gradient of student's shape, at least float32.
-
-    Raises:
-        SpecError: W-5 for shapes and parameters, A-4 for NaN or infinities in valid rows and keys.
-    """
-    given = check_map_loss(student, teacher, lengths, floor)
-    wide = student.shape[-1]
-    return (map_loss_by_kernel if by_kernel("attention_map_loss", student, teacher, width=wide) else map_loss)(given)
-
-
-def check_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, floor: float) -> Maps:
-    """Refuse shapes, lengths and parameters that W-5 does not take."""
-    least = check_number("W-5", "floor", floor, 0.0, 1.0)
-    if least == 0.0:
-        raise SpecError("W-5", "floor must be above 0")
+    """Divergence of attention maps from scores.  [W-5]"""
+    least = check_above_zero("W-5", "floor", floor, 1.0)
     student, teacher = pair("W-5", student, teacher)
-    batch, _, n, _ = check_scores("W-5", student.shape, teacher.shape)
-    return Maps(student, teacher, lengths, check_valid("W-5", lengths, batch, n, like=student), least)
+    batch, heads, n, _ = check_scores("W-5", student.shape, teacher.shape)
+    s = check_valid("W-5", lengths, batch, n, like=student)
+    lengths, log_floor = lengths.detach(), math.log(least)
 
+    def refuse() -> None:
+        inside = torch.arange(n, device=student.device) < lengths[:, None]
+        refuse_pair("W-5", student, teacher, (inside[:, :, None] & inside[:, None]).unsqueeze(1))
 
-def map_loss(given: Maps) -> LossGradient[Tensor]:
-    """W-5 in torch."""
-    student, teacher, _, s, least = given
-    batch, heads, _, _ = student.shape
+    if student.numel() and by_kernel("attention_map_loss", student, teacher, width=n):
+        terms, gradient = triton.launcher("distill").attention_map_loss(
+            student.contiguous(), teacher.contiguous(), lengths, log_floor
+        )
+        loss = float(terms.sum()) / (batch * heads)
+        if not math.isfinite(loss):
+            refuse()
+        return LossGradient(loss, gradient)
     dtype = working_dtype(student, teacher)
     gradient = torch.zeros(student.shape, dtype=dtype, device=student.device)
     if not gradient.numel():
         return LossGradient(0.0, gradient)
-    log_floor = math.log(least)
     each: list[Tensor] = []
     proof: list[Tensor] = []
     for b, length in enumerate(s):
@@ -313,19 +217,5 @@ def map_loss(given: Maps) -> LossGradient[Tensor]:
         proof.append(S.sum() + T.sum())  # finite only if every entry is
         gradient[corner] = out.mul_(1 / (batch * heads * length))
     if not bool(torch.isfinite(torch.stack(proof)).all()):
-        given.refuse()
+        refuse()
     return LossGradient(float(torch.stack(each).sum()) / (batch * heads), gradient)
-
-
-def map_loss_by_kernel(given: Maps) -> LossGradient[Tensor]:
-    """W-5 by a kernel."""
-    student, teacher, lengths, _, least = given
-    if not student.numel():
-        return map_loss(given)
-    terms, gradient = triton.launcher("distill").attention_map_loss(
-        student.contiguous(), teacher.contiguous(), lengths.detach(), math.log(least)
-    )
-    loss = float(terms.sum()) / (student.shape[0] * student.shape[1])
-    if not math.isfinite(loss):
-        given.refuse()
-    return LossGradient(loss, gradient)

@@ -1,4 +1,7 @@
-"""Chapter S: learned step sizes, tile by tile, so that the passes over a tile find it in the cache."""
+"""Chapter S: learned step sizes, tile by tile, so that the passes over a tile find it in the cache.
+
+The rules are those of :mod:`lowbit.reference.learned_step`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import LSQ_INITS, LsqCount, LsqGradient, LsqInit, LsqStart
 
 from . import triton
-from .arrays import as_weights, operation, refuse_nan, working_dtype
+from .arrays import as_weights, finite_weights, operation, refuse_nan, working_dtype
 from .policy import by_kernel
 
 __all__ = ["lsq", "lsq_code", "lsq_gradient", "lsq_init"]
@@ -56,14 +59,8 @@ def plan(
     low, high, floor = check_learned_step(clause, bits, signed, epsilon)
     x = as_weights(clause, "x", x)
     before, n, after = step_view(clause, x.shape, axis)
-    s = as_weights(clause, "step", step, like=x)
-    check_matrix(clause, "step", s.shape, (n,))
-    refuse_nan(clause, "step", s)
-    β = None
-    if offset is not None:
-        β = as_weights(clause, "offset", offset, like=x)
-        check_matrix(clause, "offset", β.shape, (n,))
-        refuse_nan(clause, "offset", β)
+    s = finite_weights(clause, "step", step, (n,), like=x)
+    β = None if offset is None else finite_weights(clause, "offset", offset, (n,), like=x)
     if floor == 0 and n and not float(s.min()) > 0:
         raise SpecError(clause, f"step must be above 0, or epsilon, got {float(s.min())}")
     dtype = working_dtype(x, s, *more, *(() if β is None else (β,)))
@@ -95,21 +92,7 @@ def quotient(q: Plan, at: tuple[slice, slice, slice]) -> Tensor:
 def lsq_init(
     x: Tensor, /, *, bits: int, signed: bool = True, axis: int | None = None, rule: LsqInit = "mean"
 ) -> LsqStart[Tensor]:
-    """First step, and offset of LSQ+.  [S-1]
-
-    Args:
-        x: floating, of any shape.
-        bits: 2 to 8, or from 1 when not signed.
-        signed: codes around 0, or from 0.
-        axis: one step for every index of it; None for one step.
-        rule: "mean", "mean-doubled", "deviation" or "min-max".
-
-    Returns:
-        step and offset, (n,) or (1,), dtype of x but at least float32.
-
-    Raises:
-        SpecError: S-1 for parameters, A-4 for NaN or infinities.
-    """
+    """First step, and offset of LSQ+.  [S-1]"""
     low, high, _ = check_learned_step("S-1", bits, signed)
     check_choice("S-1", "rule", rule, LSQ_INITS)
     x = as_weights("S-1", "x", x)
@@ -147,27 +130,10 @@ def lsq_code(
     axis: int | None = None,
     epsilon: float = 0.0,
 ) -> Tensor:
-    """Codes round(clamp((x − offset) / step)).  [S-2]
-
-    Args:
-        x: floating, of any shape.
-        step: (n,) for an axis of length n, (1,) without; above 0 when epsilon is 0.
-        offset: as step; None for 0.
-        bits, signed, axis: as in :func:`lsq_init`.
-        epsilon: floor of the step.
-
-    Returns:
-        int32, x's shape.
-
-    Raises:
-        SpecError: S-2 for parameters and shapes, A-4 for NaN or infinities.
-    """
+    """Codes round(clamp((x − offset) / step)).  [S-2]"""
     q = plan("S-2", x, step, offset, bits, signed, axis, epsilon)
-    return from_kernel(q, "S-2", codes=True) if by_kernel("lsq_code", q.given, q.step) else codes_checked(q)
-
-
-def codes_checked(q: Plan) -> Tensor:
-    """S-2 in torch."""
+    if q.x.numel() and by_kernel("lsq_code", q.given, q.step):
+        return from_kernel(q, "S-2", codes=True)
     q = q.in_torch("S-2")
     out = torch.empty(q.x.shape, dtype=torch.int32, device=q.x.device)
     for at in tiles(q.x):
@@ -176,9 +142,7 @@ def codes_checked(q: Plan) -> Tensor:
 
 
 def from_kernel(q: Plan, clause: str, *, codes: bool) -> Tensor:
-    """S-2 or S-3 by a kernel."""
-    if not q.x.numel():
-        return codes_checked(q) if codes else values_checked(q)
+    """S-2 or S-3 of what is not empty by a kernel."""
     out: Tensor
     out, bad = triton.launcher("learned_step").lsq(*q.for_kernels(), q.low, q.high, codes)
     if bool(bad.any()):
@@ -200,11 +164,8 @@ def lsq(
 ) -> Tensor:
     """Values step · code + offset, arguments as in :func:`lsq_code`, in their widest dtype or float32.  [S-3]"""
     q = plan("S-3", x, step, offset, bits, signed, axis, epsilon)
-    return from_kernel(q, "S-3", codes=False) if by_kernel("lsq", q.given, q.step) else values_checked(q)
-
-
-def values_checked(q: Plan) -> Tensor:
-    """S-3 in torch."""
+    if q.x.numel() and by_kernel("lsq", q.given, q.step):
+        return from_kernel(q, "S-3", codes=False)
     q = q.in_torch("S-3")
     out = torch.empty(q.x.shape, dtype=q.x.dtype, device=q.x.device)
     for at in tiles(q.x):
@@ -230,37 +191,18 @@ def lsq_gradient(
     epsilon: float = 0.0,
     count: LsqCount = "elements",
 ) -> LsqGradient[Tensor]:
-    """Gradients of input, step and offset.  [S-4, S-5, S-6]
-
-    Args:
-        grad: floating, x's shape.
-        x, step, offset, bits, signed, axis, epsilon: as in :func:`lsq_code`.
-        count: "elements", "features" or "unscaled".
-
-    Returns:
-        x of x's shape, step and offset of step's; the widest dtype of the arguments but at least float32.
-
-    Raises:
-        SpecError: S-4 for parameters and shapes, A-4 for NaN or infinities.
-    """
-    given = plan_gradient(grad, x, step, offset, bits, signed, axis, epsilon, count)
-    serve = gradient_by_kernel if by_kernel("lsq_gradient", given[0].given, given[0].step) else gradient_checked
-    return serve(*given)
-
-
-def plan_gradient(
-    grad: Tensor, x: Tensor, step: Tensor, offset: Tensor | None, bits: int, signed: bool, axis: int | None,
-    epsilon: float, count: LsqCount,
-) -> tuple[Plan, Tensor, float]:  # fmt: skip
-    """A plan, the upstream gradient and the factor of (S.8)."""
+    """Gradients of input, step and offset.  [S-4, S-5, S-6]"""
     grad = as_weights("S-4", "grad", grad)
     q = plan("S-4", x, step, offset, bits, signed, axis, epsilon, grad)
     check_matrix("S-4", "grad", grad.shape, tuple(x.shape))
-    return q, grad, gradient_scale(x.shape, axis, count, q.high)
-
-
-def gradient_checked(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
-    """S-4 to S-6 in torch."""
+    g = gradient_scale(x.shape, axis, count, q.high)
+    if q.x.numel() and by_kernel("lsq_gradient", q.given, q.step):
+        found = triton.launcher("learned_step").lsq_gradient(grad.contiguous(), *q.for_kernels(), q.low, q.high)
+        if bool(found.bad.any()):
+            refuse_nan("S-4", "x", q.given)
+            refuse_nan("S-4", "grad", grad)
+        shift = None if found.offset is None else (g * found.offset).to(torch.float32)
+        return LsqGradient(found.x.reshape(q.given.shape), (g * found.step).to(torch.float32), shift)
     q, dtype = q.in_torch("S-4"), q.dtype
     refuse_nan("S-4", "grad", grad)
     slope = grad.to(dtype).reshape(q.x.shape)
@@ -278,15 +220,3 @@ def gradient_checked(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
             to_offset[at[1]] += (d - out[at]).sum((0, 2))
     shift = None if q.offset is None else (g * to_offset).to(dtype)
     return LsqGradient(out.reshape(q.given.shape), (g * to_step).to(dtype), shift)
-
-
-def gradient_by_kernel(q: Plan, grad: Tensor, g: float) -> LsqGradient[Tensor]:
-    """S-4 to S-6 by a kernel."""
-    if not q.x.numel():
-        return gradient_checked(q, grad, g)
-    found = triton.launcher("learned_step").lsq_gradient(grad.contiguous(), *q.for_kernels(), q.low, q.high)
-    if bool(found.bad.any()):
-        refuse_nan("S-4", "x", q.given)
-        refuse_nan("S-4", "grad", grad)
-    shift = None if found.offset is None else (g * found.offset).to(torch.float32)
-    return LsqGradient(found.x.reshape(q.given.shape), (g * found.step).to(torch.float32), shift)

@@ -1,31 +1,21 @@
-"""Chapter O: oscillations of codes, weights near a threshold, and confidence-guided annealing."""
+"""Chapter O: oscillations of codes, weights near a threshold, and confidence-guided annealing.
+
+The rules are those of :mod:`lowbit.reference.oscillation`.
+"""
 
 from __future__ import annotations
-
-import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.oscillation import check_range
-from lowbit.accel.common.refusals import check_choice, check_matrix, check_number
+from lowbit.accel.common.oscillation import boundary_rates, check_range, check_tracking, check_words
+from lowbit.accel.common.refusals import check_matrix
 from lowbit.accel.common.scale_tuning import check_tuning
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import (
-    FREEZE_VALUES,
-    TARGETS,
-    THRESHOLDS,
-    AnnealedStep,
-    BoundaryStatistics,
-    FreezeValue,
-    Oscillation,
-    Targets,
-    Thresholds,
-)
+from lowbit.reference.types import AnnealedStep, BoundaryStatistics, FreezeValue, Oscillation, Targets, Thresholds
 
 from . import triton
-from .arrays import as_integers, as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .arrays import as_integers, as_weights, finite_weights, operation, refuse_nan, row_chunks, working_dtype
 from .policy import by_kernel
 from .statsq import back, by_scale, check_weight, in_steps, row_scales
 from .ternary import not_above
@@ -47,17 +37,7 @@ def check_boolean(clause: str, name: str, x: Tensor, shape: torch.Size, *, like:
 
 @operation
 def start_oscillation(codes: Tensor, /) -> Oscillation[Tensor]:
-    """State of a tracker before its first step.  [O-4]
-
-    Args:
-        codes: integers of any shape.
-
-    Returns:
-        all fields of that shape, means in float32.
-
-    Raises:
-        SpecError: O-4 for what does not hold integers.
-    """
+    """State of a tracker before its first step.  [O-4]"""
     codes = as_integers("O-4", "codes", codes)
     zero = torch.zeros(codes.shape, dtype=torch.int32, device=codes.device)
     return Oscillation(
@@ -69,34 +49,6 @@ def start_oscillation(codes: Tensor, /) -> Oscillation[Tensor]:
         zero.to(torch.bool),
         zero.clone(),
     )
-
-
-class Step(NamedTuple):
-    """Arguments of a step of the tracker that fit together; values of means and directions have not been looked at."""
-
-    codes: Tensor
-    previous: Tensor
-    direction: Tensor
-    frequency: Tensor
-    total: Tensor
-    average: Tensor
-    frozen: Tensor
-    target: Tensor
-    momentum: float
-    limit: float  # infinite for never
-    freeze_to: FreezeValue
-    targets: Targets
-
-    def refuse_direction(self) -> None:
-        """Refuse what is no direction."""
-        went = self.direction
-        if went.numel() and int(went.abs().amax()) > 1:
-            raise SpecError("O-4", f"direction must hold -1, 0 and 1, got {int(went.amin())} to {int(went.amax())}")
-
-    def refuse_means(self) -> None:
-        """The refusal of A-4."""
-        refuse_nan("O-4", "frequency", self.frequency)
-        refuse_nan("O-4", "average", self.average)
 
 
 @operation
@@ -116,46 +68,11 @@ def track_oscillation(
     freeze_to: FreezeValue = "average",
     targets: Targets = "held",
 ) -> Oscillation[Tensor]:
-    """One step of the tracker: the codes to use, and the next state.  [O-4]
-
-    Args:
-        codes: integers of any shape.
-        previous, direction, total, target: integers of that shape.
-        frequency, average: floating, of that shape.
-        frozen: bool of that shape.
-        momentum: above 0, at most 1.
-        threshold: frequency above which a weight freezes; None for never.
-        freeze_to: "average" of the codes, or the "current" one.
-        targets: "held" once written, or "rewritten" while the frequency is above the threshold.
-
-    Returns:
-        all fields of that shape; means have the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: O-4 for shapes and parameters, A-4 for NaN or infinities.
-    """
-    state = (previous, direction, frequency, total, average, frozen, target)
-    given = check_step(codes, state, momentum, threshold, freeze_to, targets)
-    serve = tracked_by_kernel if by_kernel("track_oscillation", given.frequency, given.average) else tracked
-    return serve(given)
-
-
-def check_step(
-    codes: Tensor,
-    state: tuple[Tensor, ...],
-    momentum: float,
-    threshold: float | None,
-    freeze_to: FreezeValue,
-    targets: Targets,
-) -> Step:
-    """Refuse shapes, dtypes and parameters that O-4 does not take."""
-    check_choice("O-4", "freeze_to", freeze_to, FREEZE_VALUES)
-    check_choice("O-4", "targets", targets, TARGETS)
-    if not check_number("O-4", "momentum", momentum, 0.0, 1.0) > 0:
-        raise SpecError("O-4", f"momentum must be above 0, got {momentum!r}")
-    limit = math.inf if threshold is None else check_number("O-4", "threshold", threshold, 0.0)
+    """One step of the tracker: the codes to use, and the next state.  [O-4]"""
+    limit = check_tracking(momentum, threshold, freeze_to, targets)
     codes = as_integers("O-4", "codes", codes)
-    fields = dict(zip(Step._fields[1:8], state, strict=True))
+    state = (previous, direction, frequency, total, average, frozen, target)
+    fields = dict(zip(("previous", *Oscillation._fields[1:]), state, strict=True))
     for name, x in fields.items():
         if name == "frozen":
             check_boolean("O-4", "frozen", x, codes.shape, like=codes)
@@ -163,52 +80,48 @@ def check_step(
         take = as_weights if name in ("frequency", "average") else as_integers
         fields[name] = take("O-4", name, x, like=codes)
         check_matrix("O-4", name, fields[name].shape, tuple(codes.shape))
-    return Step(codes, **fields, momentum=momentum, limit=limit, freeze_to=freeze_to, targets=targets)
+    previous, direction, frequency, total, average, frozen, target = fields.values()
 
+    def refuse() -> None:
+        refuse_nan("O-4", "frequency", frequency)
+        refuse_nan("O-4", "average", average)
+        if direction.numel() and int(direction.abs().amax()) > 1:
+            least, most = int(direction.amin()), int(direction.amax())
+            raise SpecError("O-4", f"direction must hold -1, 0 and 1, got {least} to {most}")
 
-def tracked(given: Step) -> Oscillation[Tensor]:
-    """O-4 in torch."""
-    given.refuse_means()
-    given.refuse_direction()
-    held, went, goal = given.frozen, given.direction.to(torch.int32), given.target.to(torch.int32)
-    momentum, dtype = given.momentum, working_dtype(given.frequency, given.average)
-    mean = given.average.to(dtype)
-    k = torch.where(held, goal, given.codes.to(torch.int32))
-    d = (given.previous.to(torch.int32) - k).sign_()
+    if codes.numel() and by_kernel("track_oscillation", frequency, average):
+        # f > limit says the same of float32 numbers as f > the largest of them that is not above the limit
+        bound = float(not_above(torch.tensor(limit, dtype=torch.float64), torch.float32))
+        how = momentum, bound, freeze_to == "average", targets == "rewritten"
+        given = tuple(x.contiguous() for x in fields.values())
+        found = triton.launcher("oscillation").track(codes.contiguous(), given, *how)
+        if bool(found.bad.any()):
+            refuse()
+        return Oscillation(*found.state)
+    refuse()
+    went, goal, dtype = direction.to(torch.int32), target.to(torch.int32), working_dtype(frequency, average)
+    mean = average.to(dtype)
+    k = torch.where(frozen, goal, codes.to(torch.int32))
+    d = (previous.to(torch.int32) - k).sign_()
     turned = d * went == -1
-    f = given.frequency.to(dtype) * (1 - momentum) + turned.to(dtype) * momentum
-    often = f.to(torch.float64) > given.limit
-    written = often if given.targets == "rewritten" else often & ~held
-    pinned = mean.round().to(torch.int32) if given.freeze_to == "average" else k
+    f = frequency.to(dtype) * (1 - momentum) + turned.to(dtype) * momentum
+    often = f.to(torch.float64) > limit
+    written = often if targets == "rewritten" else often & ~frozen
+    pinned = mean.round().to(torch.int32) if freeze_to == "average" else k
     return Oscillation(
         k,
         torch.where(d != 0, d, went),
         f,
-        given.total.to(torch.int32) + turned,
+        total.to(torch.int32) + turned,
         mean * (1 - momentum) + k.to(dtype) * momentum,
-        held | often,
+        frozen | often,
         torch.where(written, pinned, goal),
     )
 
 
-def tracked_by_kernel(given: Step) -> Oscillation[Tensor]:
-    """O-4 by a kernel."""
-    if not given.codes.numel():
-        return tracked(given)
-    codes, *state = (x.contiguous() for x in given[:8])
-    # f > limit says the same of float32 numbers as f > the largest of them that is not above the limit
-    limit = float(not_above(torch.tensor(given.limit, dtype=torch.float64), torch.float32))
-    average, rewritten = given.freeze_to == "average", given.targets == "rewritten"
-    found = triton.launcher("oscillation").track(codes, tuple(state), given.momentum, limit, average, rewritten)
-    if bool(found.bad.any()):
-        given.refuse_means()
-        given.refuse_direction()
-    return Oscillation(*found.state)
-
-
 def near_mask(clause: str, w: Tensor, bits: int, boundary_range: float, thresholds: str) -> tuple[Tensor, Tensor]:
     """Checked ``w``, and which of its weights are near a threshold."""
-    check_choice(clause, "thresholds", thresholds, THRESHOLDS)
+    check_words(clause, thresholds=thresholds)
     width = check_range(clause, boundary_range)
     w = check_weight(clause, w, bits)
     n, rows, alpha = 1 << (bits - 1), by_scale(w), row_scales(clause, w)
@@ -229,20 +142,7 @@ def near_mask(clause: str, w: Tensor, bits: int, boundary_range: float, threshol
 
 @operation
 def cga_mask(w: Tensor, /, *, bits: int, boundary_range: float = 0.005, thresholds: Thresholds = "all") -> Tensor:
-    """Which weights confidence-guided annealing still trains.  [O-6]
-
-    Args:
-        w: floating, (..., m, k).
-        bits: 1 to 16.
-        boundary_range: 0 to ½, in steps of the grid.
-        thresholds: "all", or those between "occupied" codes.
-
-    Returns:
-        bool as ``w``.
-
-    Raises:
-        SpecError: O-6 for parameters, A-4 for NaN or infinities.
-    """
+    """Which weights confidence-guided annealing still trains.  [O-6]"""
     return near_mask("O-6", w, bits, boundary_range, thresholds)[1]
 
 
@@ -257,31 +157,13 @@ def boundary_statistics(
     boundary_range: float = 0.005,
     thresholds: Thresholds = "all",
 ) -> BoundaryStatistics:
-    """Weights near a threshold, and how often gradients change sign there and elsewhere.  [O-5]
-
-    Args:
-        w: floating, (..., m, k).
-        grad, previous: gradients of this step and the one before, as ``w``.
-        bits, boundary_range, thresholds: as :func:`cga_mask`.
-
-    Returns:
-        numbers.
-
-    Raises:
-        SpecError: O-5 for shapes and parameters, A-4 for NaN or infinities.
-    """
+    """Weights near a threshold, and how often gradients change sign there and elsewhere.  [O-5]"""
     w, near = near_mask("O-5", w, bits, boundary_range, thresholds)
     slopes = {"grad": grad, "previous": previous}
-    for name, x in slopes.items():
-        slopes[name] = as_weights("O-5", name, x, like=w)
-        check_matrix("O-5", name, x.shape, tuple(w.shape))
-        refuse_nan("O-5", name, slopes[name])
-    flip = slopes["grad"].sign().to(torch.int8) * slopes["previous"].sign().to(torch.int8) == -1
-    counts = torch.stack([near.sum(), flip.sum(), (flip & near).sum()]).tolist()
-    count, turned, both = (int(c) for c in counts)
-    return BoundaryStatistics(
-        count, count / max(near.numel(), 1), both / max(count, 1), (turned - both) / max(near.numel() - count, 1)
-    )
+    now, before = (finite_weights("O-5", name, x, tuple(w.shape), like=w) for name, x in slopes.items())
+    flip = now.sign().to(torch.int8) * before.sign().to(torch.int8) == -1
+    count, turned, both = torch.stack([near.sum(), flip.sum(), (flip & near).sum()]).tolist()
+    return boundary_rates(count, turned, both, near.numel())
 
 
 @operation
@@ -300,27 +182,12 @@ def cga_step(
     epsilon: float = 1e-8,
     decay: float = 0.0,
 ) -> AnnealedStep[Tensor]:
-    """A step of AdamW under a mask: frozen weights come back to the last bit.  [O-7]
-
-    Args:
-        w, grad, first, second: floating, of one shape; ``second`` is not negative.
-        active: bool of that shape.
-        step: number of this step, from 1.
-        lr, beta1, beta2, epsilon, decay: of AdamW.
-
-    Returns:
-        weight, first and second, the widest dtype but at least float32. The arithmetic is float64.
-
-    Raises:
-        SpecError: O-7 for shapes and parameters, A-4 for NaN or infinities.
-    """
+    """A step of AdamW under a mask: frozen weights come back to the last bit; arithmetic in float64.  [O-7]"""
     check_tuning("O-7", step=step, lr=lr, beta1=beta1, beta2=beta2, epsilon=epsilon, decay=decay)
     w = as_weights("O-7", "w", w)
     named = {"w": w, "grad": grad, "first": first, "second": second}
     for name, x in named.items():
-        named[name] = as_weights("O-7", name, x, like=w)
-        check_matrix("O-7", name, x.shape, tuple(w.shape))
-        refuse_nan("O-7", name, named[name])
+        named[name] = finite_weights("O-7", name, x, tuple(w.shape), like=w)
     on = check_boolean("O-7", "active", active, w.shape, like=w)
     if w.numel() and bool((named["second"] < 0).any()):
         raise SpecError("O-7", f"second must be >= 0, the smallest is {float(named['second'].min())!r}")

@@ -1,4 +1,4 @@
-"""Chapter O: query-key reparameterisation."""
+"""Chapter O: query-key reparameterisation. The rules are those of :mod:`lowbit.reference.qk_reparam`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.oscillation import check_attention, check_heads
-from lowbit.accel.common.refusals import check_choice, check_matrix
-from lowbit.reference.types import BIASES, FROZEN_SPACES, Biases, FrozenSpace, QkrGradient, QkrQuantizers
+from lowbit.accel.common.oscillation import check_attention, check_heads, check_words
+from lowbit.reference.types import Biases, FrozenSpace, QkrGradient, QkrQuantizers
 
-from .arrays import as_weights, operation, refuse_nan, working_dtype
+from .arrays import finite_weights, operation, working_dtype
 from .oscillation import check_boolean
 
 __all__ = ["qkr_attention", "qkr_grad", "qkr_weight"]
 
 
-def finite(clause: str, name: str, x: Tensor, shape: tuple[int | None, ...], *, like: Tensor | None = None) -> Tensor:
-    """A floating tensor of a shape, without NaN and infinities."""
-    x = as_weights(clause, name, x, like=like)
-    check_matrix(clause, name, x.shape, shape)
-    refuse_nan(clause, name, x)
-    return x
-
-
 def projections(clause: str, w_q: Tensor, w_k: Tensor, heads: int, *, like: Tensor | None) -> tuple[Tensor, Tensor]:
     """Checked query and key weights."""
-    q = finite(clause, "w_q", w_q, (None, None), like=like)
-    k = finite(clause, "w_k", w_k, tuple(q.shape), like=q)
+    q = finite_weights(clause, "w_q", w_q, (None, None), like=like)
+    k = finite_weights(clause, "w_k", w_k, tuple(q.shape), like=q)
     check_heads(clause, "w_q and w_k", q.shape[0], heads)
     return q, k
 
@@ -48,18 +39,7 @@ def stacked_product(q: Tensor, k: Tensor, heads: int, dtype: torch.dtype) -> Ten
 
 @operation
 def qkr_weight(w_q: Tensor, w_k: Tensor, /, *, heads: int) -> Tensor:
-    """The stacked product of query and key weights.  [O-8]
-
-    Args:
-        w_q, w_k: floating, (H·d, C).
-        heads: H.
-
-    Returns:
-        (H·C, C), the wider dtype but at least float32.
-
-    Raises:
-        SpecError: O-8 for shapes, A-4 for NaN or infinities.
-    """
+    """The stacked product of query and key weights.  [O-8]"""
     q, k = projections("O-8", w_q, w_k, heads, like=None)
     return stacked_product(q, k, heads, working_dtype(q, k))
 
@@ -75,25 +55,11 @@ def qkr_grad(
     heads: int,
     freeze: FrozenSpace = "product",
 ) -> QkrGradient[Tensor]:
-    """Gradients of the latent query and key weights from that of the product.  [O-8a, O-8b]
-
-    Args:
-        w_q, w_k: floating, (H·d, C).
-        grad: floating, (H·C, C).
-        active: bool (H·C, C), or None for all.
-        heads: H.
-        freeze: "product", inactive products pass nothing; "none", the mask is ignored.
-
-    Returns:
-        q and k, (H·d, C), the widest dtype but at least float32.
-
-    Raises:
-        SpecError: O-8 for shapes and options, A-4 for NaN or infinities.
-    """
-    check_choice("O-8", "freeze", freeze, FROZEN_SPACES)
+    """Gradients of the latent query and key weights from that of the product.  [O-8a, O-8b]"""
+    check_words("O-8", freeze=freeze)
     q, k = projections("O-8", w_q, w_k, heads, like=None)
     C = q.shape[1]
-    g = finite("O-8", "grad", grad, (heads * C, C), like=q)
+    g = finite_weights("O-8", "grad", grad, (heads * C, C), like=q)
     dtype = working_dtype(q, k, g)
     g = g.to(dtype)
     if active is not None:
@@ -109,7 +75,7 @@ def passed(quantizer: Callable[[Any], Any] | None, x: Tensor, name: str) -> Tens
     """What a quantizer makes of a tensor."""
     if quantizer is None:
         return x
-    y = finite("O-9", f"the result of quantizer {name!r}", quantizer(x), tuple(x.shape), like=x)
+    y = finite_weights("O-9", f"the result of quantizer {name!r}", quantizer(x), tuple(x.shape), like=x)
     return y.to(working_dtype(x, y))
 
 
@@ -130,30 +96,14 @@ def qkr_attention(
     """Self-attention by the product of query and key weights.  [O-9]
 
     Without a quantizer on product or keys, queries and keys are multiplied on their own: d numbers each, instead of C.
-
-    Args:
-        x: floating, (B, N, C).
-        w_q, w_k: floating, (H·d, C).
-        w_v: floating, (D, C), H divides D.
-        b_q: floating, (H·d,), or None for 0.
-        b_v: floating, (D,), or None for 0.
-        heads: H.
-        biases: "kept", or "dropped" to ignore ``b_q``.
-        quantizers: one per tensor, tensor to tensor of its shape.
-
-    Returns:
-        (B, N, D), the widest dtype but at least float32.
-
-    Raises:
-        SpecError: O-9 for shapes and options, A-4 for NaN or infinities.
     """
-    check_choice("O-9", "biases", biases, BIASES)
-    x = finite("O-9", "x", x, (None, None, None))
+    check_words("O-9", biases=biases)
+    x = finite_weights("O-9", "x", x, (None, None, None))
     q, k = projections("O-9", w_q, w_k, heads, like=x)
-    value = finite("O-9", "w_v", w_v, (None, None), like=x)
+    value = finite_weights("O-9", "w_v", w_v, (None, None), like=x)
     check_attention("O-9", x.shape, q.shape, value.shape, heads)
-    shift = None if b_q is None else finite("O-9", "b_q", b_q, (q.shape[0],), like=x)
-    offset = None if b_v is None else finite("O-9", "b_v", b_v, (value.shape[0],), like=x)
+    shift = None if b_q is None else finite_weights("O-9", "b_q", b_q, (q.shape[0],), like=x)
+    offset = None if b_v is None else finite_weights("O-9", "b_v", b_v, (value.shape[0],), like=x)
     dtype = working_dtype(x, q, k, value, *(b for b in (shift, offset) if b is not None))
     Q = QkrQuantizers() if quantizers is None else quantizers
     (B, N, C), D = x.shape, value.shape[0]

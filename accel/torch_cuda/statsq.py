@@ -1,4 +1,4 @@
-"""Chapter O: StatsQ, its codes, values and gradients."""
+"""Chapter O: StatsQ, its codes, values and gradients. The rules are those of :mod:`lowbit.reference.statsq`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.oscillation import check_steps
-from lowbit.accel.common.refusals import check_choice, check_whole
+from lowbit.accel.common.oscillation import check_steps, check_words
+from lowbit.accel.common.refusals import check_whole
 from lowbit.reference.errors import SpecError
-from lowbit.reference.types import GRADIENT_PATHS, GradientPath, StatsCode
+from lowbit.reference.types import GradientPath, StatsCode
 
 from . import triton
 from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
@@ -90,18 +90,7 @@ def quantized_by_kernel(w: Tensor, n: int, clause: str, *, with_codes: bool) -> 
 
 @operation
 def statsq(w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
-    """Quantize a weight to 2^bits levels around zero, the step from its mean magnitude.  [O-1, O-2]
-
-    Args:
-        w: floating, (..., m, k).
-        bits: 1 to 16.
-
-    Returns:
-        values of the dtype of ``w`` but at least float32, codes int32, scale (1, ..., m, 1).
-
-    Raises:
-        SpecError: O-1 for a width or shape, A-4 for NaN or infinities.
-    """
+    """Quantize a weight to 2^bits levels around zero, the step from its mean magnitude.  [O-1, O-2]"""
     w = check_weight("O-1", w, bits)
     serve = quantized_by_kernel if by_kernel("statsq", w) else quantized
     values, codes, alpha = serve(w, 1 << (bits - 1), "O-1", with_codes=True)
@@ -111,38 +100,29 @@ def statsq(w: Tensor, /, *, bits: int) -> StatsCode[Tensor]:
 
 @operation
 def statsq_grad(w: Tensor, grad: Tensor, /, *, bits: int, path: GradientPath = "straight-through") -> Tensor:
-    """Gradient for ``w`` from that for its quantized values.  [O-3, O-3a]
-
-    Args:
-        w: floating, (..., m, k).
-        grad: floating, as ``w``.
-        bits: 1 to 16.
-        path: "straight-through", the gradient as it came; "scale", through the scale alone.
-
-    Returns:
-        as ``w``, the wider dtype of both but at least float32.
-
-    Raises:
-        SpecError: O-3 for shapes and options, A-4 for NaN or infinities.
-    """
-    given = check_grad(w, grad, bits, path)
-    return (grad_by_kernel if by_kernel("statsq_grad", *given[:2]) else grad_checked)(*given)
-
-
-def check_grad(w: Tensor, grad: Tensor, bits: int, path: str) -> tuple[Tensor, Tensor, int, bool]:
-    """Weight and gradient, n, and whether the gradient takes the path through the scale."""
-    check_choice("O-3", "path", path, GRADIENT_PATHS)
+    """Gradient for ``w`` from that for its quantized values.  [O-3, O-3a]"""
+    check_words("O-3", path=path)
     w = check_weight("O-3", w, bits)
     grad = as_weights("O-3", "grad", grad, like=w)
     if grad.shape != w.shape:
         raise SpecError("O-3", f"grad {tuple(grad.shape)} must have the shape of w, {tuple(w.shape)}")
-    return w, grad, 1 << (bits - 1), path == "scale"
+    n, through_scale = 1 << (bits - 1), path == "scale"
 
+    def refuse() -> None:
+        refuse_nan("O-3", "w", w)
+        refuse_nan("O-3", "grad", grad)
 
-def grad_checked(w: Tensor, grad: Tensor, n: int, through_scale: bool) -> Tensor:
-    """O-3 and O-3a in torch."""
-    refuse_nan("O-3", "w", w)
-    refuse_nan("O-3", "grad", grad)
+    if w.numel() and by_kernel("statsq_grad", w, grad):
+        if through_scale:
+            rows, g = by_scale(w).contiguous(), by_scale(grad).contiguous()
+            found, bad = triton.launcher("oscillation").statsq_pull(rows, g, n)
+            out = back(found, w.shape)
+        else:  # the gradient as it came is what passes inside no clip
+            out, bad = triton.launcher("ternary").straight_through(grad.contiguous(), w.contiguous(), math.inf)
+        if bool(bad.any()):
+            refuse()
+        return out
+    refuse()
     dtype = working_dtype(w, grad)
     if not through_scale:
         return grad.to(dtype, copy=True)
@@ -151,20 +131,3 @@ def grad_checked(w: Tensor, grad: Tensor, n: int, through_scale: bool) -> Tensor
     k = in_steps(rows, alpha, n).sub_(0.5).round_().clamp_(-n, n - 1).to(dtype)
     pull = k.add_(0.5).div_(n).mul_(g).sum(-1, keepdim=True).mul_(2).div_(max(rows.shape[1], 1))
     return back(rows.to(dtype).sign() * pull, w.shape)
-
-
-def grad_by_kernel(w: Tensor, grad: Tensor, n: int, through_scale: bool) -> Tensor:
-    """O-3 and O-3a by a kernel; the gradient as it came is what passes inside no clip."""
-    if not w.numel():
-        return grad_checked(w, grad, n, through_scale)
-    if through_scale:
-        found, bad = triton.launcher("oscillation").statsq_pull(
-            by_scale(w).contiguous(), by_scale(grad).contiguous(), n
-        )
-        out = back(found, w.shape)
-    else:
-        out, bad = triton.launcher("ternary").straight_through(grad.contiguous(), w.contiguous(), math.inf)
-    if bool(bad.any()):
-        refuse_nan("O-3", "w", w)
-        refuse_nan("O-3", "grad", grad)
-    return out

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "TILE", "finite_or_zero", "flags", "not_above", "round_half_even", "tiling", "warps"]
+__all__ = ["INTERPRETED", "TILE", "finite_or_zero", "flags", "launch", "not_above", "round_half_even", "tiling"]
 
 TILE = 4096  # values of a program that holds its tile in registers
 
@@ -60,6 +62,13 @@ def tiling(width: int, most: int = TILE) -> tuple[int, int]:
 def warps(values: int) -> int:
     """Warps for a tile of so many values, 16 to a thread."""
     return min(16, max(1, values // 512))
+
+
+def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
+    """Run a kernel that rounds wherever it is written to: no product is fused with a sum; warps by the tile."""
+    if "num_warps" not in constants:
+        constants["num_warps"] = warps(constants.get("ROWS", 1) * constants["BLOCK"])
+    kernel[(programs,)](*args, **constants, enable_fp_fusion=False)
 
 
 def flags(count: int, like: Tensor) -> Tensor:

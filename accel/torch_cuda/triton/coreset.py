@@ -11,14 +11,12 @@ beyond its first tile is read twice. The order of every sum depends on the numbe
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import finite_or_zero, tiling, warps
+from .common import finite_or_zero, launch, tiling
 
 __all__ = ["scores"]
 
@@ -143,10 +141,8 @@ def scores(x: Tensor, reference: Tensor | None, labels: Tensor | None, blend: fl
     out = torch.empty(n, dtype=torch.float32, device=x.device)
     together, block = tiling(classes)
     y = out if labels is None else labels.contiguous()
-    launch: Any = _scores[(triton.cdiv(n, together),)]
-    launch(
-        x, x if reference is None else reference, y, out, n, classes, blend, 1 - blend,
-        ERROR=labels is not None, GAP=reference is not None,
-        ROWS=together, LONG=classes > block, BLOCK=block, num_warps=warps(together * block), enable_fp_fusion=False,
-    )  # fmt: skip
+    parts = {"ERROR": labels is not None, "GAP": reference is not None}
+    tile = {"ROWS": together, "LONG": classes > block, "BLOCK": block}
+    arrays = (x, x if reference is None else reference, y, out)
+    launch(_scores, triton.cdiv(n, together), *arrays, n, classes, blend, 1 - blend, **parts, **tile)
     return out

@@ -9,14 +9,12 @@ What lies beyond the length of a sentence is not read; its gradient is written a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import finite_or_zero, tiling, warps
+from .common import finite_or_zero, launch, tiling
 
 __all__ = ["attention_map_loss"]
 
@@ -68,9 +66,7 @@ def attention_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, log_fl
     loss = torch.empty(student.shape[:3], dtype=torch.float64, device=student.device)
     together, block = tiling(n, 16384)
     together = min(together, max(1, 4096 // block))
-    launch: Any = _attention_map[(triton.cdiv(loss.numel(), together),)]
-    launch(
-        student, teacher, lengths.contiguous(), loss, gradient, loss.numel(), n, heads * n, batch * heads, log_floor,
-        ROWS=together, BLOCK=block, num_warps=warps(together * block), enable_fp_fusion=False,
-    )  # fmt: skip
+    programs, sizes = triton.cdiv(loss.numel(), together), (loss.numel(), n, heads * n, batch * heads)
+    arrays = (student, teacher, lengths.contiguous(), loss, gradient)
+    launch(_attention_map, programs, *arrays, *sizes, log_floor, ROWS=together, BLOCK=block)
     return loss, gradient

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, finite_or_zero, flags, round_half_even, warps
+from .common import TILE, finite_or_zero, flags, launch, round_half_even
 
 __all__ = ["Learned", "lsq", "lsq_gradient"]
 
@@ -133,8 +133,7 @@ def _layout(shape: torch.Size) -> _Layout:
     rows, width = (before * n, after) if by_row else (before, n * after)
     block = min(TILE if by_row else 128, triton.next_power_of_2(width))
     together = min(max(1, TILE // block), triton.next_power_of_2(rows))
-    tile: dict[str, Any] = {"BY_ROW": by_row, "ROWS": together, "BLOCK": block, "num_warps": warps(together * block)}
-    tile["enable_fp_fusion"] = False
+    tile: dict[str, Any] = {"BY_ROW": by_row, "ROWS": together, "BLOCK": block}
     return _Layout(by_row, rows, width, triton.cdiv(width, block), triton.cdiv(rows, together), tile)
 
 
@@ -143,11 +142,9 @@ def lsq(x: Tensor, step: Tensor, offset: Tensor | None, low: int, high: int, cod
     cut = _layout(x.shape)
     out = torch.empty(x.shape, dtype=torch.int32 if codes else torch.float32, device=x.device)
     bad = flags(cut.wide * cut.tall, x)
-    launch: Any = _lsq[(cut.wide * cut.tall,)]
-    launch(
-        x, step, step if offset is None else offset, out, bad, cut.rows, cut.width, cut.wide, x.shape[1], x.shape[2],
-        float(low), float(high), CODES=codes, SHIFTED=offset is not None, **cut.tile,
-    )  # fmt: skip
+    sizes = (cut.rows, cut.width, cut.wide, *x.shape[1:], float(low), float(high))
+    shift, constants = step if offset is None else offset, {"CODES": codes, "SHIFTED": offset is not None, **cut.tile}
+    launch(_lsq, len(bad), x, step, shift, out, bad, *sizes, **constants)
     return out, bad
 
 
@@ -159,10 +156,8 @@ def lsq_gradient(grad: Tensor, x: Tensor, step: Tensor, offset: Tensor | None, l
     bad = flags(cut.wide * cut.tall, x)
     sums = (before, n, cut.wide) if cut.by_row else (cut.tall, n, after)
     partial = torch.empty((1 if offset is None else 2, *sums), dtype=torch.float32, device=x.device)
-    launch: Any = _lsq_gradient[(cut.wide * cut.tall,)]
-    launch(
-        grad, x, step, step if offset is None else offset, out, partial[0], partial[-1], bad, cut.rows, cut.width,
-        cut.wide, n, after, float(low), float(high), SHIFTED=offset is not None, **cut.tile,
-    )  # fmt: skip
+    arrays = (grad, x, step, step if offset is None else offset, out, partial[0], partial[-1], bad)
+    sizes = (cut.rows, cut.width, cut.wide, n, after, float(low), float(high))
+    launch(_lsq_gradient, len(bad), *arrays, *sizes, SHIFTED=offset is not None, **cut.tile)
     total = partial.sum((1, 3), dtype=torch.float64)
     return Learned(out, total[0], None if offset is None else total[1], bad)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, warps
+from .common import TILE, launch
 
 __all__ = ["evaluate_codes", "lookup_codes"]
 
@@ -64,13 +64,11 @@ def evaluate_codes(q: Tensor, breakpoints: Tensor, slopes: Tensor, intercepts: T
     """Values of a checked int32 table at contiguous codes; see :func:`lowbit.accel.torch_cuda.evaluate_codes`."""
     out = torch.empty(q.shape, dtype=torch.int32, device=q.device)
     if out.numel():
-        launch: Any = (_evaluate_bytes if q.dtype == torch.int8 else _evaluate)[(triton.cdiv(q.numel(), TILE),)]
+        kernel = _evaluate_bytes if q.dtype == torch.int8 else _evaluate
         constants: dict[str, Any] = {} if q.dtype == torch.int8 else {"WIDE": q.dtype == torch.int64}
-        table = (breakpoints.contiguous(), slopes.contiguous(), intercepts.contiguous())
-        launch(
-            q, *table, out, q.numel(), slopes.numel(), RIGHT=right, **constants,
-            BLOCK=TILE, num_warps=warps(TILE), enable_fp_fusion=False,
-        )  # fmt: skip
+        arrays = (q, breakpoints.contiguous(), slopes.contiguous(), intercepts.contiguous(), out)
+        sizes = (q.numel(), slopes.numel())
+        launch(kernel, triton.cdiv(q.numel(), TILE), *arrays, *sizes, RIGHT=right, **constants, BLOCK=TILE)
     return out
 
 
@@ -78,7 +76,6 @@ def lookup_codes(q: Tensor, entries: Tensor, low: int) -> Tensor:
     """Entries of contiguous codes that are known to have one."""
     out = torch.empty(q.shape, dtype=entries.dtype, device=q.device)
     if out.numel():
-        launch: Any = _look_up[(triton.cdiv(q.numel(), TILE),)]
         size = q.numel()
-        launch(q, entries.contiguous(), out, size, low, BLOCK=TILE, num_warps=warps(TILE), enable_fp_fusion=False)
+        launch(_look_up, triton.cdiv(size, TILE), q, entries.contiguous(), out, size, low, BLOCK=TILE)
     return out

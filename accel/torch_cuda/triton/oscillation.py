@@ -9,14 +9,14 @@ The first tile of a row stays in registers; what a row has beyond it is read onc
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, finite_or_zero, flags, round_half_even, tiling, warps
+from .common import TILE, finite_or_zero, flags, launch, round_half_even, tiling
 
 __all__ = ["Tracked", "statsq", "statsq_pull", "track"]
 
@@ -153,11 +153,9 @@ def statsq(rows: Tensor, n: int, with_codes: bool) -> tuple[Tensor, Tensor | Non
     codes = torch.empty(rows.shape, dtype=torch.int32, device=rows.device) if with_codes else None
     scale = torch.empty(m, dtype=torch.float32, device=rows.device)
     together, block = tiling(k)
-    launch: Any = _statsq[(triton.cdiv(m, together),)]
-    launch(
-        rows, values, values if codes is None else codes, scale, m, k, float(n), 1 / n, CODES=with_codes,
-        ROWS=together, LONG=k > block, BLOCK=block, num_warps=warps(together * block), enable_fp_fusion=False,
-    )  # fmt: skip
+    arrays = (rows, values, values if codes is None else codes, scale)
+    constants = {"CODES": with_codes, "ROWS": together, "LONG": k > block, "BLOCK": block}
+    launch(_statsq, triton.cdiv(m, together), *arrays, m, k, float(n), 1 / n, **constants)
     return values, codes, scale
 
 
@@ -167,9 +165,8 @@ def statsq_pull(rows: Tensor, grad: Tensor, n: int) -> tuple[Tensor, Tensor]:
     out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     together, block = tiling(k)
     bad = flags(triton.cdiv(m, together), rows)
-    launch: Any = _statsq_pull[(len(bad),)]
-    constants = {"ROWS": together, "LONG": k > block, "BLOCK": block, "num_warps": warps(together * block)}
-    launch(rows, grad, out, bad, m, k, float(n), 1 / n, **constants, enable_fp_fusion=False)
+    constants = {"ROWS": together, "LONG": k > block, "BLOCK": block}
+    launch(_statsq_pull, len(bad), rows, grad, out, bad, m, k, float(n), 1 / n, **constants)
     return out, bad
 
 
@@ -187,9 +184,6 @@ def track(
     kinds = (torch.int32, torch.int32, torch.float32, torch.int32, torch.float32, torch.bool, torch.int32)
     found = tuple(torch.empty(codes.shape, dtype=kind, device=codes.device) for kind in kinds)
     bad = flags(triton.cdiv(codes.numel(), TILE // 4), codes)
-    launch: Any = _track[(len(bad),)]
-    launch(
-        codes, *state, *found, bad, codes.numel(), 1 - momentum, momentum, limit,
-        AVERAGE=average, REWRITTEN=rewritten, BLOCK=TILE // 4, num_warps=4, enable_fp_fusion=False,
-    )  # fmt: skip
+    constants = {"AVERAGE": average, "REWRITTEN": rewritten, "BLOCK": TILE // 4, "num_warps": 4}
+    launch(_track, len(bad), codes, *state, *found, bad, codes.numel(), 1 - momentum, momentum, limit, **constants)
     return Tracked(found, bad)

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, finite_or_zero, flags, not_above, round_half_even, tiling, warps
+from .common import TILE, finite_or_zero, flags, launch, not_above, round_half_even, tiling
 
 __all__ = ["Ternary", "min_max", "straight_through", "ternary"]
 
@@ -262,26 +262,19 @@ def ternary(x: Tensor, clip: float, threshold: float, kind: int, bits: int = 2) 
     count, n = x.shape
     out = torch.empty(x.shape, dtype=torch.int32 if kind == 1 else torch.float32, device=x.device)
     scale = torch.empty(count, dtype=torch.float32, device=x.device)
-    constants: dict[str, Any] = {"THRESHOLD": threshold, "KIND": kind, "BITS": bits, "enable_fp_fusion": False}
+    constants: dict[str, Any] = {"THRESHOLD": threshold, "KIND": kind, "BITS": bits}
     if n <= TILE:
         rows, block = tiling(n)
-        programs = triton.cdiv(count, rows)
-        bad = flags(programs, x)
-        tile: dict[str, Any] = {"ROWS": rows, "BLOCK": block, "num_warps": warps(rows * block)}
-        launch: Any = _ternary_rows[(programs,)]
-        launch(x, out, scale, bad, count, n, clip, **constants, **tile)
+        bad = flags(triton.cdiv(count, rows), x)
+        launch(_ternary_rows, len(bad), x, out, scale, bad, count, n, clip, **constants, ROWS=rows, BLOCK=block)
         return Ternary(out, scale, bad)
     parts, share = _split(n)
     programs = count * parts
     bad, (totals, tops, counts) = flags(programs, x), torch.empty((3, programs), dtype=torch.float64, device=x.device)
-    tile = {"BLOCK": TILE, "num_warps": warps(TILE)}
-    first: Any = _magnitudes[(programs,)]
-    first(x, totals, bad, n, parts, share, clip, **tile, enable_fp_fusion=False)
-    tile["PARTS"] = triton.next_power_of_2(parts)
-    second: Any = _above[(programs,)]
-    second(x, totals, tops, counts, n, parts, share, clip, THRESHOLD=threshold, **tile, enable_fp_fusion=False)
-    last: Any = _ternary_parts[(programs,)]
-    last(x, out, scale, totals, tops, counts, n, parts, share, clip, **constants, **tile)
+    cut, tile = (n, parts, share, clip), {"PARTS": triton.next_power_of_2(parts), "BLOCK": TILE}
+    launch(_magnitudes, programs, x, totals, bad, *cut, BLOCK=TILE)
+    launch(_above, programs, x, totals, tops, counts, *cut, THRESHOLD=threshold, **tile)
+    launch(_ternary_parts, programs, x, out, scale, totals, tops, counts, *cut, **constants, **tile)
     return Ternary(out, scale, bad)
 
 
@@ -294,29 +287,22 @@ def min_max(x: Tensor, levels: int, clip: float, epsilon: float, symmetric: bool
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     reaches = torch.empty(count, dtype=torch.float64, device=x.device)
     constants: dict[str, Any] = {"LEVELS": float(levels), "EPSILON": epsilon, "SYMMETRIC": symmetric}
-    constants["enable_fp_fusion"] = False
     if n <= TILE:
         rows, block = tiling(n)
-        tile: dict[str, Any] = {"ROWS": rows, "BLOCK": block, "num_warps": warps(rows * block)}
-        launch: Any = _min_max_rows[(triton.cdiv(count, rows),)]
-        launch(x, out, reaches, count, n, clip, **constants, **tile)
+        programs = triton.cdiv(count, rows)
+        launch(_min_max_rows, programs, x, out, reaches, count, n, clip, **constants, ROWS=rows, BLOCK=block)
         return out, reaches
     parts, share = _split(n)
     lows, highs = torch.empty((2, count * parts), dtype=torch.float32, device=x.device)
-    tile = {"BLOCK": TILE, "num_warps": warps(TILE)}
-    first: Any = _extremes[(count * parts,)]
-    first(x, lows, highs, n, parts, share, **tile, enable_fp_fusion=False)
-    last: Any = _min_max_parts[(count * parts,)]
-    known = {"PARTS": triton.next_power_of_2(parts)}
-    last(x, out, reaches, lows, highs, n, parts, share, clip, **constants, **known, **tile)
+    cut, tile = (n, parts, share), {"PARTS": triton.next_power_of_2(parts), "BLOCK": TILE}
+    launch(_extremes, count * parts, x, lows, highs, *cut, BLOCK=TILE)
+    launch(_min_max_parts, count * parts, x, out, reaches, lows, highs, *cut, clip, **constants, **tile)
     return out, reaches
 
 
 def straight_through(grad: Tensor, x: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """The gradient inside the limit, float32, and marks of what is not finite; contiguous, not empty."""
     out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
-    programs = triton.cdiv(grad.numel(), TILE)
-    bad = flags(programs, grad)
-    launch: Any = _straight_through[(programs,)]
-    launch(grad, x, out, bad, grad.numel(), limit, BLOCK=TILE, num_warps=warps(TILE), enable_fp_fusion=False)
+    bad = flags(triton.cdiv(grad.numel(), TILE), grad)
+    launch(_straight_through, len(bad), grad, x, out, bad, grad.numel(), limit, BLOCK=TILE)
     return out, bad
