@@ -127,22 +127,7 @@ def bcq(
     rounds: int = 15,
     offset: bool = False,
 ) -> BinaryCode[Array]:
-    """Binary code of a weight.  [B-1, B-2, B-3]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        bits: planes, 1 to 8.
-        group_size: columns that share scales, a divisor of k; None for a row.
-        method: "greedy", "refined" or "alternating".
-        rounds: of assignment and least squares ("alternating").
-        offset: whether groups have one.
-
-    Returns:
-        int32 codes (m, k), scales (m, G, bits) and offsets (m, G), or None, of w's precision.
-
-    Raises:
-        SpecError: B-1 or B-3 for arguments that make no code, A-4 for NaN and infinities.
-    """
+    """Binary code of a weight.  [B-1, B-2, B-3]"""
     check_planes("B-1", "bits", bits)
     if method not in BINARY_METHODS:
         raise SpecError("B-1", f"method must be one of {', '.join(BINARY_METHODS)}, got {method!r}")
@@ -169,19 +154,7 @@ def bcq(
 def bcq_refit(
     w: Array, codes: Array, /, *, bits: int, group_size: int | None = None, offset: bool = False
 ) -> BinaryCode[Array]:
-    """Least-squares scales of given codes.  [B-4]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        codes: integers 0 … 2^bits − 1, (m, k).
-        bits, group_size, offset: as in :func:`bcq`.
-
-    Returns:
-        the codes, with scales and offsets as in :func:`bcq`; scales of any sign.
-
-    Raises:
-        SpecError: B-4 for arguments that do not fit, A-4 for NaN and infinities.
-    """
+    """Least-squares scales of given codes.  [B-4]"""
     check_planes("B-4", "bits", bits)
     shifted = _flag("B-4", "offset", offset)
     given = _matrix("B-4", "w", w)
@@ -199,19 +172,7 @@ def bcq_refit(
 
 
 def bcq_assign(w: Array, scale: Array, offset: Array | None, /) -> Array:
-    """Codes of the nearest levels; a midpoint goes to the larger one.  [B-5]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        scale: (m, G, q), any sign and order.
-        offset: (m, G) or None.
-
-    Returns:
-        int32, (m, k).
-
-    Raises:
-        SpecError: B-5 for scales that do not cover w, A-4 for NaN and infinities.
-    """
+    """Codes of the nearest levels; a midpoint goes to the larger one.  [B-5]"""
     given = _matrix("B-5", "w", w)
     s, o, groups, q = _scales("B-5", scale, offset, given.shape)
     source = fixed(given, working_dtype(given))
@@ -227,19 +188,7 @@ def bcq_assign(w: Array, scale: Array, offset: Array | None, /) -> Array:
 
 
 def bcq_weight(codes: Array, scale: Array, offset: Array | None, /) -> Array:
-    """Values offset + Σ ± scale of codes.  [B-6]
-
-    Args:
-        codes: integers 0 … 2^q − 1, (m, k).
-        scale: (m, G, q).
-        offset: (m, G) or None.
-
-    Returns:
-        (m, k), precision of the scale.
-
-    Raises:
-        SpecError: B-6 for codes or scales that do not fit, A-4 for NaN and infinities.
-    """
+    """Values offset + Σ ± scale of codes.  [B-6]"""
     c = integers("B-6", "codes", codes)
     s, o, groups, q = _scales("B-6", scale, offset, c.shape)
     m, k = c.shape
@@ -256,20 +205,7 @@ def bcq_weight(codes: Array, scale: Array, offset: Array | None, /) -> Array:
 def bcq_from_grid(
     codes: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme: Scheme = "asymmetric"
 ) -> BinaryCode[Array]:
-    """A uniform grid as a binary code: scale_i = s·2^(i−1), and an offset.  [B-7]
-
-    Args:
-        codes: integers of the grid, (m, k).
-        scale: above 0, (m, G), or with one row or one column.
-        zero_point: integers, the shape of scale.
-        bits, scheme: of the grid.
-
-    Returns:
-        codes from 0, scales (m, G, bits) and offsets (m, G).
-
-    Raises:
-        SpecError: Q-1 or B-7 for a grid that does not fit the codes, A-4 for NaN and infinities.
-    """
+    """A uniform grid as a binary code: scale_i = s·2^(i−1), and an offset.  [B-7]"""
     check_bits(bits, scheme)
     first, last = code_range(bits, scheme)
     c = integers("B-7", "codes", codes)
@@ -288,19 +224,7 @@ def bcq_from_grid(
 
 
 def bcq_pack(codes: Array, scale: Array, offset: Array | None, /) -> PackedBinary[Array]:
-    """Bit planes as the product reads them, rows running fastest.  [B-8]
-
-    Args:
-        codes: integers 0 … 2^q − 1, (m, k).
-        scale: (m, G, q).
-        offset: (m, G) or None.
-
-    Returns:
-        int32 planes (⌈k/32⌉, q, m), scale (G, q, m), offset (G, m) or None.
-
-    Raises:
-        SpecError: B-8 for codes or scales that do not fit, A-4 for NaN and infinities.
-    """
+    """Bit planes as the product reads them, rows running fastest.  [B-8]"""
     c = integers("B-8", "codes", codes)
     s, o, _, q = _scales("B-8", scale, offset, c.shape)
     m, k = c.shape
@@ -355,20 +279,7 @@ def _unpacked(planes: Array, k: int) -> Array:
 
 
 def bcq_unpack(planes: Array, scale: Array, offset: Array | None, /, *, length: int) -> BinaryCode[Array]:
-    """The code that was packed.  [B-8]
-
-    Args:
-        planes: int32, (⌈length/32⌉, q, m); bits beyond the length are not looked at.
-        scale: (G, q, m).
-        offset: (G, m) or None.
-        length: columns.
-
-    Returns:
-        codes (m, length), scale (m, G, q), offset (m, G) or None.
-
-    Raises:
-        SpecError: B-8 for shapes that do not fit, A-4 for NaN and infinities.
-    """
+    """The code that was packed.  [B-8]"""
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise SpecError("B-8", f"length must be an integer of at least 0, got {length!r}")
     p, s, o = _packed("B-8", planes, scale, offset, int(length))
@@ -384,19 +295,7 @@ def bcq_unpack(planes: Array, scale: Array, offset: Array | None, /, *, length: 
 
 
 def lookup_tables(x: Array, /, *, width: int = 8, half: bool = False) -> Array:
-    """All signed sums of every ``width`` consecutive inputs.  [B-9]
-
-    Args:
-        x: float16, float32 or float64, (t, k).
-        width: inputs of a table, 1 to 16.
-        half: first half of every table only; the other one is its negative in reverse.
-
-    Returns:
-        (t, ⌈k/width⌉, 2^width), or half as many entries, of x's precision.
-
-    Raises:
-        SpecError: B-9 for a width that does not exist, A-4 for NaN and infinities.
-    """
+    """All signed sums of every ``width`` consecutive inputs.  [B-9]"""
     check_planes("B-9", "width", width, 16)
     halved = _flag("B-9", "half", half)
     given = _matrix("B-9", "x", x)
@@ -426,21 +325,7 @@ def product_path(dtype: Any = np.float32, *, inputs: int = 1, bits: int = 1, met
 def bcq_product(
     x: Array, planes: Array, scale: Array, offset: Array | None, /, *, method: ProductMethod = "auto"
 ) -> Array:
-    """y = x Ŵᵀ from packed planes.  [B-10]
-
-    Args:
-        x: float16, float32 or float64, (t, k).
-        planes: int32, (⌈k/32⌉, q, m), of :func:`bcq_pack`; bits beyond k are not looked at.
-        scale: (G, q, m).
-        offset: (G, m) or None.
-        method: "lookup", "dequantize", or "auto", which looks up for few inputs.
-
-    Returns:
-        (t, m), precision of x and scale.
-
-    Raises:
-        SpecError: B-10 for shapes that do not fit, A-4 for NaN and infinities.
-    """
+    """y = x Ŵᵀ from packed planes.  [B-10]"""
     if method not in PRODUCT_METHODS:
         raise SpecError("B-10", f"method must be one of {', '.join(PRODUCT_METHODS)}, got {method!r}")
     given = _matrix("B-10", "x", x)

@@ -171,7 +171,7 @@ def _trace(e: Array, c: Array) -> float:
 def objective(d: Array, c: Array, /) -> float:
     """J = tr(D C Dᵀ), the error that no patch is left with.  [E-1]
 
-    Shapes: d (m, k), c (k, k). Products in the input's precision (at least float32), sums in float64.
+    Products in the input's precision (at least float32), sums in float64.
     """
     _problem("E-1", d, c)
     dtype = _float(d, c)
@@ -184,7 +184,6 @@ def eora(d: Array, c: Array, /, *, rank: int, split: Split = "balanced") -> LowR
         M = D C Dᵀ,   B = U_r,   A = U_rᵀ D                            (1.4)
 
     "balanced" multiplies the columns of B and divides the rows of A by sqrt(s), s the singular values of D C^{1/2}.
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
     """
     check_patch("E-2", d.shape, rank, split)
     _problem("E-2", d, c)
@@ -197,8 +196,6 @@ def error_spectrum(d: Array, c: Array, /) -> Array:
 
     For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
     below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
-
-    Shapes: d (m, k), c (k, k) → (min(m, k),).
     """
     _problem("E-3", d, c)
     dtype = _float(d)
@@ -224,12 +221,7 @@ def optimum(d: Array, c: Array, /, *, rank: int) -> float:
 
 
 def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
-    """Relative residuals of the first-order conditions, 0 at the optimum.  [E-6]
-
-        left = ‖Bᵀ(D − BA)C‖ / (‖B‖ ‖DC‖),   right = ‖(D − BA)CAᵀ‖ / (‖A‖ ‖DC‖)
-
-    Shapes: d (m, k), c (k, k), b (m, r), a (r, k). Float64 throughout; 0 where a denominator vanishes.
-    """
+    """Relative residuals of the first-order conditions, in float64; 0 where a denominator vanishes.  [E-6]"""
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
     _problem("E-6", d, c)
@@ -248,16 +240,7 @@ def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
 
 
 def residual_moment(c: Array, a: Array, /) -> Array:
-    """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
-
-        H = C − C Aᵀ (A C Aᵀ)⁺ A C,   tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]
-
-    Shapes: c (k, k), a (r, k) → (k, k), precision of c but at least float32. Computed in float64.
-
-    Raises:
-        SpecError: E-8 for shapes, types, and a c that is not symmetric or has a diagonal below 0; A-4 for NaN and
-            infinities.
-    """
+    """C − C Aᵀ (A C Aᵀ)⁺ A C, in float64: what a patch with rows ``a`` leaves of the second moment.  [E-8]"""
     given = weights("E-8", "a", a)
     check_matrix("E-8", "a", given.shape, (None, None))
     refuse_bad("E-8", "a", fixed(given, working_dtype(given)))
@@ -284,10 +267,7 @@ def residual_moment(c: Array, a: Array, /) -> Array:
 def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Array]:
     """The published recipe: float64 eigenvectors of C, then a full singular value decomposition of D C^{1/2}.  [E-4]
 
-        C = Q Λ Qᵀ,   S = Q Λ^{1/2},   U Σ Vᵀ = svd(D S),   B = U_r Σ_r^{1/2},   A = Σ_r^{1/2} V_rᵀ S⁻¹
-
-    Policy "nvlabs" lifts negative eigenvalues to the smallest positive one and cannot treat an exact zero; "truncate"
-    zeroes both roots at and below max(λ_max, 0)·min(1, max(1, k)·2^-23). S and S⁻¹ are rounded to the result's type.
+    S and S⁻¹ are rounded to the result's type.
     """
     check_patch("E-4", d.shape, rank, "balanced")
     _problem("E-4", d, c)
@@ -423,8 +403,6 @@ def eora_certified(
     with probability 1e-10 over the seeded probes, and takes rounding errors of different products as independent.
 
     About half of the time goes into the two numbers: J itself is a sum of m k² products. See :func:`eora_within`.
-
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
     """
     if _checked(d, c, rank, tolerance, split):
         try:

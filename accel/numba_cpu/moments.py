@@ -99,18 +99,7 @@ def _add(a: Array, b: Array) -> Array:
 
 
 def moment_leaf(x: Array, /, *, index: int) -> tuple[MomentNode[Array], ...]:
-    """Moments of one sequence, as leaf ``index`` of the summation tree.  [C-1]
-
-    Args:
-        x: (T, k) activations, rows are tokens; float16, float32 or float64.
-        index: number of the sequence, at least 0.
-
-    Returns:
-        one node of level 0: sum XᵀX (k, k) and magnitude Σ |x| (k,), both float64, and tokens T.
-
-    Raises:
-        SpecError: C-1 for a bad index or shape, A-4 for NaN and infinities.
-    """
+    """Moments of one sequence, as leaf ``index`` of the summation tree.  [C-1]"""
     leaf = _whole(index, "index", "C-1", 0)
     given = weights("C-1", "x", x)
     if given.ndim != 2:
@@ -132,18 +121,7 @@ def _join(left: MomentNode[Array], right: MomentNode[Array], level: int, index: 
 def moment_merge(
     left: Sequence[MomentNode[Array]], right: Sequence[MomentNode[Array]], /
 ) -> tuple[MomentNode[Array], ...]:
-    """Nodes of the union of two disjoint sets of leaves; siblings are added at once.  [C-2]
-
-    Args:
-        left: nodes of one set, of any levels.
-        right: nodes of another set; the order of the two does not show in the result.
-
-    Returns:
-        nodes sorted by first leaf, no two of them siblings.
-
-    Raises:
-        SpecError: C-2, a leaf in both sets or nodes of different widths.
-    """
+    """Nodes of the union of two disjoint sets of leaves; siblings are added at once.  [C-2]"""
     done: list[MomentNode[Array]] = []
     for node in sorted((*left, *right), key=_first_leaf):
         if done and done[0].sum.shape != node.sum.shape:
@@ -157,17 +135,7 @@ def moment_merge(
 
 
 def moment_total(nodes: Sequence[MomentNode[Array]], /) -> SecondMoment[Array]:
-    """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]
-
-    Args:
-        nodes: nodes of one moment set; leaves may be missing.
-
-    Returns:
-        matrix (k, k) and magnitude (k,), float64, and the number of tokens.
-
-    Raises:
-        SpecError: C-2, a set without tokens.
-    """
+    """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]"""
     left = list(moment_merge(nodes, ()))
     tokens = sum(node.tokens for node in left)
     if tokens == 0:
@@ -187,18 +155,7 @@ def moment_total(nodes: Sequence[MomentNode[Array]], /) -> SecondMoment[Array]:
 
 
 def recency_moment(batches: Sequence[Array], /, *, total: int) -> Array:
-    """Second moment as the published hook weighs it: C ← C N / (N + b), C ← C + Σ xᵀx / N.  [C-3]
-
-    Args:
-        batches: arrays (b, T, k) in order; the order matters.
-        total: N, sequences of the whole run, at least 1.
-
-    Returns:
-        (k, k), of the batches' precision.
-
-    Raises:
-        SpecError: C-3, no batches or different shapes; A-4 for NaN and infinities.
-    """
+    """Second moment as the published hook weighs it: C ← C N / (N + b), C ← C + Σ xᵀx / N.  [C-3]"""
     n = _whole(total, "total", "C-3", 1)
     given = [weights("C-3", f"batches[{i}]", batch) for i, batch in enumerate(batches)]
     if not given or any(x.ndim != 3 or x.shape[2] != given[0].shape[-1] for x in given):

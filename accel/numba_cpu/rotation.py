@@ -50,11 +50,7 @@ __all__ = [
 
 
 def hadamard_matrix(*, order: int) -> Array:
-    """The ±1 matrix of an order, int32.  [H-1]
-
-    Raises:
-        SpecError: H-1, an order without a construction.
-    """
+    """The ±1 matrix of an order, int32.  [H-1]"""
     made = np.ones((1, 1), np.int32)
     for n in hadamard.factors(order):
         made = np.kron(made, hadamard.table(n).astype(np.int32))
@@ -62,38 +58,14 @@ def hadamard_matrix(*, order: int) -> Array:
 
 
 def hadamard_transform(x: Array, /, *, block_size: int | None = None, transpose: bool = False) -> Array:
-    """Normalised Hadamard transform of the last axis.  [H-2]
-
-    Args:
-        x: float16, float32 or float64, (..., n).
-        block_size: transform every run of so many columns alone; divides n. None: the whole axis.
-        transpose: use the transposed matrix.
-
-    Returns:
-        x's shape; float32, or float64 for float64.
-
-    Raises:
-        SpecError: H-1 for an order without a construction, H-2, A-4.
-    """
+    """Normalised Hadamard transform of the last axis.  [H-2]"""
     given = weights("H-2", "x", x)
     size = hadamard.check_block(given.shape, block_size)
     return transform(given, hadamard.factors(size), bool(transpose))
 
 
 def kronecker_transform(x: Array, table: Array, /, *, transpose: bool = False) -> Array:
-    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]
-
-    Args:
-        x: float16, float32 or float64, (..., n), n = K 2^t.
-        table: ±1, (K, K), orthogonal rows.
-        transpose: use Tᵀ.
-
-    Returns:
-        x's shape; float32, or float64 for float64.
-
-    Raises:
-        SpecError: H-2, A-4.
-    """
+    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]"""
     given, signs = weights("H-2", "x", x), weights("H-2", "table", table)
     refuse_bad("H-2", "table", fixed(signs, working_dtype(signs)))
     hadamard.check_table(signs.astype(np.float64), given.shape)
@@ -135,14 +107,7 @@ def random_hadamard(*, order: int, seed: int, index: int = 0) -> Array:
 
 
 def orthogonal_factor(z: Array, /) -> Array:
-    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]
-
-    Args:
-        z: float16, float32 or float64, (n, n).
-
-    Raises:
-        SpecError: H-4, A-4.
-    """
+    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]"""
     given = weights("H-4", "z", z)
     check_square("H-4", "z", given.shape)
     refuse_bad("H-4", "z", fixed(given, working_dtype(given)))
@@ -169,18 +134,7 @@ def random_orthogonal(*, order: int, seed: int, index: int = 0) -> Array:
 
 
 def fuse_norm(w: Array, gain: Array, /) -> Array:
-    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        gain: the same, (k,).
-
-    Returns:
-        (m, k), dtype of w but at least float32.
-
-    Raises:
-        SpecError: H-5, A-4.
-    """
+    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]"""
     given = finite_weights("H-5", "w", w, (None, None))
     g = finite_weights("H-5", "gain", gain, (given.shape[1],))
     return (given * g.astype(np.float64)).astype(working_dtype(given))
@@ -222,19 +176,7 @@ def _rotate(w: Array, q: Array, repeats: int, axis: int, move: Callable[[Array, 
 
 
 def rotate_inputs(w: Array, q: Array, /, *, repeats: int = 1) -> Array:
-    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        q: the same, (d, d) for every run of d columns, or (b, d, d).
-        repeats: how many runs in a row each of the b rotations serves.
-
-    Returns:
-        (m, k), dtype of w but at least float32.
-
-    Raises:
-        SpecError: H-6, A-4.
-    """
+    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]"""
     return _rotate(w, q, repeats, 1, _inputs)
 
 
@@ -272,20 +214,7 @@ def _square(r1: Array, d: int) -> Array:
 def rotate_block(
     block: DecoderBlock[Array], r1: Array, r2: Array | None = None, /, *, online: bool = True
 ) -> DecoderBlock[Array]:
-    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]
-
-    Args:
-        block: weights; the biases may be None.
-        r1: float, (d, d).
-        r2: float, (d_h, d_h) or (h_kv, d_h, d_h), or None.
-        online: fold the transform before down_proj into it; the network must then apply hadamard_transform there.
-
-    Returns:
-        The block, gains 1.
-
-    Raises:
-        SpecError: H-7, H-6 for an r2 that does not fit, H-1 for a width without a Hadamard matrix, A-4.
-    """
+    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]"""
     b = _checked_block(block)
     q1 = _square(r1, b.q.shape[1])
     q2 = None
@@ -316,18 +245,7 @@ def rotate_block(
 def rotate_ends(
     embedding: Array, gain: Array, head: Array | None, r1: Array, /, *, centre: bool = False
 ) -> DecoderEnds[Array]:
-    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]
-
-    Args:
-        embedding: float, (V, d).
-        gain: float, (d,), of the last norm.
-        head: float, (V', d), or None for the embedding.
-        r1: float, (d, d).
-        centre: subtract the mean of every row of the embedding first.
-
-    Raises:
-        SpecError: H-7, A-4.
-    """
+    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]"""
     first = finite_weights("H-7", "embedding", embedding, (None, None))
     d = first.shape[1]
     g = finite_weights("H-7", "gain", gain, (d,)).astype(np.float64)
@@ -369,17 +287,7 @@ def _measures(x: Any, kurtosis: Any, peak: Any) -> None:
 
 
 def outlier_measures(x: Array, /) -> OutlierMeasures[Array]:
-    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]
-
-    Args:
-        x: float16, float32 or float64, (..., k), k ≥ 1.
-
-    Returns:
-        Two arrays (...), dtype of x but at least float32.
-
-    Raises:
-        SpecError: H-8, A-4.
-    """
+    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]"""
     given = weights("H-8", "x", x)
     if given.ndim == 0 or given.shape[-1] == 0:
         raise SpecError("H-8", f"x must have at least one entry per token, got shape {given.shape}")
@@ -401,16 +309,7 @@ def quantize_activations(
     clip_ratio: float = 1.0,
     group_size: int | None = None,
 ) -> QuantizedActivations[Array]:
-    """Codes, grids and values of activations, token by token.  [H-9]
-
-    Args:
-        x: float16, float32 or float64, (..., k).
-        bits, scheme, clip_ratio: as in :func:`~lowbit.accel.numba_cpu.fit_grid`.
-        group_size: columns of a group, or None for whole tokens.
-
-    Raises:
-        SpecError: Q-1, Q-2, A-4.
-    """
+    """Codes, grids and values of activations, token by token.  [H-9]"""
     scale, zero = fit_grid(
         x, bits=bits, scheme=scheme, granularity="token" if group_size is None else "group", group_size=group_size,
         clip_ratio=clip_ratio,
@@ -439,18 +338,7 @@ def activation_clip(
     grid: int = 20,
     max_shrink: float = 0.5,
 ) -> ActivationClip[Array]:
-    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]
-
-    Args:
-        x: float16, float32 or float64, (..., k).
-        bits, scheme, group_size: as in :func:`quantize_activations`.
-        norm: exponent of the error, above 0.
-        grid: the ratios are 1 − i / grid.
-        max_shrink: how far to go, in 0..1.
-
-    Raises:
-        SpecError: H-10, Q-1, Q-2, A-4.
-    """
+    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]"""
     steps = hadamard.check_clip(norm, grid, max_shrink)
     given = weights("H-10", "x", x)
     flat = fixed(given, working_dtype(given)).reshape(-1)

@@ -37,22 +37,7 @@ def sparsegpt(
     damping: float = 0.01,
     scale_dtype: ScaleDtype | None = None,
 ) -> SparseWeight[Array]:
-    """Prune to keep:of column by column, updating what remains; with bits the survivors are quantized too.  [G-5]
-
-    Args:
-        w: (m, k) weights, float16, float32 or float64.
-        h: (k, k) second moment of the inputs.
-        keep: survivors of every ``of`` consecutive columns.
-        of: divides k and block_size.
-        bits: width of the survivors' codes, or None.
-        scheme: as in :func:`lowbit.accel.numba_cpu.gptq`, and so are the remaining options.
-
-    Returns:
-        weight (m, k), mask (m, k) True where pruned, and codes, scale, zero point and group_index, None without bits.
-
-    Raises:
-        SpecError: G-5, G-1, Q-1 or Q-2 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Prune to keep:of column by column, updating what remains; with bits the survivors are quantized too.  [G-5]"""
     given = weights("G-5", "w", w)
     check_matrix("G-5", "w", given.shape, (None, None))
     k = given.shape[1]
@@ -96,20 +81,7 @@ def _wanda(w: Any, norm: Any, keep: int, of: int, out: Any, mask: Any) -> Any:
 
 
 def wanda(w: Array, feature_moment: Array, /, *, keep: int = 2, of: int = 4) -> Pruned[Array]:
-    """Prune to keep:of by |w| · sqrt(feature moment), without an update; equal scores prune the lower index.  [G-6]
-
-    Args:
-        w: (m, k) weights, float16, float32 or float64.
-        feature_moment: (k,) mean or sum of squares of each input, at least 0.
-        keep: survivors of every ``of`` consecutive columns.
-        of: divides k.
-
-    Returns:
-        weight (m, k) and mask (m, k), True where pruned.
-
-    Raises:
-        SpecError: G-6 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Prune to keep:of by |w| · sqrt(feature moment), without an update; equal scores prune the lower index.  [G-6]"""
     given = weights("G-6", "w", w)
     check_matrix("G-6", "w", given.shape, (None, None))
     check_n_of_m("G-6", given.shape[1], keep, of)

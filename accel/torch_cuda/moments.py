@@ -49,16 +49,7 @@ def gram(x: Tensor, work: Tensor | None = None) -> Tensor:
 def moment_leaf(x: Tensor, /, *, index: int) -> tuple[MomentNode[Tensor], ...]:
     """Statistics of one sequence as leaf ``index`` of the tree.  [C-1]
 
-    Args:
-        x: floating, (T, k), rows are tokens.
-        index: at least 0.
-
-    Returns:
-        One node of level 0: sum = xᵀx, float64 (k, k), exactly symmetric, accumulated in float32 (float64 inputs:
-        float64); magnitude = Σ abs(x), float64 (k,); tokens = T.
-
-    Raises:
-        SpecError: C-1 for shape and index, A-4 for NaN or infinities.
+    The sum is exactly symmetric, accumulated in float32, in float64 for float64 inputs.
     """
     x = as_weights("C-1", "x", x)
     check_matrix("C-1", "x", x.shape, (None, None))
@@ -105,15 +96,6 @@ def moment_merge(
     """Union of two disjoint sets of leaves; siblings are added as soon as both are there.  [C-2]
 
     Associative and commutative to the last bit: every node is the sum of its two halves, left + right in float64.
-
-    Args:
-        left, right: nodes of one width.
-
-    Returns:
-        Nodes by first leaf, no two of them siblings.
-
-    Raises:
-        SpecError: C-2 when a leaf is in both sets or the widths differ.
     """
     done: list[MomentNode[Tensor]] = []
     for node in _check_nodes((*left, *right)):
@@ -128,15 +110,6 @@ def moment_total(nodes: Sequence[MomentNode[Tensor]], /) -> SecondMoment[Tensor]
     """Mean second moment and mean magnitude over all tokens.  [C-2]
 
     Leftover nodes are folded along the tree over ``[0, 2^L)``; an absent half passes the other through.
-
-    Args:
-        nodes: a moment set with at least one token.
-
-    Returns:
-        matrix, float64 (k, k); magnitude, float64 (k,); tokens.
-
-    Raises:
-        SpecError: C-2 for an empty set, overlapping leaves or different widths.
     """
     merged = moment_merge(nodes, ())
     tokens = sum(node.tokens for node in merged)
@@ -162,17 +135,7 @@ def moment_total(nodes: Sequence[MomentNode[Tensor]], /) -> SecondMoment[Tensor]
 def recency_moment(batches: Sequence[Tensor], /, *, total: int) -> Tensor:
     """Second moment as the published hook weighs it: not a mean, the last batch counts most.  [C-3]
 
-    ``C = C N / (N + b)`` and ``C = C + Σ xᵀx / N`` for each batch of b sequences, N = ``total``.
-
-    Args:
-        batches: floating, (b, T, k) each, in order.
-        total: number of sequences of the whole run, at least 1.
-
-    Returns:
-        (k, k), dtype of the batches but at least float32; accumulated in float64.
-
-    Raises:
-        SpecError: C-3 for shapes and total, A-4 for NaN or infinities.
+    ``C = C N / (N + b)`` and ``C = C + Σ xᵀx / N`` for each batch of b sequences, N = ``total``; C is float64.
     """
     if isinstance(total, bool) or not isinstance(total, int) or total < 1:
         raise SpecError("C-3", f"total must be a positive integer, got {total!r}")
