@@ -29,6 +29,7 @@ from numba.extending import intrinsic
 __all__ = [
     "as_float",
     "as_int",
+    "by_pieces",
     "claim",
     "default_threads",
     "from_key",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 _SHARED = tuple(
     sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in Path(__file__).resolve().parent.glob("_*.py"))
@@ -269,3 +271,15 @@ def pieces(rows: int, width: int, *, elements: int = 1 << 18) -> list[tuple[int,
     """Row ranges of about ``elements`` values each: a function of the shape alone."""
     step = max(1, elements // max(width, 1))
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def by_pieces(rows: int, width: int, task: Callable[[slice], R], *, elements: int = 1 << 18) -> list[R]:
+    """What ``task`` says of every one of the :func:`pieces`, which threads share."""
+    parts = pieces(rows, width, elements=elements)
+    found: dict[int, R] = {}
+
+    def work(i: int) -> None:
+        found[i] = task(slice(*parts[i]))
+
+    share(len(parts), work)
+    return [found[i] for i in range(len(parts))]

@@ -37,7 +37,7 @@ from ._binary_planes import (
     shift_rows,
     unpacker,
 )
-from ._jit import pieces, share, share_claims
+from ._jit import by_pieces, share_claims
 from ._lookup import has_permutes
 from .uniform import _affine
 
@@ -65,14 +65,7 @@ LOOKUPS = {"avx512": 80, "portable": 24}  # planes times inputs up to which look
 
 def _run_groups(n: int, g: int, task: Callable[[slice], bool]) -> bool:
     """Run a kernel on pieces of groups; whether all of them say True."""
-    parts = pieces(n, g, elements=1 << 15)
-    fine = [True] * len(parts)
-
-    def work(i: int) -> None:
-        fine[i] = bool(task(slice(*parts[i])))
-
-    share(len(parts), work)
-    return all(fine)
+    return all(by_pieces(n, g, task, elements=1 << 15))
 
 
 def _flag(clause: str, name: str, value: bool) -> bool:
@@ -93,11 +86,11 @@ def _codes(clause: str, codes: Any, shape: tuple[int, ...] | None, q: int) -> Ar
     c = integers(clause, "codes", codes)
     if c.ndim != 2 or (shape is not None and c.shape != shape):
         raise SpecError(clause, f"codes of shape {c.shape} must have shape {shape or '(m, k)'}")
-    _refuse_codes(clause, c, 0, 2**q - 1)
+    refuse_codes(clause, c, 0, 2**q - 1)
     return c
 
 
-def _refuse_codes(clause: str, codes: Array, first: int, last: int) -> None:
+def refuse_codes(clause: str, codes: Array, first: int, last: int) -> None:
     if codes.size and (codes.min() < first or codes.max() > last):
         i, j = (int(n) for n in np.argwhere((codes < first) | (codes > last))[0])
         raise SpecError(clause, f"code {codes[i, j]} at ({i}, {j}) is outside {first}..{last}")
@@ -198,7 +191,7 @@ def bcq_weight(codes: Array, scale: Array, offset: Array | None, /) -> Array:
     values = np.empty((m, k), s.dtype)
     flat = values.reshape(n, g)
     if not _run_groups(n, g, lambda p: value_groups(marks[p], alpha[p], shift[p], q, flat[p])):
-        _refuse_codes("B-6", c, 0, 2**q - 1)
+        refuse_codes("B-6", c, 0, 2**q - 1)
     return values
 
 
@@ -212,7 +205,7 @@ def bcq_from_grid(
     if c.ndim != 2:
         raise SpecError("B-7", f"codes must have 2 dimensions, got shape {c.shape}")
     flat_scale, flat_zero, _ = _affine("B-7", scale, zero_point, c.shape)
-    _refuse_codes("B-7", c, first, last)
+    refuse_codes("B-7", c, first, last)
     shape = (c.shape[0], np.shape(scale)[-1])
     s, z = flat_scale.reshape(shape), flat_zero.reshape(shape)
     alpha = s[..., None] * np.ldexp(s.dtype.type(1), np.arange(bits) - 1).astype(s.dtype)
@@ -229,17 +222,9 @@ def bcq_pack(codes: Array, scale: Array, offset: Array | None, /) -> PackedBinar
     s, o, _, q = _scales("B-8", scale, offset, c.shape)
     m, k = c.shape
     planes = np.zeros((-(-k // 32), q, m), np.int32)
-    parts = pieces(m, k)
-    seen = [0] * len(parts)
     run = packer(q)
-
-    def work(i: int) -> None:
-        rows = slice(*parts[i])
-        seen[i] = int(run(c[rows], planes[..., rows]))
-
-    share(len(parts), work)
-    if any(mark < 0 or mark >= 2**q for mark in seen):
-        _refuse_codes("B-8", c, 0, 2**q - 1)
+    if any(not 0 <= seen < 2**q for seen in by_pieces(m, k, lambda p: run(c[p], planes[..., p]))):
+        refuse_codes("B-8", c, 0, 2**q - 1)
     return PackedBinary(
         planes, np.ascontiguousarray(s.transpose(1, 2, 0)), None if o is None else np.ascontiguousarray(o.T)
     )
@@ -273,8 +258,7 @@ def _unpacked(planes: Array, k: int) -> Array:
     _, q, m = planes.shape
     codes = np.empty((m, k), np.int32)
     run = unpacker(q)
-    parts = pieces(m, k)
-    share(len(parts), lambda i: run(planes[..., slice(*parts[i])], codes[slice(*parts[i])]))
+    by_pieces(m, k, lambda p: run(planes[..., p], codes[p]))
     return codes
 
 
@@ -363,12 +347,11 @@ def _lookup_product(source: Array, p: Array, s: Array, o: Array | None, y: Array
             lambda turn: permuted_strips(words, alpha, q, m, whole, strip, blocks, tables, y, turn),
         )
     if whole < m:
-        parts = pieces(m - whole, 1, elements=strip)
 
-        def work(i: int) -> None:
-            _finish(source, words, alpha, q, m, whole + parts[i][0], whole + parts[i][1], blocks, tables, width, y)
+        def work(p: slice) -> None:
+            _finish(source, words, alpha, q, m, whole + p.start, whole + p.stop, blocks, tables, width, y)
 
-        share(len(parts), work)
+        by_pieces(m - whole, 1, work, elements=strip)
     if o is not None:
         for n in range(t):
             shift_rows(o, sums[n], 0, m, y[n])
@@ -393,11 +376,10 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
     """Tiles of the weight in cache, multiplied by the library's matrix product."""
     k = x.shape[1]
     shift = fixed(np.zeros((len(scale), scale.shape[2]), scale.dtype) if offset is None else offset)
-    parts = pieces(y.shape[1], 1, elements=256)
     g = k // len(scale)
 
-    def work(i: int) -> None:
-        r0, r1 = parts[i]
+    def work(p: slice) -> None:
+        r0, r1 = p.start, p.stop
         tile = np.empty((min(k, TILE), r1 - r0), y.dtype)
         for k0 in range(0, k, TILE):
             k1 = min(k0 + TILE, k)
@@ -405,4 +387,4 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
             expand(planes, scale, shift, g, k0, k1, r0, r1, part)
             y[:, r0:r1] += x[:, k0:k1] @ part
 
-    share(len(parts), work)
+    by_pieces(y.shape[1], 1, work, elements=256)

@@ -27,7 +27,7 @@ from lowbit.reference.types import (
 )
 
 from ._arrays import Array, finite_weights, fixed, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._vector import lane_sum
 from .low_rank import svd_patch
 
@@ -122,13 +122,7 @@ def _norm(given: _Update) -> Array:
     """‖W_i + s (B A)_i‖ in the working dtype."""
     w, b, a = given
     out = np.empty(len(w), w.dtype)
-    parts = pieces(w.shape[0], w.shape[1] * (1 + len(a)))
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _norms(w[p], b[p], a, out[p])
-
-    share(len(parts), work)
+    by_pieces(w.shape[0], w.shape[1] * (1 + len(a)), lambda p: _norms(w[p], b[p], a, out[p]))
     return out
 
 
@@ -136,13 +130,7 @@ def _weight(given: _Update, factor: Array) -> Array:
     """diag(factor) (W + s B A)."""
     w, b, a = given
     out = np.empty(w.shape, w.dtype)
-    parts = pieces(w.shape[0], w.shape[1] * (1 + len(a)))
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _scaled(w[p], b[p], a, factor[p], out[p])
-
-    share(len(parts), work)
+    by_pieces(w.shape[0], w.shape[1] * (1 + len(a)), lambda p: _scaled(w[p], b[p], a, factor[p], out[p]))
     return out
 
 
@@ -175,15 +163,13 @@ def factored_norm(w: Array, square_norm: Array, b: Array, a: Array, /, *, scalin
     rows, left, right = _update("D-3", w, b, a, scaling, "linear", kept)
     out = np.empty(len(rows), rows.dtype)
     gram = right @ right.T
-    parts = pieces(*rows.shape)
 
-    def work(i: int) -> None:
-        p = slice(*parts[i])
+    def work(p: slice) -> None:
         cross = np.einsum("ij,ij->i", left[p], rows[p].astype(np.float64) @ right.T)
         square = kept[p].astype(np.float64) + 2 * cross + np.einsum("ij,ij->i", left[p] @ gram, left[p])
         out[p] = np.sqrt(np.maximum(square, 0))
 
-    share(len(parts), work)
+    by_pieces(*rows.shape, work)
     return out
 
 
@@ -309,14 +295,9 @@ def dora_unmerge(
     given = _update("D-7", merged, b, a, scaling, layout, divisor, name="merged")
     if not divisor.all():
         raise SpecError("D-7", f"factor is 0 in row {int(np.flatnonzero(divisor == 0)[0])}: the merge erased it")
-    out, parts = np.empty(given.w.shape, given.w.dtype), pieces(*given.w.shape)
-    divisor = fixed(divisor, given.w.dtype)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _restored(given.w[p], given.b[p], given.a, divisor[p], out[p])
-
-    share(len(parts), work)
+    (rows, left, right), divisor = given, fixed(divisor, given.w.dtype)
+    out = np.empty(rows.shape, rows.dtype)
+    by_pieces(*rows.shape, lambda p: _restored(rows[p], left[p], right, divisor[p], out[p]))
     return _stored(out, merged.shape, layout)
 
 
@@ -358,21 +339,17 @@ def decomposition_change(w: Array, start: Array, /) -> DecompositionChange:
     check_matrix("D-9", "w", given.shape, (None, None))
     check_matrix("D-9", "start", before.shape, given.shape)
     given, before = finite_weights("D-9", "w", given), finite_weights("D-9", "start", before)
-    m, k = given.shape
-    parts = pieces(m, k)
-    found = np.zeros((len(parts), 2))
 
-    def work(i: int) -> None:
-        p = slice(*parts[i])
+    def work(p: slice) -> tuple[Any, Any]:
         one, other = fixed(given[p], np.float64), fixed(before[p], np.float64)
         lengths = [np.sqrt(np.einsum("ij,ij->i", x, x)) for x in (one, other)]
         product = lengths[0] * lengths[1]
         cosine = ((lengths[0] == 0) & (lengths[1] == 0)).astype(np.float64)
         np.divide(np.einsum("ij,ij->i", one, other), product, out=cosine, where=product > 0)
-        found[i] = np.abs(lengths[0] - lengths[1]).sum(), (1 - cosine).sum()
+        return np.abs(lengths[0] - lengths[1]).sum(), (1 - cosine).sum()
 
-    share(len(parts), work)
-    length, turn = found.sum(axis=0) / max(m, 1)
+    found = np.array(by_pieces(*given.shape, work)).reshape(-1, 2)
+    length, turn = found.sum(axis=0) / max(len(given), 1)
     return DecompositionChange(float(length), float(turn))
 
 

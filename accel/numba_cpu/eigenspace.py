@@ -10,17 +10,17 @@ Source: Liu et al. 2024, EoRA, arXiv 2410.21271.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, get_args
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from lowbit.accel.common import eigenspace as common
 from lowbit.accel.common import krylov
 from lowbit.accel.common.low_rank import check_patch
-from lowbit.accel.common.refusals import check_either, check_matrix, check_square
+from lowbit.accel.common.refusals import check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
@@ -41,11 +41,6 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
-
-_U64 = 2.0**-53
-_NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
-_DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
-_PANEL = 512  # columns of D per Gram panel
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -137,35 +132,13 @@ def _top(gram: F64, rank: int, spectrum: bool) -> tuple[F64, F64]:
 _balance = functools.partial(krylov.balance, np)
 
 
-def _factors(u: F64, values: F64, d: Array, split: Split, dtype: np.dtype[Any]) -> LowRank[Array]:
-    """B = U, A = Uᵀ D, or both scaled to the same singular values (eq. 1.4)."""
-    b, a = u, u.T @ d.astype(u.dtype, copy=False)
-    if split == "balanced":
-        scale = _balance(values, max(d.shape))
-        b, a = b * scale, a / scale[:, None]
-    return LowRank(B=b.astype(dtype), A=a.astype(dtype))
+_factors = functools.partial(common.factors, np, np.ndarray.astype)
 
 
 # --- objective -------------------------------------------------------------------------------------------------------
 
 
-def _trace(e: Array, c: Array) -> float:
-    """tr(E C Eᵀ) = ⟨EᵀE, C⟩ by panels of the Gram matrix, one triangle only: m k² multiplications, small workspace.
-
-    Products run in the precision of ``e``; the sum over panels is float64.
-    """
-    k = e.shape[1]
-    total = 0.0
-    for i in range(0, k, _PANEL):
-        left = np.ascontiguousarray(e[:, i : i + _PANEL].T)
-        for j in range(i, k, _PANEL):
-            gram = left @ e[:, j : j + _PANEL]
-            weight = c[i : i + _PANEL, j : j + _PANEL]
-            if j > i:
-                weight = weight + c[j : j + _PANEL, i : i + _PANEL].T
-            gram *= weight
-            total += float(gram.sum(dtype=np.float64))
-    return total
+_trace = functools.partial(common.trace, np, np.ascontiguousarray)
 
 
 def objective(d: Array, c: Array, /) -> float:
@@ -227,16 +200,7 @@ def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
     _problem("E-6", d, c)
     for name, x in (("b", b), ("a", a)):
         refuse_bad("E-6", name, fixed(x, working_dtype(x)))
-    d64, c64, b64, a64 = (x.astype(np.float64) for x in (d, c, b, a))
-    dc = d64 @ c64
-    rest = dc - b64 @ (a64 @ c64)
-    size = float(np.linalg.norm(dc))
-
-    def ratio(top: F64, factor: F64) -> float:
-        bottom = float(np.linalg.norm(factor)) * size
-        return float(np.linalg.norm(top)) / bottom if bottom > 0 else 0.0
-
-    return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
+    return common.stationarity(np, *(x.astype(np.float64) for x in (d, c, b, a)))
 
 
 def residual_moment(c: Array, a: Array, /) -> Array:
@@ -250,15 +214,15 @@ def residual_moment(c: Array, a: Array, /) -> Array:
     rows = given.astype(np.float64, order="C")
     image = rows @ h
     energy = np.einsum("ij,ij->i", image, rows)
-    seen = energy > _NO_ENERGY * np.einsum("ij,ij->i", np.abs(rows) @ np.abs(h), np.abs(rows))
+    seen = energy > common.NO_ENERGY * np.einsum("ij,ij->i", np.abs(rows) @ np.abs(h), np.abs(rows))
     scale = 1 / np.sqrt(energy[seen])[:, None]
     rows, image = rows[seen] * scale, image[seen] * scale
     gram = rows @ image.T
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    kept = values > _DEPENDENT
+    kept = values > common.DEPENDENT
     # With V Λ Vᵀ = A C Aᵀ, the rows of Λ^-1/2 Vᵀ A are orthonormal under C.
     image = (vectors[:, kept].T @ image) / np.sqrt(values[kept])[:, None]
-    floor = h.diagonal() * (h.shape[0] * 2 * _U64)
+    floor = h.diagonal() * (h.shape[0] * 2 * common.U64)
     h -= image.T @ image  # NumPy makes XᵀX exactly symmetric
     np.fill_diagonal(h, np.maximum(h.diagonal(), floor))
     return h.astype(working_dtype(moment))
@@ -271,25 +235,7 @@ def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "t
     """
     check_patch("E-4", d.shape, rank, "balanced")
     _problem("E-4", d, c)
-    check_either("E-4", "policy", policy, get_args(EigenPolicy))
-    dtype = _float(d)
-    c64 = c.astype(np.float64)
-    values, q = np.linalg.eigh((c64 + c64.T) / 2)
-    if policy == "nvlabs":
-        positive = values[values > 0]
-        if positive.size == 0:
-            raise SpecError("E-4", "policy 'nvlabs' needs a positive eigenvalue of c, and there is none")
-        if bool((values == 0).any()):
-            raise SpecError("E-4", "policy 'nvlabs' cannot invert the exact zero eigenvalue of c")
-        root = np.sqrt(np.where(values < 0, positive.min(), values))
-        inverse = 1 / root
-    else:
-        keep = values > max(float(values[-1]), 0.0) * min(1.0, max(1, c.shape[0]) * 2.0**-23)
-        root = np.sqrt(np.where(keep, values, 0.0))
-        inverse = np.where(keep, 1 / np.where(keep, root, 1.0), 0.0)
-    u, s, vt = np.linalg.svd(d.astype(dtype, copy=False) @ (q * root).astype(dtype), full_matrices=False)
-    half = np.sqrt(s[:rank])
-    return LowRank(B=u[:, :rank] * half, A=(half[:, None] * vt[:rank]) @ (inverse[:, None] * q.T).astype(dtype))
+    return common.published(np, np.ndarray.astype, d, c, rank, policy, _float(d))
 
 
 # --- the certified solve ---------------------------------------------------------------------------------------------
@@ -366,23 +312,15 @@ def _exact(d: Array, c: Array, rank: int, split: Split) -> Compensation[Array]:
     """Exact solve with its objective and a float64 lower bound."""
     values, u, total, residual = _eigen(d, c, rank, spectrum=min(d.shape) <= krylov.EXACT_BELOW)
     low = _factors(u, values[:rank], d, split, _float(d))
-    found = max(residual(low.B, low.A), 0.0)
-    # LAPACK's eigenvalues are those of M + F with ‖F‖ ≤ p(n)·u·‖M‖; the sum of the trailing ones and the trace of
-    # the residual then agree within a small multiple of n·u·tr M, which the bound gives up.
     best = float(values[rank:].sum()) if values.size > rank else total - float(values.sum())
-    slack = _U64 * max(d.shape) * total
-    return Compensation(
-        B=low.B, A=low.A, objective=found, lower_bound=min(max(best - slack, 0.0), found), method="exact"
-    )
+    return common.compensation(low, residual(low.B, low.A), best, total, max(d.shape))
 
 
 def _checked(d: Array, c: Array, rank: int, tolerance: float, split: Split) -> bool:
     """Refuse bad arguments; True when the fast path is worth its while."""
     check_patch("E-5", d.shape, rank, split)
     _problem("E-5", d, c)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise SpecError("E-5", f"tolerance must be finite and not negative, got {tolerance!r}")
-    return krylov.worth(d.shape, rank)
+    return common.pays(d.shape, rank, tolerance)
 
 
 def _operator(d: Array, c: Array) -> _Operator:

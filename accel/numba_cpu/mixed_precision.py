@@ -16,7 +16,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryMethod, BitAllocation
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._vector import LANES, lane_sum
 from .binary_coding import bcq, bcq_weight
 
@@ -175,6 +175,5 @@ def project_rows(w: Array, bits: Array, /, *, method: BinaryMethod = "greedy", r
             code = bcq(source[q == b], bits=b, method=method, rounds=rounds)
             out[q == b] = bcq_weight(code.codes, code.scale, code.offset)
     elif out.size:
-        parts = pieces(*source.shape, elements=1 << 15)
-        share(len(parts), lambda i: _greedy(source[slice(*parts[i])], q[slice(*parts[i])], out[slice(*parts[i])]))
+        by_pieces(*source.shape, lambda p: _greedy(source[p], q[p], out[p]), elements=1 << 15)
     return out

@@ -15,7 +15,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MomentNode, SecondMoment
 
 from ._arrays import Array, fixed, refuse_found, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel, share
 from ._product import add_product, columns_per_tile, pack_straight
 from ._vector import MR
 
@@ -93,8 +93,7 @@ def _whole(value: int, name: str, clause: str, low: int) -> int:
 def _add(a: Array, b: Array) -> Array:
     """a + b, one rounding per entry."""
     out: Array = np.empty_like(a)
-    parts = pieces(a.shape[0], a.size // max(1, a.shape[0]))
-    share(len(parts), lambda i: np.add(a[slice(*parts[i])], b[slice(*parts[i])], out=out[slice(*parts[i])]))
+    by_pieces(a.shape[0], a.size // max(1, a.shape[0]), lambda p: np.add(a[p], b[p], out=out[p]))
     return out
 
 

@@ -18,7 +18,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Leftover, LowRank, Normalisation, RankPool, Split
 
 from ._arrays import Array, fixed, integers, refuse_bad, refuse_found, weights, working_dtype
-from ._jit import as_int, kernel, pieces, share
+from ._jit import as_int, by_pieces, kernel
 from .eigenspace import _balance, _eigen
 
 __all__ = [
@@ -67,14 +67,7 @@ def _spectra(clause: str, name: str, x: Any) -> Array:
     given = weights(clause, name, x)
     check_matrix(clause, name, given.shape, (None, None))
     s = fixed(given, working_dtype(given))
-    parts = pieces(*s.shape)
-    found = [False] * len(parts)
-
-    def scan(i: int) -> None:
-        found[i] = bool(_fault(s[slice(*parts[i])]))
-
-    share(len(parts), scan)
-    if any(found):
+    if any(by_pieces(*s.shape, lambda p: _fault(s[p]))):
         if not np.isfinite(s).all():
             refuse_found(clause, name, s)
         for what, bad in (("be >= 0", s < 0), ("descend", np.diff(s, axis=1, prepend=np.inf) > 0)):
@@ -263,12 +256,7 @@ def _tails(s: Any, out: Any) -> None:
 def _by_rows(function: Any, s: Array) -> Array:
     """A kernel's (J, R + 1) float64 table of spectra (J, R)."""
     out = np.empty((s.shape[0], s.shape[1] + 1), np.float64)
-    parts = pieces(*out.shape)
-
-    def work(i: int) -> None:
-        function(s[slice(*parts[i])], out[slice(*parts[i])])
-
-    share(len(parts), work)
+    by_pieces(*out.shape, lambda p: function(s[p], out[p]))
     return out
 
 
@@ -323,14 +311,7 @@ def gradient_importance(gradient: Array, /, *, normalisation: Normalisation = "m
     check_matrix("K-3", "gradient", given.shape, (None, None))
     flat = fixed(given, working_dtype(given)).reshape(-1)
     refuse_bad("K-3", "gradient", fixed(given, working_dtype(given)))
-    parts = pieces(flat.size, 1, elements=1 << 16)
-    sums = np.zeros(len(parts))
-
-    def work(i: int) -> None:
-        sums[i] = _sum_of_squares(flat[slice(*parts[i])])
-
-    share(len(parts), work)
-    total = float(sums.sum())
+    total = float(np.array(by_pieces(flat.size, 1, lambda p: _sum_of_squares(flat[p]), elements=1 << 16)).sum())
     return total / max(flat.size, 1) if normalisation == "mean" else total
 
 

@@ -24,7 +24,7 @@ from lowbit.reference.types import (
 
 from ._arrays import Array, finite_weights, fixed, refuse_bad, weights, working_dtype
 from ._hadamard import BYTES
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._transform import outer, refuse_unless_finite, stage, transform
 from .philox import philox_normal, philox_words
 from .uniform import dequantize, fit_grid, quantize
@@ -295,8 +295,7 @@ def outlier_measures(x: Array, /) -> OutlierMeasures[Array]:
     refuse_bad("H-8", "x", source)
     rows = source.reshape(-1, source.shape[-1])
     kurtosis, peak = np.empty(len(rows), source.dtype), np.empty(len(rows), source.dtype)
-    parts = pieces(len(rows), rows.shape[1])
-    share(len(parts), lambda i: _measures(*(a[slice(*parts[i])] for a in (rows, kurtosis, peak))))
+    by_pieces(*rows.shape, lambda p: _measures(rows[p], kurtosis[p], peak[p]))
     return OutlierMeasures(kurtosis.reshape(given.shape[:-1]), peak.reshape(given.shape[:-1]))
 
 
@@ -327,6 +326,10 @@ def _error(x: Any, y: Any, norm: float) -> Any:
     return total
 
 
+def _total_error(x: Array, y: Array, norm: float) -> Any:
+    return np.array(by_pieces(x.size, 1, lambda p: _error(x[p], y[p], norm))).sum()
+
+
 def activation_clip(
     x: Array,
     /,
@@ -342,16 +345,9 @@ def activation_clip(
     steps = hadamard.check_clip(norm, grid, max_shrink)
     given = weights("H-10", "x", x)
     flat = fixed(given, working_dtype(given)).reshape(-1)
-    parts = pieces(flat.size, 1)
     errors = np.empty(steps)
     for step in range(steps):
         found = quantize_activations(given, bits=bits, scheme=scheme, clip_ratio=1 - step / grid, group_size=group_size)
         values = fixed(found.values).reshape(-1)
-        sums = np.zeros(len(parts))
-
-        def work(i: int, values: Array = values, sums: Array = sums) -> None:
-            sums[i] = _error(flat[slice(*parts[i])], values[slice(*parts[i])], float(norm))
-
-        share(len(parts), work)
-        errors[step] = sums.sum()
+        errors[step] = _total_error(flat, values, float(norm))
     return ActivationClip(1 - int(np.argmin(errors)) / grid, errors)

@@ -17,8 +17,9 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import ScaleNorm, Trained, TunedScales
 
 from ._arrays import Array, fixed, integers, refuse_bad, refuse_found, weights, working_dtype
-from ._jit import as_float, as_int, kernel, pieces, share
+from ._jit import as_float, as_int, by_pieces, kernel, share
 from ._vector import LANES, lane_sum
+from .binary_coding import refuse_codes
 from .gptq import symmetric_moment
 
 __all__ = ["fit_scales", "scale_grad", "scale_grad_tokens", "trainable_scales", "tune_step"]
@@ -121,13 +122,6 @@ def _codes(clause: str, codes: Any, shape: tuple[int, ...], name: str) -> Array:
     return q
 
 
-def _refuse_codes(clause: str, codes: Array, bits: int) -> None:
-    outside = np.argwhere((codes < 0) | (codes >= 1 << bits))
-    if len(outside):
-        i, j = (int(n) for n in outside[0])
-        raise SpecError(clause, f"code {codes[i, j]} at ({i}, {j}) is outside 0..{(1 << bits) - 1}")
-
-
 def _matrix(clause: str, name: str, x: Any) -> Array:
     a = weights(clause, name, x)
     check_matrix(clause, name, a.shape, (None, None))
@@ -170,19 +164,11 @@ def scale_grad(
     m, k = source.shape
     sums: Array = np.zeros((m, groups, bits))
     divisor = float(max(k // max(groups, 1), 1)) if norm == "mean" else 1.0
-    parts = pieces(m, max(k, groups * bits))
-    bad, seen = [False] * len(parts), [0] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        found, bits_seen = _signed_sums(source[p], q[p], groups, divisor, sums[p])
-        bad[i], seen[i] = bool(found), int(bits_seen)
-
-    share(len(parts), work)
-    if any(bad):
+    found = by_pieces(m, max(k, groups * bits), lambda p: _signed_sums(source[p], q[p], groups, divisor, sums[p]))
+    if any(bad for bad, _ in found):
         refuse_found("U-2", "grad", source)
-    if any(s >> bits for s in seen):
-        _refuse_codes("U-2", q, bits)
+    if any(seen >> bits for _, seen in found):
+        refuse_codes("U-2", q, 0, 2**bits - 1)
     return sums.astype(dtype)
 
 
@@ -201,8 +187,7 @@ def scale_grad_tokens(
     source, δ = fixed(given, dtype), fixed(slope, dtype)
     refuse_bad("U-3", "x", source)
     refuse_bad("U-3", "delta", δ)
-    if q.size and (int(q.min()) < 0 or int(q.max()) >= 1 << bits):
-        _refuse_codes("U-3", q, bits)
+    refuse_codes("U-3", q, 0, 2**bits - 1)
     out: Array = np.empty((m, groups, bits), dtype)
     step = max(1, PANEL // max(k, 1))
     for start in range(0, m, step):
@@ -272,8 +257,7 @@ def fit_scales(w: Array, c: Array, codes: Array, scale: Array, trainable: Array,
     refuse_bad("U-5", "scale", α)
     upper = symmetric_moment("U-5", "c", c, k)
     moment = np.triu(upper) + np.triu(upper, 1).T
-    if q.size and (int(q.min()) < 0 or int(q.max()) >= 1 << bits):
-        _refuse_codes("U-5", q, bits)
+    refuse_codes("U-5", q, 0, 2**bits - 1)
     out = np.array(α)
     used = np.flatnonzero(on.any(axis=(0, 1)))
     count, width = len(used) * groups, k // groups if groups else 0

@@ -16,7 +16,7 @@ from lowbit.reference.types import GroupScales, Pruned, ScaleDtype, Scheme, Spar
 
 from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
 from ._grid import plan
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from .gptq import Rule, compress
 
 __all__ = ["sparsegpt", "wanda"]
@@ -93,14 +93,6 @@ def wanda(w: Array, feature_moment: Array, /, *, keep: int = 2, of: int = 4) -> 
     source = fixed(given, working_dtype(given))
     norm = fixed(np.sqrt(moment.astype(np.float64)))  # scores in float64: ties are then the ties of the specification
     out, mask = np.empty_like(source), np.empty(source.shape, np.bool_)
-    parts = pieces(*source.shape)
-    bad = [False] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        bad[i] = bool(_wanda(source[p], norm, keep, of, out[p], mask[p]))
-
-    share(len(parts), work)
-    if any(bad):
+    if any(by_pieces(*source.shape, lambda p: _wanda(source[p], norm, keep, of, out[p], mask[p]))):
         refuse_found("G-6", "w", source)
     return Pruned(out, mask)

@@ -227,7 +227,7 @@ def dora_gradient(
     detach: bool = True,
     layout: DoraLayout = "linear",
 ) -> DoraGradient[Tensor]:
-    """Gradients of the factors and of the magnitude from that of the weight, by products with the factors only.  [D-6]"""
+    """Gradients of the factors and of the magnitude from that of the weight, by products with the factors.  [D-6]"""
     if not isinstance(detach, bool):
         raise SpecError("D-6", f"detach must be True or False, got {detach!r}")
     grad = as_weights("D-6", "grad", grad)
