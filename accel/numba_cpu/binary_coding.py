@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_planes
+from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_flag, check_planes
 from lowbit.accel.common.uniform import check_bits, code_range
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
@@ -68,12 +68,6 @@ def _run_groups(n: int, g: int, task: Callable[[slice], bool]) -> bool:
     return all(by_pieces(n, g, task, elements=1 << 15))
 
 
-def _flag(clause: str, name: str, value: bool) -> bool:
-    if value not in (False, True):
-        raise SpecError(clause, f"{name} must be False or True, got {value!r}")
-    return bool(value)
-
-
 def _matrix(clause: str, name: str, x: Any) -> Array:
     a = weights(clause, name, x)
     if a.ndim != 2:
@@ -126,7 +120,7 @@ def bcq(
         raise SpecError("B-1", f"method must be one of {', '.join(BINARY_METHODS)}, got {method!r}")
     if isinstance(rounds, bool) or not isinstance(rounds, (int, np.integer)) or rounds < 0:
         raise SpecError("B-3", f"rounds must be an integer of at least 0, got {rounds!r}")
-    shifted = _flag("B-1", "offset", offset)
+    shifted = check_flag("B-1", "offset", offset)
     given = _matrix("B-1", "w", w)
     m, k = given.shape
     groups = binary_groups("B-1", k, group_size)
@@ -149,7 +143,7 @@ def bcq_refit(
 ) -> BinaryCode[Array]:
     """Least-squares scales of given codes.  [B-4]"""
     check_planes("B-4", "bits", bits)
-    shifted = _flag("B-4", "offset", offset)
+    shifted = check_flag("B-4", "offset", offset)
     given = _matrix("B-4", "w", w)
     m, k = given.shape
     kept = _codes("B-4", codes, given.shape, bits)
@@ -281,7 +275,7 @@ def bcq_unpack(planes: Array, scale: Array, offset: Array | None, /, *, length: 
 def lookup_tables(x: Array, /, *, width: int = 8, half: bool = False) -> Array:
     """All signed sums of every ``width`` consecutive inputs.  [B-9]"""
     check_planes("B-9", "width", width, 16)
-    halved = _flag("B-9", "half", half)
+    halved = check_flag("B-9", "half", half)
     given = _matrix("B-9", "x", x)
     source = fixed(given, working_dtype(given))
     refuse_bad("B-9", "x", source)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lowbit.accel.common import moments as common
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MomentNode, SecondMoment
 
@@ -107,50 +108,16 @@ def moment_leaf(x: Array, /, *, index: int) -> tuple[MomentNode[Array], ...]:
     return (MomentNode(0, leaf, total, magnitude, given.shape[0]),)
 
 
-def _first_leaf(node: MomentNode[Array]) -> int:
-    return node.index << node.level
-
-
-def _join(left: MomentNode[Array], right: MomentNode[Array], level: int, index: int) -> MomentNode[Array]:
-    return MomentNode(
-        level, index, _add(left.sum, right.sum), _add(left.magnitude, right.magnitude), left.tokens + right.tokens
-    )
-
-
 def moment_merge(
     left: Sequence[MomentNode[Array]], right: Sequence[MomentNode[Array]], /
 ) -> tuple[MomentNode[Array], ...]:
     """Nodes of the union of two disjoint sets of leaves; siblings are added at once.  [C-2]"""
-    done: list[MomentNode[Array]] = []
-    for node in sorted((*left, *right), key=_first_leaf):
-        if done and done[0].sum.shape != node.sum.shape:
-            raise SpecError("C-2", f"nodes of different widths: {done[0].sum.shape} and {node.sum.shape}")
-        if done and _first_leaf(node) < (done[-1].index + 1) << done[-1].level:
-            raise SpecError("C-2", f"leaf {_first_leaf(node)} is in both sets")
-        while done and done[-1].level == node.level and done[-1].index == node.index - 1 and node.index % 2:
-            node = _join(done.pop(), node, node.level + 1, node.index // 2)
-        done.append(node)
-    return tuple(done)
+    return common.merged(common.in_order((*left, *right), "is in both sets"), _add)
 
 
 def moment_total(nodes: Sequence[MomentNode[Array]], /) -> SecondMoment[Array]:
     """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]"""
-    left = list(moment_merge(nodes, ()))
-    tokens = sum(node.tokens for node in left)
-    if tokens == 0:
-        raise SpecError("C-2", "a moment set without tokens has no mean")
-    level = 0
-    while len(left) > 1:  # level by level: a node whose sibling is absent moves up as it is
-        raised: list[MomentNode[Array]] = []
-        for node in left:
-            if node.level > level:
-                raised.append(node)
-            elif raised and raised[-1].level == level + 1 and raised[-1].index == node.index // 2:
-                raised[-1] = _join(raised[-1], node, level + 1, node.index // 2)
-            else:
-                raised.append(node._replace(level=level + 1, index=node.index // 2))
-        left, level = raised, level + 1
-    return SecondMoment(left[0].sum / tokens, left[0].magnitude / tokens, tokens)
+    return common.total(moment_merge(nodes, ()), _add)
 
 
 def recency_moment(batches: Sequence[Array], /, *, total: int) -> Array:

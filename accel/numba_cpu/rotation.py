@@ -11,6 +11,7 @@ import numpy as np
 from lowbit.accel.common import hadamard
 from lowbit.accel.common.philox import check_seed
 from lowbit.accel.common.refusals import check_square
+from lowbit.accel.common.rotation import block_shapes, check_fields, check_rotations, rotated
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,
@@ -142,14 +143,7 @@ def fuse_norm(w: Array, gain: Array, /) -> Array:
 
 def _blocks(name: str, q: Array, axis: int, repeats: int) -> Array:
     """Rotations of an axis as float64 (1 or blocks, d, d); checked but for their values."""
-    if q.ndim not in (2, 3) or q.shape[-1] != q.shape[-2] or not q.size:
-        raise SpecError("H-6", f"{name} must have shape (d, d) or (b, d, d), got {q.shape}")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise SpecError("H-6", f"repeats must be a positive integer, got {repeats!r}")
-    d = q.shape[-1]
-    covered = len(q) * repeats * d == axis if q.ndim == 3 else axis % (d * repeats) == 0
-    if not covered:
-        raise SpecError("H-6", f"{name} of shape {q.shape}, repeated {repeats} times, does not cover {axis} features")
+    check_rotations(name, q.shape, axis, repeats)
     refuse_bad("H-6", name, fixed(q, working_dtype(q)))
     wide = np.ascontiguousarray(q, np.float64)
     return wide[None] if q.ndim == 2 else np.repeat(wide, repeats, axis=0)
@@ -186,19 +180,12 @@ def rotate_outputs(w: Array, q: Array, /, *, repeats: int = 1) -> Array:
 
 
 def _checked_block(block: DecoderBlock[Array]) -> DecoderBlock[Array]:
-    names = DecoderBlock._fields
-    if len(block) != len(names):
-        raise SpecError("H-7", f"block must have the fields {', '.join(names)}")
-    given = {
+    check_fields(block)
+    given: dict[str, Any] = {
         name: None if a is None and name.endswith("_bias") else weights("H-7", f"block.{name}", a)
-        for name, a in zip(names, block, strict=True)
+        for name, a in zip(DecoderBlock._fields, block, strict=True)
     }
-    d = given["input_norm"].size  # type: ignore[union-attr]
-    f, values = (given[name].shape[0] if given[name].ndim else 0 for name in ("gate", "v"))  # type: ignore[union-attr]
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "input_norm": (d,), "q": (None, d), "k": (None, d), "v": (None, d), "o": (d, None), "post_norm": (d,),
-        "gate": (f, d), "up": (f, d), "down": (d, f), "v_bias": (values,), "o_bias": (d,), "down_bias": (d,),
-    }  # fmt: skip
+    shapes = block_shapes(given)
     return DecoderBlock(
         *(None if a is None else finite_weights("H-7", f"block.{name}", a, shapes[name]) for name, a in given.items())  # type: ignore[arg-type]
     )
@@ -225,18 +212,9 @@ def rotate_block(
         q2 = _blocks("r2", second, len(b.v), 1)
     orders = hadamard.factors(b.down.shape[1]) if online else (1,)
     g_in, g_post = b.input_norm.astype(np.float64), b.post_norm.astype(np.float64)
-    q, k, v = (_inputs(w * g_in, q1) for w in (b.q, b.k, b.v))
-    gate, up = (_inputs(w * g_post, q1) for w in (b.gate, b.up))
-    o, down = _outputs(b.o, q1), _outputs(b.down, q1)
-    v_bias = b.v_bias
-    if q2 is not None:
-        share_of = b.o.shape[1] // len(b.v)
-        v, o = _outputs(v, q2), _inputs(o, q2 if len(q2) == 1 else np.repeat(q2, share_of, axis=0))
-        v_bias = None if v_bias is None else _outputs(v_bias[:, None], q2)[:, 0]
-    o_bias, down_bias = (None if x is None else _outputs(x[:, None], q1)[:, 0] for x in (b.o_bias, b.down_bias))
+    made = rotated(np, b, (g_in, g_post), q1, q2, _inputs, _outputs)
     if online:
-        down = transform(down, orders, False)
-    made = (np.ones_like(g_in), q, k, v, o, np.ones_like(g_post), gate, up, down, v_bias, o_bias, down_bias)
+        made = made._replace(down=transform(made.down, orders, False))
     return DecoderBlock(
         *(None if x is None else x.astype(working_dtype(a)) for x, a in zip(made, b, strict=True))  # type: ignore[arg-type]
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_planes
+from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_flag, check_planes
 from lowbit.accel.common.uniform import check_bits, code_range
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
@@ -235,12 +235,6 @@ def _by_groups(
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _flag(clause: str, name: str, value: bool) -> bool:
-    if value not in (False, True):
-        raise SpecError(clause, f"{name} must be False or True, got {value!r}")
-    return bool(value)
-
-
 def _matrix(clause: str, name: str, x: Tensor, like: Tensor | None = None) -> Tensor:
     x = as_weights(clause, name, x, like=like)
     if x.ndim != 2:
@@ -296,7 +290,7 @@ def bcq(
         raise SpecError("B-1", f"method must be one of {', '.join(BINARY_METHODS)}, got {method!r}")
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
         raise SpecError("B-3", f"rounds must be an integer of at least 0, got {rounds!r}")
-    shifted = _flag("B-1", "offset", offset)
+    shifted = check_flag("B-1", "offset", offset)
     w = _matrix("B-1", "w", w)
     groups = binary_groups("B-1", w.shape[1], group_size)
 
@@ -314,7 +308,7 @@ def bcq_refit(
 ) -> BinaryCode[Tensor]:
     """Least-squares scales of given codes.  [B-4]"""
     check_planes("B-4", "bits", bits)
-    shifted = _flag("B-4", "offset", offset)
+    shifted = check_flag("B-4", "offset", offset)
     w = _matrix("B-4", "w", w)
     codes = _codes("B-4", codes, 2**bits - 1, like=w)
     if codes.shape != w.shape:
@@ -456,7 +450,7 @@ def _tables(x: Tensor, width: int, half: bool) -> Tensor:
 def lookup_tables(x: Tensor, /, *, width: int = 8, half: bool = False) -> Tensor:
     """All signed sums of every ``width`` consecutive inputs.  [B-9]"""
     check_planes("B-9", "width", width, 16)
-    halved = _flag("B-9", "half", half)
+    halved = check_flag("B-9", "half", half)
     return _tables(_matrix("B-9", "x", x), width, halved)
 
 

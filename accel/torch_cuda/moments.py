@@ -6,12 +6,13 @@ the set of leaves alone (and on how a leaf's own product is summed, which is up 
 
 from __future__ import annotations
 
-import itertools
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lowbit.accel.common import moments as common
 from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MomentNode, SecondMoment
@@ -63,72 +64,22 @@ def moment_leaf(x: Tensor, /, *, index: int) -> tuple[MomentNode[Tensor], ...]:
     return (MomentNode(level=0, index=index, sum=gram(x, work), magnitude=magnitude, tokens=x.shape[0]),)
 
 
-def _first(node: MomentNode[Tensor]) -> int:
-    return node.index << node.level
-
-
-def _end(node: MomentNode[Tensor]) -> int:
-    return (node.index + 1) << node.level
-
-
-def _add(left: MomentNode[Tensor], right: MomentNode[Tensor], level: int, index: int) -> MomentNode[Tensor]:
-    return MomentNode(level, index, left.sum + right.sum, left.magnitude + right.magnitude, left.tokens + right.tokens)
-
-
-def _check_nodes(nodes: Sequence[MomentNode[Tensor]]) -> list[MomentNode[Tensor]]:
-    """Nodes by first leaf; refuses strangers, different widths and overlaps."""
-    for node in nodes:
-        if getattr(node, "_fields", None) != MomentNode._fields:  # frozen vectors bring a type of their own
-            raise SpecError("C-2", f"moment sets hold MomentNode tuples, got {type(node).__name__}")
-    ordered = sorted(nodes, key=_first)
-    for before, after in itertools.pairwise(ordered):
-        if before.sum.shape != after.sum.shape:
-            raise SpecError("C-2", f"nodes of different widths: {tuple(before.sum.shape)} and {tuple(after.sum.shape)}")
-        if _first(after) < _end(before):
-            raise SpecError("C-2", f"leaf {_first(after)} is counted twice")
-    return ordered
-
-
 @operation
 def moment_merge(
     left: Sequence[MomentNode[Tensor]], right: Sequence[MomentNode[Tensor]], /
 ) -> tuple[MomentNode[Tensor], ...]:
-    """Union of two disjoint sets of leaves; siblings are added as soon as both are there.  [C-2]
-
-    Associative and commutative to the last bit: every node is the sum of its two halves, left + right in float64.
-    """
-    done: list[MomentNode[Tensor]] = []
-    for node in _check_nodes((*left, *right)):
-        while done and done[-1].level == node.level and node.index == done[-1].index + 1 and node.index % 2:
-            node = _add(done.pop(), node, node.level + 1, node.index // 2)
-        done.append(node)
-    return tuple(done)
+    """Union of two disjoint sets of leaves; siblings are added as soon as both are there.  [C-2]"""
+    nodes = (*left, *right)
+    for node in nodes:
+        if getattr(node, "_fields", None) != MomentNode._fields:  # frozen vectors bring a type of their own
+            raise SpecError("C-2", f"moment sets hold MomentNode tuples, got {type(node).__name__}")
+    return common.merged(common.in_order(nodes, "is counted twice"), operator.add)
 
 
 @operation
 def moment_total(nodes: Sequence[MomentNode[Tensor]], /) -> SecondMoment[Tensor]:
-    """Mean second moment and mean magnitude over all tokens.  [C-2]
-
-    Leftover nodes are folded along the tree over ``[0, 2^L)``; an absent half passes the other through.
-    """
-    merged = moment_merge(nodes, ())
-    tokens = sum(node.tokens for node in merged)
-    if tokens == 0:
-        raise SpecError("C-2", "a moment set without tokens has no mean")
-    # merge carries nodes upward like a binary counter; folding is the same walk with missing siblings let through
-    level_of_root = (_end(merged[-1]) - 1).bit_length()
-    pending = list(merged)
-    for level in range(level_of_root + 1):
-        lifted: list[MomentNode[Tensor]] = []
-        for node in pending:
-            before = lifted[-1] if lifted else None
-            if node.level <= level and before is not None and _first(before) >> level == _first(node) >> level:
-                lifted[-1] = _add(before, node, level, _first(node) >> level)
-            else:
-                lifted.append(node)
-        pending = lifted
-    (root,) = pending
-    return SecondMoment(matrix=root.sum / tokens, magnitude=root.magnitude / tokens, tokens=tokens)
+    """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]"""
+    return common.total(moment_merge(nodes, ()), operator.add)
 
 
 @operation

@@ -17,6 +17,7 @@ from torch import Tensor
 from lowbit.accel.common import hadamard
 from lowbit.accel.common.philox import check_seed
 from lowbit.accel.common.refusals import check_matrix, check_square
+from lowbit.accel.common.rotation import block_shapes, check_fields, check_rotations, rotated
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,
@@ -257,17 +258,9 @@ def fuse_norm(w: Tensor, gain: Tensor, /) -> Tensor:
 
 def _blocks(q: Tensor, axis: int, repeats: int, name: str = "q") -> Tensor:
     """Rotations of an axis as float64 (1 or blocks, d, d); checked but for their values."""
-    shape = tuple(q.shape)
-    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or not q.numel():
-        raise SpecError("H-6", f"{name} must have shape (d, d) or (b, d, d), got {shape}")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise SpecError("H-6", f"repeats must be a positive integer, got {repeats!r}")
-    d = shape[-1]
-    covered = shape[0] * repeats * d == axis if len(shape) == 3 else axis % (d * repeats) == 0
-    if not covered:
-        raise SpecError("H-6", f"{name} of shape {shape}, repeated {repeats} times, does not cover {axis} features")
+    check_rotations(name, q.shape, axis, repeats)
     q = q.to(torch.float64)
-    return q[None] if len(shape) == 2 else q.repeat_interleave(repeats, dim=0)
+    return q[None] if q.ndim == 2 else q.repeat_interleave(repeats, dim=0)
 
 
 def _inputs(w: Tensor, q: Tensor) -> Tensor:
@@ -306,24 +299,18 @@ def rotate_outputs(w: Tensor, q: Tensor, /, *, repeats: int = 1) -> Tensor:
 
 
 def _checked_block(block: DecoderBlock[Tensor]) -> DecoderBlock[Tensor]:
-    names = DecoderBlock._fields
-    if len(block) != len(names):
-        raise SpecError("H-7", f"block must have the fields {', '.join(names)}")
+    check_fields(block)
     parts: list[Tensor | None] = []
     like: Tensor | None = None
-    for name, a in zip(names, block, strict=True):
+    for name, a in zip(DecoderBlock._fields, block, strict=True):
         if a is None and name.endswith("_bias"):
             parts.append(None)
             continue
         like = as_weights("H-7", f"block.{name}", a, like=like)  # type: ignore[arg-type]
         parts.append(like)
     b: DecoderBlock[Tensor] = DecoderBlock(*parts)  # type: ignore[arg-type]
-    d, f = b.input_norm.numel(), len(b.gate) if b.gate.ndim else 0
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "input_norm": (d,), "q": (None, d), "k": (None, d), "v": (None, d), "o": (d, None), "post_norm": (d,),
-        "gate": (f, d), "up": (f, d), "down": (d, f), "v_bias": (len(b.v),), "o_bias": (d,), "down_bias": (d,),
-    }  # fmt: skip
-    for name, a in zip(names, parts, strict=True):
+    shapes = block_shapes(b._asdict())
+    for name, a in b._asdict().items():
         if a is not None:
             check_matrix("H-7", f"block.{name}", tuple(a.shape), shapes[name])
             refuse_nan("H-7", f"block.{name}", a)
@@ -353,19 +340,10 @@ def rotate_block(
         refuse_nan("H-7", "r2", r2)
     if online:
         hadamard.factors(b.down.shape[1])
-    q, k, v = (_inputs(_fused(w, b.input_norm), q1) for w in (b.q, b.k, b.v))
-    gate, up = (_inputs(_fused(w, b.post_norm), q1) for w in (b.gate, b.up))
-    o, down = _outputs(b.o, q1), _outputs(b.down, q1)
-    v_bias = b.v_bias
-    if q2 is not None:
-        share = b.o.shape[1] // len(b.v)
-        v, o = _outputs(v, q2), _inputs(o, q2 if len(q2) == 1 else q2.repeat_interleave(share, dim=0))
-        v_bias = None if v_bias is None else _outputs(v_bias[:, None], q2)[:, 0]
-    o_bias, down_bias = (None if x is None else _outputs(x[:, None], q1)[:, 0] for x in (b.o_bias, b.down_bias))
+    gains = b.input_norm.to(torch.float64), b.post_norm.to(torch.float64)
+    made = rotated(torch, b, gains, q1, q2, _inputs, _outputs)
     if online:
-        down = transform_checked(down, down.shape[1], False)
-    ones = [torch.ones_like(g, dtype=torch.float64) for g in (b.input_norm, b.post_norm)]
-    made = (ones[0], q, k, v, o, ones[1], gate, up, down, v_bias, o_bias, down_bias)
+        made = made._replace(down=transform_checked(made.down, made.down.shape[1], False))
     return DecoderBlock(*(None if x is None else x.to(working_dtype(a)) for x, a in zip(made, b, strict=True)))  # type: ignore[arg-type]
 
 
