@@ -273,8 +273,9 @@ def pieces(rows: int, width: int, *, elements: int = 1 << 18) -> list[tuple[int,
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def by_pieces(rows: int, width: int, task: Callable[[slice], R], *, elements: int = 1 << 18) -> list[R]:
-    """What ``task`` says of every one of the :func:`pieces`, which threads share."""
+def by_pieces(shape: tuple[int, ...], task: Callable[[slice], R], *, elements: int = 1 << 18) -> list[R]:
+    """What ``task`` says of every one of the :func:`pieces` of (rows, width), which threads share."""
+    rows, width = shape
     parts = pieces(rows, width, elements=elements)
     found: dict[int, R] = {}
 

@@ -189,7 +189,7 @@ def stage(x: Array, out: Array, table: Array | None, order: int, twos: int, scal
             return bool(_tables(source, target, rows, table, order, twos, lanes, factor))
         return bool(_dense(source, target, rows, table, order, twos, factor))
 
-    return all(by_pieces(x.size // size, size, work))
+    return all(by_pieces((x.size // size, size), work))
 
 
 def transform(x: Array, orders: tuple[int, ...], transpose: bool) -> Array:
@@ -232,7 +232,7 @@ def outer(x: Array, out: Array, table: Array, order: int, inner: int) -> bool:
         span = slice(p.start * size, p.stop * size)
         return bool(_dense(x[span], out[span], p.stop - p.start, table, order, inner, x.dtype.type(1)))
 
-    return all(by_pieces(x.size // size, size, work))
+    return all(by_pieces((x.size // size, size), work))
 
 
 def refuse_unless_finite(x: Array) -> None:

@@ -65,7 +65,7 @@ LOOKUPS = {"avx512": 80, "portable": 24}  # planes times inputs up to which look
 
 def _run_groups(n: int, g: int, task: Callable[[slice], bool]) -> bool:
     """Run a kernel on pieces of groups; whether all of them say True."""
-    return all(by_pieces(n, g, task, elements=1 << 15))
+    return all(by_pieces((n, g), task, elements=1 << 15))
 
 
 def _matrix(clause: str, name: str, x: Any) -> Array:
@@ -217,7 +217,7 @@ def bcq_pack(codes: Array, scale: Array, offset: Array | None, /) -> PackedBinar
     m, k = c.shape
     planes = np.zeros((-(-k // 32), q, m), np.int32)
     run = packer(q)
-    if any(not 0 <= seen < 2**q for seen in by_pieces(m, k, lambda p: run(c[p], planes[..., p]))):
+    if any(not 0 <= seen < 2**q for seen in by_pieces((m, k), lambda p: run(c[p], planes[..., p]))):
         refuse_codes("B-8", c, 0, 2**q - 1)
     return PackedBinary(
         planes, np.ascontiguousarray(s.transpose(1, 2, 0)), None if o is None else np.ascontiguousarray(o.T)
@@ -252,7 +252,7 @@ def _unpacked(planes: Array, k: int) -> Array:
     _, q, m = planes.shape
     codes = np.empty((m, k), np.int32)
     run = unpacker(q)
-    by_pieces(m, k, lambda p: run(planes[..., p], codes[p]))
+    by_pieces((m, k), lambda p: run(planes[..., p], codes[p]))
     return codes
 
 
@@ -345,7 +345,7 @@ def _lookup_product(source: Array, p: Array, s: Array, o: Array | None, y: Array
         def work(p: slice) -> None:
             _finish(source, words, alpha, q, m, whole + p.start, whole + p.stop, blocks, tables, width, y)
 
-        by_pieces(m - whole, 1, work, elements=strip)
+        by_pieces((m - whole, 1), work, elements=strip)
     if o is not None:
         for n in range(t):
             shift_rows(o, sums[n], 0, m, y[n])
@@ -381,4 +381,4 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
             expand(planes, scale, shift, g, k0, k1, r0, r1, part)
             y[:, r0:r1] += x[:, k0:k1] @ part
 
-    by_pieces(y.shape[1], 1, work, elements=256)
+    by_pieces((y.shape[1], 1), work, elements=256)

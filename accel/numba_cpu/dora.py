@@ -122,7 +122,7 @@ def _norm(given: _Update) -> Array:
     """‖W_i + s (B A)_i‖ in the working dtype."""
     w, b, a = given
     out = np.empty(len(w), w.dtype)
-    by_pieces(w.shape[0], w.shape[1] * (1 + len(a)), lambda p: _norms(w[p], b[p], a, out[p]))
+    by_pieces((w.shape[0], w.shape[1] * (1 + len(a))), lambda p: _norms(w[p], b[p], a, out[p]))
     return out
 
 
@@ -130,7 +130,7 @@ def _weight(given: _Update, factor: Array) -> Array:
     """diag(factor) (W + s B A)."""
     w, b, a = given
     out = np.empty(w.shape, w.dtype)
-    by_pieces(w.shape[0], w.shape[1] * (1 + len(a)), lambda p: _scaled(w[p], b[p], a, factor[p], out[p]))
+    by_pieces((w.shape[0], w.shape[1] * (1 + len(a))), lambda p: _scaled(w[p], b[p], a, factor[p], out[p]))
     return out
 
 
@@ -169,7 +169,7 @@ def factored_norm(w: Array, square_norm: Array, b: Array, a: Array, /, *, scalin
         square = kept[p].astype(np.float64) + 2 * cross + np.einsum("ij,ij->i", left[p] @ gram, left[p])
         out[p] = np.sqrt(np.maximum(square, 0))
 
-    by_pieces(*rows.shape, work)
+    by_pieces(rows.shape, work)
     return out
 
 
@@ -297,7 +297,7 @@ def dora_unmerge(
         raise SpecError("D-7", f"factor is 0 in row {int(np.flatnonzero(divisor == 0)[0])}: the merge erased it")
     (rows, left, right), divisor = given, fixed(divisor, given.w.dtype)
     out = np.empty(rows.shape, rows.dtype)
-    by_pieces(*rows.shape, lambda p: _restored(rows[p], left[p], right, divisor[p], out[p]))
+    by_pieces(rows.shape, lambda p: _restored(rows[p], left[p], right, divisor[p], out[p]))
     return _stored(out, merged.shape, layout)
 
 
@@ -348,7 +348,7 @@ def decomposition_change(w: Array, start: Array, /) -> DecompositionChange:
         np.divide(np.einsum("ij,ij->i", one, other), product, out=cosine, where=product > 0)
         return np.abs(lengths[0] - lengths[1]).sum(), (1 - cosine).sum()
 
-    found = np.array(by_pieces(*given.shape, work)).reshape(-1, 2)
+    found = np.array(by_pieces(given.shape, work)).reshape(-1, 2)
     length, turn = found.sum(axis=0) / max(len(given), 1)
     return DecompositionChange(float(length), float(turn))
 

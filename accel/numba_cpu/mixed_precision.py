@@ -175,5 +175,5 @@ def project_rows(w: Array, bits: Array, /, *, method: BinaryMethod = "greedy", r
             code = bcq(source[q == b], bits=b, method=method, rounds=rounds)
             out[q == b] = bcq_weight(code.codes, code.scale, code.offset)
     elif out.size:
-        by_pieces(*source.shape, lambda p: _greedy(source[p], q[p], out[p]), elements=1 << 15)
+        by_pieces(source.shape, lambda p: _greedy(source[p], q[p], out[p]), elements=1 << 15)
     return out

@@ -94,7 +94,7 @@ def _whole(value: int, name: str, clause: str, low: int) -> int:
 def _add(a: Array, b: Array) -> Array:
     """a + b, one rounding per entry."""
     out: Array = np.empty_like(a)
-    by_pieces(a.shape[0], a.size // max(1, a.shape[0]), lambda p: np.add(a[p], b[p], out=out[p]))
+    by_pieces((a.shape[0], a.size // max(1, a.shape[0])), lambda p: np.add(a[p], b[p], out=out[p]))
     return out
 
 

@@ -67,7 +67,7 @@ def _spectra(clause: str, name: str, x: Any) -> Array:
     given = weights(clause, name, x)
     check_matrix(clause, name, given.shape, (None, None))
     s = fixed(given, working_dtype(given))
-    if any(by_pieces(*s.shape, lambda p: _fault(s[p]))):
+    if any(by_pieces(s.shape, lambda p: _fault(s[p]))):
         if not np.isfinite(s).all():
             refuse_found(clause, name, s)
         for what, bad in (("be >= 0", s < 0), ("descend", np.diff(s, axis=1, prepend=np.inf) > 0)):
@@ -256,7 +256,7 @@ def _tails(s: Any, out: Any) -> None:
 def _by_rows(function: Any, s: Array) -> Array:
     """A kernel's (J, R + 1) float64 table of spectra (J, R)."""
     out = np.empty((s.shape[0], s.shape[1] + 1), np.float64)
-    by_pieces(*out.shape, lambda p: function(s[p], out[p]))
+    by_pieces(out.shape, lambda p: function(s[p], out[p]))
     return out
 
 
@@ -311,7 +311,7 @@ def gradient_importance(gradient: Array, /, *, normalisation: Normalisation = "m
     check_matrix("K-3", "gradient", given.shape, (None, None))
     flat = fixed(given, working_dtype(given)).reshape(-1)
     refuse_bad("K-3", "gradient", fixed(given, working_dtype(given)))
-    total = float(np.array(by_pieces(flat.size, 1, lambda p: _sum_of_squares(flat[p]), elements=1 << 16)).sum())
+    total = float(np.array(by_pieces((flat.size, 1), lambda p: _sum_of_squares(flat[p]), elements=1 << 16)).sum())
     return total / max(flat.size, 1) if normalisation == "mean" else total
 
 

@@ -273,7 +273,7 @@ def outlier_measures(x: Array, /) -> OutlierMeasures[Array]:
     refuse_bad("H-8", "x", source)
     rows = source.reshape(-1, source.shape[-1])
     kurtosis, peak = np.empty(len(rows), source.dtype), np.empty(len(rows), source.dtype)
-    by_pieces(*rows.shape, lambda p: _measures(rows[p], kurtosis[p], peak[p]))
+    by_pieces(rows.shape, lambda p: _measures(rows[p], kurtosis[p], peak[p]))
     return OutlierMeasures(kurtosis.reshape(given.shape[:-1]), peak.reshape(given.shape[:-1]))
 
 
@@ -305,7 +305,7 @@ def _error(x: Any, y: Any, norm: float) -> Any:
 
 
 def _total_error(x: Array, y: Array, norm: float) -> Any:
-    return np.array(by_pieces(x.size, 1, lambda p: _error(x[p], y[p], norm))).sum()
+    return np.array(by_pieces((x.size, 1), lambda p: _error(x[p], y[p], norm))).sum()
 
 
 def activation_clip(

@@ -164,7 +164,7 @@ def scale_grad(
     m, k = source.shape
     sums: Array = np.zeros((m, groups, bits))
     divisor = float(max(k // max(groups, 1), 1)) if norm == "mean" else 1.0
-    found = by_pieces(m, max(k, groups * bits), lambda p: _signed_sums(source[p], q[p], groups, divisor, sums[p]))
+    found = by_pieces((m, max(k, groups * bits)), lambda p: _signed_sums(source[p], q[p], groups, divisor, sums[p]))
     if any(bad for bad, _ in found):
         refuse_found("U-2", "grad", source)
     if any(seen >> bits for _, seen in found):

@@ -93,6 +93,6 @@ def wanda(w: Array, feature_moment: Array, /, *, keep: int = 2, of: int = 4) -> 
     source = fixed(given, working_dtype(given))
     norm = fixed(np.sqrt(moment.astype(np.float64)))  # scores in float64: ties are then the ties of the specification
     out, mask = np.empty_like(source), np.empty(source.shape, np.bool_)
-    if any(by_pieces(*source.shape, lambda p: _wanda(source[p], norm, keep, of, out[p], mask[p]))):
+    if any(by_pieces(source.shape, lambda p: _wanda(source[p], norm, keep, of, out[p], mask[p]))):
         refuse_found("G-6", "w", source)
     return Pruned(out, mask)
