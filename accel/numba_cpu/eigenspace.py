@@ -334,13 +334,8 @@ def eora_certified(
 ) -> Compensation[Array]:
     """EoRA with a certificate: lower_bound ≤ optimum ≤ objective ≤ (1 + tolerance)·lower_bound.  [E-5]
 
-    Up to min(m, k) of about a thousand, or when a Krylov basis would fill the space, the exact solve in float64.
-    Above, block Krylov iteration on M = D C Dᵀ in operator form (M is never formed) with an a-posteriori bound. When
-    that bound cannot be brought to ``tolerance`` (a spectrum flat to the end, an optimum below rounding, a tolerance
-    below the precision of the input), a RuntimeWarning says so and the exact solve follows. The bound holds except
-    with probability 1e-10 over the seeded probes, and takes rounding errors of different products as independent.
-
-    About half of the time goes into the two numbers: J itself is a sum of m k² products. See :func:`eora_within`.
+    By :mod:`lowbit.accel.common.krylov` where it pays. About half of the time goes into the two numbers: J itself is
+    a sum of m k² products. See :func:`eora_within`.
     """
     if _checked(d, c, rank, tolerance, split):
         try:
@@ -355,10 +350,7 @@ def eora_within(
 ) -> LowRank[Array]:
     """EoRA within ``tolerance`` of the optimum, certified as :func:`eora_certified`, but without J and its bound.
 
-    J(BA) ≤ (1 + tolerance)·optimum needs no J: the distance to the optimum is bounded by itself, and the trailing
-    Ritz values bound the optimum from below. Not an operation of the contract.
-
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k). Not an operation of the contract.
     """
     if _checked(d, c, rank, tolerance, split):
         try:
