@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BINARY_METHODS
 
-__all__ = ["binary_groups", "check_binary", "check_binary_scale", "check_planes"]
+__all__ = ["binary_groups", "check_binary", "check_binary_scale", "check_flag", "check_planes"]
 
 
 def check_planes(clause: str, name: str, count: int, most: int = 8) -> None:
     """Refuse a number of bits, planes or table inputs outside 1..most."""
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
         raise SpecError(clause, f"{name} must be 1 to {most}, got {count!r}")
+
+
+def check_flag(clause: str, name: str, value: bool) -> bool:
+    """Refuse what is neither True nor False."""
+    if value not in (False, True):
+        raise SpecError(clause, f"{name} must be False or True, got {value!r}")
+    return bool(value)
 
 
 def binary_groups(clause: str, k: int, group_size: int | None) -> int:

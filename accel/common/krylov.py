@@ -17,6 +17,11 @@ float64 input), everything of basis size in float64. Three facts make the certif
 
 The bound on the optimum is then J − (bound of (1) − Σ θ_i), with J = tr(E C Eᵀ) taken from E = D − B A itself: a
 sum of squares, accurate relative to J where tr M − Σ θ_i would cancel.
+
+Up to min(m, k) of about a thousand, or when a Krylov basis would fill the space, the exact solve in float64 is better
+and :func:`worth` says so. When the bound cannot be brought to the tolerance (a spectrum flat to the end, an optimum
+below rounding, a tolerance below the precision of the input), a RuntimeWarning says so and the exact solve follows. The
+bound takes rounding errors of different products as independent.
 """
 
 from __future__ import annotations
@@ -403,5 +408,9 @@ def certified(op: Operator, rank: int, tolerance: float, split: Split) -> Compen
 
 
 def within(op: Operator, rank: int, tolerance: float, split: Split) -> LowRank[Array]:
-    """Factors whose J is within the tolerance, without J itself; raises `Stalled` as :func:`certified` does."""
+    """Factors whose J is within the tolerance, without J itself; raises `Stalled` as :func:`certified` does.
+
+    J(BA) ≤ (1 + tolerance)·optimum needs no J: the distance to the optimum is bounded by itself, and the trailing
+    Ritz values bound the optimum from below.
+    """
     return _patch(op, _solve(op, rank, tolerance), split)[0]

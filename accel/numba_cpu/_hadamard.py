@@ -13,38 +13,22 @@ from llvmlite import ir
 from numba import types
 
 from lowbit.accel.numba_cpu._jit import primitive
-from lowbit.accel.numba_cpu._vector import _BYTES
+from lowbit.accel.numba_cpu._vector import Lanes, Loop, vector_bytes
 
 __all__ = ["BYTES", "COLUMNS", "FAR", "NEAR", "combinations", "picked_sums", "table_tile"]
 
-BYTES = _BYTES
+BYTES = vector_bytes()
 """Size of a vector register."""
 _MOST = 4 if BYTES == 64 else 3  # rounds among 16 (or 8) vectors: half of the registers there are
 COLUMNS = 4 if BYTES == 64 else 2
 """Vectors of a row that :func:`table_tile` works on at once."""
 _OUTPUTS = 4  # every order of a table is a multiple of 4
 
-_I64, _I32 = ir.IntType(64), ir.IntType(32)
+_I64 = ir.IntType(64)
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any, position: int) -> Any:
     return context.make_array(signature.args[position])(context, builder, args[position]).data
-
-
-def _vector_type(dtype: Any) -> tuple[Any, int, int]:
-    """(vector, lanes, bytes of an entry)."""
-    item = 4 if dtype == types.float32 else 8
-    return ir.VectorType(ir.FloatType() if item == 4 else ir.DoubleType(), BYTES // item), BYTES // item, item
-
-
-def _load(builder: Any, base: Any, offset: Any, vector: Any, item: int) -> Any:
-    value = builder.load(builder.bitcast(builder.gep(base, [offset]), vector.as_pointer()))
-    value.align = item
-    return value
-
-
-def _store(builder: Any, value: Any, base: Any, offset: Any, vector: Any, item: int) -> None:
-    builder.store(value, builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())).align = item
 
 
 def _butterflies(builder: Any, values: list[Any]) -> list[Any]:
@@ -59,38 +43,20 @@ def _butterflies(builder: Any, values: list[Any]) -> list[Any]:
     return values
 
 
-def _within(builder: Any, value: Any, vector: Any, lanes: int) -> Any:
+def _vectors(context: Any, builder: Any, dtype: Any) -> Lanes:
+    """Whole registers."""
+    return Lanes(context, builder, dtype, BYTES * 8 // dtype.bitwidth)
+
+
+def _within(v: Lanes, value: Any) -> Any:
     """Rounds inside one vector: (a, b) → (a + b, a − b) at distances 1, 2, … lanes/2."""
     distance = 1
-    while distance < lanes:
-        swapped = builder.shuffle_vector(
-            value, value, ir.Constant(ir.VectorType(_I32, lanes), [i ^ distance for i in range(lanes)])
-        )
-        signs = ir.Constant(vector, [-1.0 if i & distance else 1.0 for i in range(lanes)])
-        value = builder.fadd(swapped, builder.fmul(value, signs))  # the product is exact
+    while distance < v.lanes:
+        swapped = v.builder.shuffle_vector(value, value, v.whole([i ^ distance for i in range(v.lanes)]))
+        signs = v.vector([-1.0 if i & distance else 1.0 for i in range(v.lanes)])
+        value = v.builder.fadd(swapped, v.builder.fmul(value, signs))  # the product is exact
         distance *= 2
     return value
-
-
-class _Loop:
-    """for index in range(0, end, step): a block to build in, left by :meth:`close`."""
-
-    def __init__(self, builder: Any, end: Any, step: Any, name: str) -> None:
-        self.builder, self.step = builder, step
-        entry = builder.block
-        self.head, body, self.done = (builder.append_basic_block(f"{name}.{part}") for part in ("head", "body", "done"))
-        builder.branch(self.head)
-        builder.position_at_end(self.head)
-        self.index = builder.phi(_I64)
-        self.index.add_incoming(ir.Constant(_I64, 0), entry)
-        builder.cbranch(builder.icmp_signed("<", self.index, end), body, self.done)
-        builder.position_at_end(body)
-
-    def close(self) -> None:
-        following = self.builder.add(self.index, self.step)
-        self.index.add_incoming(following, self.builder.block)
-        self.builder.branch(self.head)
-        self.builder.position_at_end(self.done)
 
 
 def _near(rounds: int) -> Any:
@@ -102,18 +68,17 @@ def _near(rounds: int) -> Any:
         signature = types.void(x, types.intp, y, types.intp, types.intp, y.dtype)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            vector, lanes, item = _vector_type(y.dtype)
+            v = _vectors(context, builder, y.dtype)
             source = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
             target = builder.gep(_pointer(context, builder, sig, args, 2), [args[3]])
-            first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[5], ir.Constant(_I32, 0))
-            spread = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+            spread = v.spread(args[5])
             count = 1 << rounds
-            loop = _Loop(builder, args[4], ir.Constant(_I64, count * lanes), "near")
-            places = [builder.add(loop.index, ir.Constant(_I64, i * lanes)) for i in range(count)]
-            values = [builder.fmul(_load(builder, source, p, vector, item), spread) for p in places]
-            values = _butterflies(builder, [_within(builder, v, vector, lanes) for v in values])
+            loop = Loop(builder, args[4], _I64(count * v.lanes), "near")
+            places = [builder.add(loop.index, _I64(i * v.lanes)) for i in range(count)]
+            values = [builder.fmul(v.load(source, p), spread) for p in places]
+            values = _butterflies(builder, [_within(v, value) for value in values])
             for place, value in zip(places, values, strict=True):
-                _store(builder, value, target, place, vector, item)
+                v.store(value, target, place)
             loop.close()
             return context.get_dummy_value()
 
@@ -131,16 +96,16 @@ def _far(rounds: int) -> Any:
         signature = types.void(y, types.intp, types.intp, types.intp)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            vector, lanes, item = _vector_type(y.dtype)
+            v = _vectors(context, builder, y.dtype)
             row = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
             count = 1 << rounds
-            block = _Loop(builder, args[2], builder.mul(args[3], ir.Constant(_I64, count)), "far.block")
-            column = _Loop(builder, args[3], ir.Constant(_I64, lanes), "far.column")
+            block = Loop(builder, args[2], builder.mul(args[3], _I64(count)), "far.block")
+            column = Loop(builder, args[3], _I64(v.lanes), "far.column")
             start = builder.add(block.index, column.index)
-            places = [builder.add(start, builder.mul(args[3], ir.Constant(_I64, i))) for i in range(count)]
-            values = _butterflies(builder, [_load(builder, row, p, vector, item) for p in places])
+            places = [builder.add(start, builder.mul(args[3], _I64(i))) for i in range(count)]
+            values = _butterflies(builder, [v.load(row, p) for p in places])
             for place, value in zip(places, values, strict=True):
-                _store(builder, value, row, place, vector, item)
+                v.store(value, row, place)
             column.close()
             block.close()
             return context.get_dummy_value()
@@ -166,18 +131,18 @@ def combinations(typingctx: Any, x: Any, x0: Any, stride: Any, out: Any, out0: A
     signature = types.void(x, types.intp, types.intp, out, types.intp)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, lanes, item = _vector_type(out.dtype)
+        v = _vectors(context, builder, out.dtype)
         source = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
         target = builder.gep(_pointer(context, builder, sig, args, 3), [args[4]])
-        places = [builder.mul(args[2], ir.Constant(_I64, j)) for j in range(4)]
-        a, b, c, d = (_load(builder, source, place, vector, item) for place in places)
+        places = [builder.mul(args[2], _I64(j)) for j in range(4)]
+        a, b, c, d = (v.load(source, place) for place in places)
         pairs = []
         for first, second in ((a, b), (c, d)):
             total, difference = builder.fadd(first, second), builder.fsub(first, second)
             pairs.append((total, builder.fneg(difference), difference, builder.fneg(total)))
         for index in range(16):
             value = builder.fadd(pairs[0][index & 3], pairs[1][index >> 2])
-            _store(builder, value, target, ir.Constant(_I64, index * lanes), vector, item)
+            v.store(value, target, _I64(index * v.lanes))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -197,42 +162,24 @@ def picked_sums(
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, lanes, item = _vector_type(y.dtype)
+        v = _vectors(context, builder, y.dtype)
         table = _pointer(context, builder, sig, args, 0)
         picks = builder.gep(_pointer(context, builder, sig, args, 2), [args[3]])
         target = builder.gep(_pointer(context, builder, sig, args, 5), [args[6]])
         listed = builder.gep(_pointer(context, builder, sig, args, 8), [args[9]])
         other = builder.gep(table, [args[1]])
-        zero = ir.Constant(vector, [0.0] * lanes)
-        entry = builder.block
-        head, body, done = (builder.append_basic_block(f"picked.{part}") for part in ("head", "body", "done"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        q = builder.phi(_I64)
-        q.add_incoming(ir.Constant(_I64, 0), entry)
-        totals = []
-        for _ in range(2 * _OUTPUTS):
-            total = builder.phi(vector)
-            total.add_incoming(zero, entry)
-            totals.append(total)
-        builder.cbranch(builder.icmp_signed("<", q, args[4]), body, done)
-        builder.position_at_end(body)
+        loop = Loop(builder, args[4], _I64(1), "picked", [v.constant(0.0)] * (2 * _OUTPUTS))
         updated = []
         for i in range(_OUTPUTS):
-            row = builder.add(builder.mul(args[4], ir.Constant(_I64, i)), q)
+            row = builder.add(builder.mul(args[4], _I64(i)), loop.index)
             pick = builder.load(builder.gep(picks, [row]))
-            for v, base in enumerate((table, other)):
-                updated.append(builder.fadd(totals[2 * i + v], _load(builder, base, pick, vector, item)))
-        q.add_incoming(builder.add(q, ir.Constant(_I64, 1)), body)
-        builder.branch(head)
-        for total, value in zip(totals, updated, strict=True):
-            total.add_incoming(value, body)
-        builder.position_at_end(done)
-        columns = [builder.load(builder.gep(listed, [ir.Constant(_I64, v)])) for v in range(2)]
-        for i in range(_OUTPUTS):
-            base = builder.mul(args[7], ir.Constant(_I64, i))
-            for v in range(2):
-                _store(builder, totals[2 * i + v], target, builder.add(base, columns[v]), vector, item)
+            for n, base in enumerate((table, other)):
+                updated.append(builder.fadd(loop.carried[2 * i + n], v.load(base, pick)))
+        loop.close(*updated)
+        columns = [builder.load(builder.gep(listed, [_I64(n)])) for n in range(2)]
+        for position, total in enumerate(loop.carried):
+            base = builder.mul(args[7], _I64(position // 2))
+            v.store(total, target, builder.add(base, columns[position % 2]))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -251,51 +198,28 @@ def table_tile(
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, lanes, item = _vector_type(y.dtype)
+        v = _vectors(context, builder, y.dtype)
         signs = builder.gep(_pointer(context, builder, sig, args, 0), [args[1]])
         source = _pointer(context, builder, sig, args, 3)
         target = builder.gep(_pointer(context, builder, sig, args, 7), [args[8]])
         listed = builder.gep(_pointer(context, builder, sig, args, 5), [args[6]])
-        columns = [builder.load(builder.gep(listed, [ir.Constant(_I64, v)])) for v in range(COLUMNS)]
-        zero = ir.Constant(vector, [0.0] * lanes)
-        same = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-        undefined = ir.Constant(vector, ir.Undefined)
+        columns = [builder.load(builder.gep(listed, [_I64(n)])) for n in range(COLUMNS)]
         multiply_add = builder.module.declare_intrinsic(
-            f"llvm.fmuladd.v{lanes}f{8 * item}", fnty=ir.FunctionType(vector, [vector] * 3)
+            f"llvm.fmuladd.{v.suffix}", fnty=ir.FunctionType(v.vector, [v.vector] * 3)
         )
-        entry = builder.block
-        head, body, done = (builder.append_basic_block(f"table.{part}") for part in ("head", "body", "done"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        k = builder.phi(_I64)
-        k.add_incoming(ir.Constant(_I64, 0), entry)
-        sums = []
-        for _ in range(_OUTPUTS * COLUMNS):
-            total = builder.phi(vector)
-            total.add_incoming(zero, entry)
-            sums.append(total)
-        builder.cbranch(builder.icmp_signed("<", k, args[2]), body, done)
-        builder.position_at_end(body)
-        row = builder.mul(k, args[4])
-        values = [_load(builder, source, builder.add(row, p), vector, item) for p in columns]
-        sign = builder.mul(k, args[2])
+        loop = Loop(builder, args[2], _I64(1), "table", [v.constant(0.0)] * (_OUTPUTS * COLUMNS))
+        row = builder.mul(loop.index, args[4])
+        values = [v.load(source, builder.add(row, p)) for p in columns]
+        sign = builder.mul(loop.index, args[2])
         updated = []
         for i in range(_OUTPUTS):
-            scalar = builder.load(builder.gep(signs, [builder.add(sign, ir.Constant(_I64, i))]))
-            spread = builder.shuffle_vector(
-                builder.insert_element(undefined, scalar, ir.Constant(_I32, 0)), undefined, same
-            )
-            for v in range(COLUMNS):
-                updated.append(builder.call(multiply_add, [spread, values[v], sums[i * COLUMNS + v]]))
-        k.add_incoming(builder.add(k, ir.Constant(_I64, 1)), body)
-        builder.branch(head)
-        for total, value in zip(sums, updated, strict=True):
-            total.add_incoming(value, body)
-        builder.position_at_end(done)
-        for i in range(_OUTPUTS):
-            base = builder.mul(args[4], ir.Constant(_I64, i))
-            for v in range(COLUMNS):
-                _store(builder, sums[i * COLUMNS + v], target, builder.add(base, columns[v]), vector, item)
+            spread = v.spread(builder.load(builder.gep(signs, [builder.add(sign, _I64(i))])))
+            for n in range(COLUMNS):
+                updated.append(builder.call(multiply_add, [spread, values[n], loop.carried[i * COLUMNS + n]]))
+        loop.close(*updated)
+        for position, total in enumerate(loop.carried):
+            base = builder.mul(args[4], _I64(position // COLUMNS))
+            v.store(total, target, builder.add(base, columns[position % COLUMNS]))
         return context.get_dummy_value()
 
     return signature, codegen

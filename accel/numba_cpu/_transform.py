@@ -12,7 +12,7 @@ from lowbit.accel.common import hadamard
 
 from ._arrays import Array, fixed, refuse_found, working_dtype
 from ._hadamard import BYTES, COLUMNS, FAR, NEAR, combinations, picked_sums, table_tile
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 
 __all__ = ["outer", "refuse_unless_finite", "stage", "transform"]
 
@@ -175,26 +175,21 @@ def stage(x: Array, out: Array, table: Array | None, order: int, twos: int, scal
     lanes = BYTES // x.itemsize
     size = order * twos
     factor = x.dtype.type(scale)
-    rows = x.size // size
-    parts = pieces(rows, size)
-    finite = [True] * len(parts)
     short = table is not None and twos >= lanes and order % 4 == 0 and order <= _SHORT
     index = _picks(table, order, lanes) if short and table is not None else None
 
-    def work(i: int) -> None:
-        start, stop = parts[i]
-        source, target = x[start * size : stop * size], out[start * size : stop * size]
+    def work(p: slice) -> bool:
+        span, rows = slice(p.start * size, p.stop * size), p.stop - p.start
+        source, target = x[span], out[span]
         if table is None:
-            finite[i] = _powers(source, target, stop - start, size, lanes, factor)
-        elif index is not None:
-            finite[i] = _lookups(source, target, stop - start, index, order, twos, lanes, factor)
-        elif twos >= lanes and order % 4 == 0:
-            finite[i] = _tables(source, target, stop - start, table, order, twos, lanes, factor)
-        else:
-            finite[i] = _dense(source, target, stop - start, table, order, twos, factor)
+            return bool(_powers(source, target, rows, size, lanes, factor))
+        if index is not None:
+            return bool(_lookups(source, target, rows, index, order, twos, lanes, factor))
+        if twos >= lanes and order % 4 == 0:
+            return bool(_tables(source, target, rows, table, order, twos, lanes, factor))
+        return bool(_dense(source, target, rows, table, order, twos, factor))
 
-    share(len(parts), work)
-    return all(finite)
+    return all(by_pieces((x.size // size, size), work))
 
 
 def transform(x: Array, orders: tuple[int, ...], transpose: bool) -> Array:
@@ -232,16 +227,12 @@ def transform(x: Array, orders: tuple[int, ...], transpose: bool) -> Array:
 def outer(x: Array, out: Array, table: Array, order: int, inner: int) -> bool:
     """An outer factor: rows of (order, inner) with whatever inner length."""
     size = order * inner
-    parts = pieces(x.size // size, size)
-    finite = [True] * len(parts)
 
-    def work(i: int) -> None:
-        start, stop = parts[i]
-        span = slice(start * size, stop * size)
-        finite[i] = _dense(x[span], out[span], stop - start, table, order, inner, x.dtype.type(1))
+    def work(p: slice) -> bool:
+        span = slice(p.start * size, p.stop * size)
+        return bool(_dense(x[span], out[span], p.stop - p.start, table, order, inner, x.dtype.type(1)))
 
-    share(len(parts), work)
-    return all(finite)
+    return all(by_pieces((x.size // size, size), work))
 
 
 def refuse_unless_finite(x: Array) -> None:

@@ -10,6 +10,7 @@ The vector width follows the CPU that Numba compiles for; compiled code is cache
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -21,11 +22,14 @@ from lowbit.accel.numba_cpu._jit import primitive
 
 __all__ = [
     "DEPTH",
+    "LANES",
     "MR",
     "NR32",
     "NR64",
     "SOFT_LANES",
     "THRESHOLDS",
+    "Lanes",
+    "Loop",
     "exp_lanes",
     "extremes",
     "gap_squares",
@@ -66,18 +70,127 @@ DEPTH = 128
 """Length of one chain of fused multiply-adds; partial sums of longer products are added in order."""
 
 
+SOFT_LANES = 64
+"""Interleaved lanes of the sums over a row of logits, on every machine: enough chains of additions to hide their
+latency. Scratch rows are padded with zeros to a multiple."""
+
+
+class Loop:
+    """for index in range(0, end, step), with values carried through: a block to build in, left by :meth:`close`."""
+
+    def __init__(self, builder: Any, end: Any, step: Any, name: str, start: Sequence[Any] = ()) -> None:
+        self.builder, self.step = builder, step
+        entry = builder.block
+        self.head, body, self.done = (builder.append_basic_block(f"{name}.{part}") for part in ("head", "body", "done"))
+        builder.branch(self.head)
+        builder.position_at_end(self.head)
+        first = (ir.Constant(ir.IntType(64), 0), *start)
+        self._phis = [builder.phi(value.type) for value in first]
+        for phi, value in zip(self._phis, first, strict=True):
+            phi.add_incoming(value, entry)
+        self.index, *self.carried = self._phis
+        builder.cbranch(builder.icmp_signed("<", self.index, end), body, self.done)
+        builder.position_at_end(body)
+
+    def close(self, *updated: Any) -> None:
+        following = (self.builder.add(self.index, self.step), *updated)
+        for phi, value in zip(self._phis, following, strict=True):
+            phi.add_incoming(value, self.builder.block)
+        self.builder.branch(self.head)
+        self.builder.position_at_end(self.done)
+
+
+class Lanes:
+    """Vectors of a few lanes: constants, places, loops over a row and sums."""
+
+    def __init__(self, context: Any, builder: Any, dtype: Any, lanes: int = SOFT_LANES) -> None:
+        self.builder, self.lanes = builder, lanes
+        self.scalar = context.get_value_type(dtype)
+        self.vector = ir.VectorType(self.scalar, lanes)
+        self.index, self.lane = ir.IntType(64), ir.IntType(32)
+        self.whole = ir.VectorType(self.lane, lanes)
+        self.item = dtype.bitwidth // 8
+        self.suffix = f"v{lanes}f{8 * self.item}"
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def spread(self, value: Any, kind: Any = None) -> Any:
+        undefined = ir.Constant(kind or self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, self.lane(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(self.whole, [0] * self.lanes))
+
+    def _at(self, data: Any, place: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(data, [place]), self.vector.as_pointer())
+
+    def load(self, data: Any, place: Any) -> Any:
+        value = self.builder.load(self._at(data, place))
+        value.align = self.item
+        return value
+
+    def store(self, value: Any, data: Any, place: Any) -> None:
+        self.builder.store(value, self._at(data, place)).align = self.item
+
+    def rest(self, data: Any, size: Any) -> tuple[Any, Any, Any]:
+        """(values, mask, place) of what follows the last full block, which may be nothing; zeros elsewhere."""
+        builder = self.builder
+        place = builder.and_(size, self.index(-self.lanes))
+        count = builder.trunc(builder.sub(size, place), self.lane)
+        numbers = ir.Constant(self.whole, list(range(self.lanes)))
+        mask = builder.icmp_signed("<", numbers, self.spread(count, self.whole))
+        kind = ir.FunctionType(self.vector, [self.vector.as_pointer(), self.lane, mask.type, self.vector])
+        name = f"llvm.masked.load.{self.suffix}.p0"
+        take = builder.module.declare_intrinsic(name, fnty=kind)
+        aligned = self.lane(self.item)
+        return builder.call(take, [self._at(data, place), aligned, mask, self.constant(0.0)]), mask, place
+
+    def prefetch(self, data: Any, place: Any) -> None:
+        """Ask for the cache lines of one block; the address need not be valid."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = self.builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+        for line in range(0, self.lanes * self.item, 64):
+            at = self.builder.gep(data, [self.builder.add(place, self.index(line // self.item))])
+            self.builder.call(ask, [self.builder.bitcast(at, byte), number(0), number(3), number(1)])
+
+    def loop(self, size: Any, start: list[Any], body: Any) -> list[Any]:
+        """Carry vectors through ``body(place, carried) -> carried`` over all full blocks of an array."""
+        rounds = self.builder.udiv(size, self.index(self.lanes))
+        loop = Loop(self.builder, rounds, self.index(1), "lanes", start)
+        loop.close(*body(self.builder.mul(loop.index, self.index(self.lanes)), loop.carried))
+        return loop.carried
+
+    def folded(self, values: Any, join: Any) -> Any:
+        """Lanes by halves."""
+        half = self.lanes // 2
+        while half:
+            picked = ir.VectorType(self.lane, half)
+            low = self.builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half))))
+            high = self.builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half, 2 * half))))
+            values = join(low, high)
+            half //= 2
+        return self.builder.extract_element(values, self.lane(0))
+
+    def larger(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def smaller(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        if not _FUSED:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        return self.builder.call(self.builder.module.declare_intrinsic(f"llvm.fma.{self.suffix}", fnty=kind), [a, b, c])
+
+
 @primitive
 def multiply_tile(typingctx: Any, depth: Any, a: Any, a0: Any, b: Any, b0: Any, tile: Any) -> Any:
     """tile[i·NR + j] = Σ_p a[a0 + p·MR + i] · b[b0 + p·NR + j], i < MR, j < NR, p < depth, in the order of p."""
-    dtype = tile.dtype
     signature = types.void(types.intp, a, types.intp, b, types.intp, tile)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
-        item = 4 if dtype == types.float32 else 8
-        lanes = _BYTES // item
-        vector = ir.VectorType(scalar, lanes)
-        index = ir.IntType(64)
+        v = Lanes(context, builder, tile.dtype, _BYTES * 8 // tile.dtype.bitwidth)
 
         def pointer(position: int) -> Any:
             return context.make_array(sig.args[position])(context, builder, args[position]).data
@@ -85,60 +198,18 @@ def multiply_tile(typingctx: Any, depth: Any, a: Any, a0: Any, b: Any, b0: Any, 
         a_start = builder.gep(pointer(1), [args[2]])
         b_start = builder.gep(pointer(3), [args[4]])
         out = pointer(5)
-        zero = ir.Constant(vector, [0.0] * lanes)
-        shuffle = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        undefined = ir.Constant(vector, ir.Undefined)
-        suffix = f"v{lanes}f{8 * item}"
-        multiply_add = builder.module.declare_intrinsic(
-            f"llvm.fma.{suffix}", fnty=ir.FunctionType(vector, [vector, vector, vector])
-        )
-
-        entry = builder.block
-        head = builder.append_basic_block("tile.head")
-        body = builder.append_basic_block("tile.body")
-        done = builder.append_basic_block("tile.done")
-        builder.branch(head)
-        builder.position_at_end(head)
-        step = builder.phi(index)
-        step.add_incoming(ir.Constant(index, 0), entry)
-        sums = []
-        for _ in range(MR * _VECTORS):
-            phi = builder.phi(vector)
-            phi.add_incoming(zero, entry)
-            sums.append(phi)
-        builder.cbranch(builder.icmp_signed("<", step, args[0]), body, done)
-
-        builder.position_at_end(body)
-        a_row = builder.gep(a_start, [builder.mul(step, ir.Constant(index, MR))])
-        b_row = builder.gep(b_start, [builder.mul(step, ir.Constant(index, _VECTORS * lanes))])
-        columns = []
-        for v in range(_VECTORS):
-            place = builder.gep(b_row, [ir.Constant(index, v * lanes)])
-            load = builder.load(builder.bitcast(place, vector.as_pointer()))
-            load.align = item
-            columns.append(load)
+        loop = Loop(builder, args[0], v.index(1), "tile", [v.constant(0.0)] * (MR * _VECTORS))
+        a_row = builder.gep(a_start, [builder.mul(loop.index, v.index(MR))])
+        b_row = builder.gep(b_start, [builder.mul(loop.index, v.index(_VECTORS * v.lanes))])
+        columns = [v.load(b_row, v.index(n * v.lanes)) for n in range(_VECTORS)]
         updated = []
         for i in range(MR):
-            value = builder.load(builder.gep(a_row, [ir.Constant(index, i)]))
-            first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-            spread = builder.shuffle_vector(first, undefined, shuffle)
-            for v in range(_VECTORS):
-                old = sums[i * _VECTORS + v]
-                if _FUSED:
-                    updated.append(builder.call(multiply_add, [spread, columns[v], old]))
-                else:
-                    updated.append(builder.fadd(builder.fmul(spread, columns[v]), old))
-        following = builder.add(step, ir.Constant(index, 1))
-        step.add_incoming(following, body)
-        for phi, value in zip(sums, updated, strict=True):
-            phi.add_incoming(value, body)
-        builder.branch(head)
-
-        builder.position_at_end(done)
-        for position, total in enumerate(sums):
-            place = builder.gep(out, [ir.Constant(index, position * lanes)])
-            store = builder.store(total, builder.bitcast(place, vector.as_pointer()))
-            store.align = item
+            spread = v.spread(builder.load(builder.gep(a_row, [v.index(i)])))
+            for n in range(_VECTORS):
+                updated.append(v.multiply_add(spread, columns[n], loop.carried[i * _VECTORS + n]))
+        loop.close(*updated)
+        for position, total in enumerate(loop.carried):
+            v.store(total, out, v.index(position * v.lanes))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -154,38 +225,12 @@ def lane_sum(typingctx: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, args[0])
-        scalar = context.get_value_type(signature.args[0].dtype)
-        vector = ir.VectorType(scalar, LANES)
-        index = ir.IntType(64)
-        rounds = builder.udiv(array.nitems, ir.Constant(index, LANES))
+        v = Lanes(context, builder, signature.args[0].dtype, LANES)
 
-        entry = builder.block
-        head = builder.append_basic_block("sum.head")
-        body = builder.append_basic_block("sum.body")
-        done = builder.append_basic_block("sum.done")
-        builder.branch(head)
-        builder.position_at_end(head)
-        step, total = builder.phi(index), builder.phi(vector)
-        step.add_incoming(ir.Constant(index, 0), entry)
-        total.add_incoming(ir.Constant(vector, [0.0] * LANES), entry)
-        builder.cbranch(builder.icmp_unsigned("<", step, rounds), body, done)
-        builder.position_at_end(body)
-        place = builder.gep(array.data, [builder.mul(step, ir.Constant(index, LANES))])
-        load = builder.load(builder.bitcast(place, vector.as_pointer()))
-        load.align = signature.args[0].dtype.bitwidth // 8
-        total.add_incoming(builder.fadd(total, load), body)
-        step.add_incoming(builder.add(step, ir.Constant(index, 1)), body)
-        builder.branch(head)
-        builder.position_at_end(done)
-        values = total
-        half = LANES // 2
-        while half:
-            picked = ir.VectorType(ir.IntType(32), half)
-            low = builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half))))
-            high = builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half, 2 * half))))
-            values = builder.fadd(low, high)
-            half //= 2
-        return builder.extract_element(values, ir.Constant(ir.IntType(32), 0))
+        def body(place: Any, carried: list[Any]) -> list[Any]:
+            return [builder.fadd(carried[0], v.load(array.data, place))]
+
+        return v.folded(v.loop(array.nitems, [v.constant(0.0)], body)[0], builder.fadd)
 
     return x.dtype(x), codegen
 
@@ -203,73 +248,30 @@ def upper_sums(typingctx: Any, x: Any, rounds: Any, threshold: Any, count: Any, 
     signature = types.void(x, types.intp, threshold, count, total, types.intp)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        scalar = context.get_value_type(sig.args[0].dtype)
-        item = sig.args[0].dtype.bitwidth // 8
-        vector, wide = ir.VectorType(scalar, LANES), ir.VectorType(ir.DoubleType(), LANES)
-        index, lane = ir.IntType(64), ir.IntType(32)
-        half = ir.IntType(16)
+        v = Lanes(context, builder, sig.args[0].dtype, LANES)
+        wide, half = ir.VectorType(ir.DoubleType(), LANES), ir.IntType(16)
 
         def pointer(position: int) -> Any:
             return context.make_array(sig.args[position])(context, builder, args[position]).data
 
         values, thresholds, counts, totals = pointer(0), pointer(2), pointer(3), pointer(4)
-        undefined = ir.Constant(vector, ir.Undefined)
-        spread = ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
-        zero = ir.Constant(vector, [0.0] * LANES)
+        zero = v.constant(0.0)
         ones = builder.module.declare_intrinsic("llvm.ctpop.i16", fnty=ir.FunctionType(half, [half]))
-        places = [builder.add(args[5], ir.Constant(index, i)) for i in range(THRESHOLDS)]
-        limits = []
-        for place in places:
-            limit = builder.load(builder.gep(thresholds, [place]))
-            limits.append(
-                builder.shuffle_vector(
-                    builder.insert_element(undefined, limit, ir.Constant(lane, 0)), undefined, spread
-                )
-            )
-
-        entry = builder.block
-        head = builder.append_basic_block("upper.head")
-        body = builder.append_basic_block("upper.body")
-        done = builder.append_basic_block("upper.done")
-        builder.branch(head)
-        builder.position_at_end(head)
-        step = builder.phi(index)
-        step.add_incoming(ir.Constant(index, 0), entry)
-        sums, numbers = [], []
-        for _ in places:
-            phi = builder.phi(vector)
-            phi.add_incoming(zero, entry)
-            sums.append(phi)
-            phi = builder.phi(index)
-            phi.add_incoming(ir.Constant(index, 0), entry)
-            numbers.append(phi)
-        builder.cbranch(builder.icmp_signed("<", step, args[1]), body, done)
-
-        builder.position_at_end(body)
-        place = builder.gep(values, [builder.mul(step, ir.Constant(index, LANES))])
-        load = builder.load(builder.bitcast(place, vector.as_pointer()))
-        load.align = item
-        for i, limit in enumerate(limits):
-            above = builder.fcmp_ordered(">=", load, limit)
-            sums[i].add_incoming(builder.fadd(sums[i], builder.select(above, load, zero)), body)
-            found = builder.zext(builder.call(ones, [builder.bitcast(above, half)]), index)
-            numbers[i].add_incoming(builder.add(numbers[i], found), body)
-        step.add_incoming(builder.add(step, ir.Constant(index, 1)), body)
-        builder.branch(head)
-
-        builder.position_at_end(done)
-        for i, place in enumerate(places):
+        places = [builder.add(args[5], v.index(i)) for i in range(THRESHOLDS)]
+        limits = [v.spread(builder.load(builder.gep(thresholds, [place]))) for place in places]
+        loop = Loop(builder, args[1], v.index(1), "upper", [zero] * THRESHOLDS + [v.index(0)] * THRESHOLDS)
+        sums, numbers = loop.carried[:THRESHOLDS], loop.carried[THRESHOLDS:]
+        load = v.load(values, builder.mul(loop.index, v.index(LANES)))
+        above = [builder.fcmp_ordered(">=", load, limit) for limit in limits]
+        found = [builder.zext(builder.call(ones, [builder.bitcast(bits, half)]), v.index) for bits in above]
+        loop.close(
+            *(builder.fadd(total, builder.select(bits, load, zero)) for total, bits in zip(sums, above, strict=True)),
+            *(builder.add(number, more) for number, more in zip(numbers, found, strict=True)),
+        )
+        for place, total, number in zip(places, sums, numbers, strict=True):
             count_at, total_at = builder.gep(counts, [place]), builder.gep(totals, [place])
-            builder.store(builder.add(builder.load(count_at), numbers[i]), count_at)
-            held = builder.fpext(sums[i], wide) if item == 4 else sums[i]
-            width = LANES // 2
-            while width:
-                picked = ir.VectorType(lane, width)
-                low = builder.shuffle_vector(held, held, ir.Constant(picked, list(range(width))))
-                high = builder.shuffle_vector(held, held, ir.Constant(picked, list(range(width, 2 * width))))
-                held = builder.fadd(low, high)
-                width //= 2
-            value = builder.extract_element(held, ir.Constant(lane, 0))
+            builder.store(builder.add(builder.load(count_at), number), count_at)
+            value = v.folded(builder.fpext(total, wide) if v.item == 4 else total, builder.fadd)
             builder.store(builder.fadd(builder.load(total_at), value), total_at)
         return context.get_dummy_value()
 
@@ -288,112 +290,7 @@ _MAGIC = 12582912.0  # 1.5 · 2^23: adding it leaves the nearest integer in the 
 _FLUSH = -86.0  # e^x is never below 4.5e-38: the exponent of the result is always that of a normal number
 
 
-SOFT_LANES = 64
-"""Interleaved lanes of the sums over a row of logits, on every machine: enough chains of additions to hide their
-latency. Scratch rows are padded with zeros to a multiple."""
 _EXP_LANES = 32  # values whose exponentials are computed side by side: all that 16 registers hold
-
-
-class _Lanes:
-    """What the passes over a row share: constants, places, loops and sums of vectors."""
-
-    def __init__(self, context: Any, builder: Any, dtype: Any, lanes: int = SOFT_LANES) -> None:
-        self.builder, self.lanes = builder, lanes
-        self.scalar = context.get_value_type(dtype)
-        self.vector = ir.VectorType(self.scalar, lanes)
-        self.index, self.lane = ir.IntType(64), ir.IntType(32)
-        self.whole = ir.VectorType(self.lane, lanes)
-        self.item = dtype.bitwidth // 8
-        self.suffix = f"v{lanes}f{8 * self.item}"
-
-    def constant(self, value: float) -> Any:
-        return ir.Constant(self.vector, [value] * self.lanes)
-
-    def spread(self, value: Any, kind: Any = None) -> Any:
-        undefined = ir.Constant(kind or self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(self.lane, 0))
-        return self.builder.shuffle_vector(first, undefined, ir.Constant(self.whole, [0] * self.lanes))
-
-    def _at(self, data: Any, place: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(data, [place]), self.vector.as_pointer())
-
-    def load(self, data: Any, place: Any) -> Any:
-        value = self.builder.load(self._at(data, place))
-        value.align = self.item
-        return value
-
-    def store(self, value: Any, data: Any, place: Any) -> None:
-        self.builder.store(value, self._at(data, place)).align = self.item
-
-    def rest(self, data: Any, size: Any) -> tuple[Any, Any, Any]:
-        """(values, mask, place) of what follows the last full block, which may be nothing; zeros elsewhere."""
-        builder = self.builder
-        place = builder.and_(size, ir.Constant(self.index, -self.lanes))
-        count = builder.trunc(builder.sub(size, place), self.lane)
-        numbers = ir.Constant(self.whole, list(range(self.lanes)))
-        mask = builder.icmp_signed("<", numbers, self.spread(count, self.whole))
-        kind = ir.FunctionType(self.vector, [self.vector.as_pointer(), self.lane, mask.type, self.vector])
-        name = f"llvm.masked.load.{self.suffix}.p0"
-        take = builder.module.declare_intrinsic(name, fnty=kind)
-        aligned = ir.Constant(self.lane, self.item)
-        return builder.call(take, [self._at(data, place), aligned, mask, self.constant(0.0)]), mask, place
-
-    def prefetch(self, data: Any, place: Any) -> None:
-        """Ask for the cache lines of one block; the address need not be valid."""
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        ask = self.builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
-        for line in range(0, self.lanes * self.item, 64):
-            at = self.builder.gep(data, [self.builder.add(place, ir.Constant(self.index, line // self.item))])
-            self.builder.call(ask, [self.builder.bitcast(at, byte), number(0), number(3), number(1)])
-
-    def loop(self, size: Any, start: list[Any], body: Any) -> list[Any]:
-        """Carry vectors through ``body(place, carried) -> carried`` over all full blocks of an array."""
-        builder = self.builder
-        rounds = builder.udiv(size, ir.Constant(self.index, self.lanes))
-        entry = builder.block
-        blocks = [builder.append_basic_block(f"lanes.{part}") for part in ("head", "body", "done")]
-        builder.branch(blocks[0])
-        builder.position_at_end(blocks[0])
-        step = builder.phi(self.index)
-        step.add_incoming(ir.Constant(self.index, 0), entry)
-        carried = []
-        for value in start:
-            phi = builder.phi(self.vector)
-            phi.add_incoming(value, entry)
-            carried.append(phi)
-        builder.cbranch(builder.icmp_unsigned("<", step, rounds), blocks[1], blocks[2])
-        builder.position_at_end(blocks[1])
-        updated = body(builder.mul(step, ir.Constant(self.index, self.lanes)), carried)
-        for phi, value in zip(carried, updated, strict=True):
-            phi.add_incoming(value, blocks[1])
-        step.add_incoming(builder.add(step, ir.Constant(self.index, 1)), blocks[1])
-        builder.branch(blocks[0])
-        builder.position_at_end(blocks[2])
-        return carried
-
-    def folded(self, values: Any, join: Any) -> Any:
-        """Lanes by halves."""
-        half = self.lanes // 2
-        while half:
-            picked = ir.VectorType(self.lane, half)
-            low = self.builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half))))
-            high = self.builder.shuffle_vector(values, values, ir.Constant(picked, list(range(half, 2 * half))))
-            values = join(low, high)
-            half //= 2
-        return self.builder.extract_element(values, ir.Constant(self.lane, 0))
-
-    def larger(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def smaller(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        if not _FUSED:
-            return self.builder.fadd(self.builder.fmul(a, b), c)
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        return self.builder.call(self.builder.module.declare_intrinsic(f"llvm.fma.{self.suffix}", fnty=kind), [a, b, c])
 
 
 @primitive
@@ -403,7 +300,7 @@ def extremes(typingctx: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         array = context.make_array(sig.args[0])(context, builder, args[0])
-        v = _Lanes(context, builder, sig.args[0].dtype)
+        v = Lanes(context, builder, sig.args[0].dtype)
 
         def body(place: Any, carried: list[Any]) -> list[Any]:
             value = v.load(array.data, place)
@@ -431,7 +328,7 @@ def exp_lanes(typingctx: Any, x: Any, top: Any, out: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         given = context.make_array(sig.args[0])(context, builder, args[0])
         target = context.make_array(sig.args[2])(context, builder, args[2])
-        v = _Lanes(context, builder, sig.args[0].dtype, _EXP_LANES)
+        v = Lanes(context, builder, sig.args[0].dtype, _EXP_LANES)
         highest = v.spread(args[1])
 
         def exponential(below: Any) -> Any:
@@ -472,7 +369,7 @@ def power_sums(typingctx: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         array = context.make_array(sig.args[0])(context, builder, args[0])
-        v = _Lanes(context, builder, sig.args[0].dtype)
+        v = Lanes(context, builder, sig.args[0].dtype)
 
         def body(place: Any, carried: list[Any]) -> list[Any]:
             value = v.load(array.data, place)
@@ -490,7 +387,7 @@ def gap_squares(typingctx: Any, x: Any, y: Any, a: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         left, right = (context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 1))
-        v = _Lanes(context, builder, sig.args[0].dtype)
+        v = Lanes(context, builder, sig.args[0].dtype)
         factor = v.spread(builder.fneg(args[2]))
 
         def body(place: Any, carried: list[Any]) -> list[Any]:

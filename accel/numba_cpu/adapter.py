@@ -54,23 +54,7 @@ def quantize_adapter(
     damping: float = 0.01,
     scale_dtype: ScaleDtype | None = None,
 ) -> QuantizedAdapter[Array]:
-    """Quantize A with H = C and B with H = A C Aᵀ, A un-quantized: what x → A x → B (A x) sees.  [E-7]
-
-    Args:
-        b: (m, r) factor.
-        a: (r, k) factor.
-        c: (k, k) second moment of the inputs.
-        bits: 1 to 8, symmetric schemes 2 to 8.
-        method: "gptq", or "rtn" for rounding to nearest.
-        scheme: as in :func:`lowbit.accel.numba_cpu.gptq`, and so are damping and scale_dtype.
-        group_size: columns that share a scale; where it exceeds or does not divide a factor's row, the whole row.
-
-    Returns:
-        quantized B over (m, r) and quantized A over (r, k).
-
-    Raises:
-        SpecError: E-7 for arguments that do not fit together, G-1 and Q-1 from the method; A-4 for NaN and infinities.
-    """
+    """Quantize A with H = C and B with H = A C Aᵀ, A un-quantized: what x → A x → B (A x) sees.  [E-7]"""
     check_either("E-7", "method", method, get_args(AdapterMethod))
     check_bits(bits, scheme)
     check_damping("E-7", damping)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_planes
+from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_flag, check_planes
 from lowbit.accel.common.uniform import check_bits, code_range
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
@@ -37,7 +37,7 @@ from ._binary_planes import (
     shift_rows,
     unpacker,
 )
-from ._jit import pieces, share, share_claims
+from ._jit import by_pieces, share_claims
 from ._lookup import has_permutes
 from .uniform import _affine
 
@@ -65,20 +65,7 @@ LOOKUPS = {"avx512": 80, "portable": 24}  # planes times inputs up to which look
 
 def _run_groups(n: int, g: int, task: Callable[[slice], bool]) -> bool:
     """Run a kernel on pieces of groups; whether all of them say True."""
-    parts = pieces(n, g, elements=1 << 15)
-    fine = [True] * len(parts)
-
-    def work(i: int) -> None:
-        fine[i] = bool(task(slice(*parts[i])))
-
-    share(len(parts), work)
-    return all(fine)
-
-
-def _flag(clause: str, name: str, value: bool) -> bool:
-    if value not in (False, True):
-        raise SpecError(clause, f"{name} must be False or True, got {value!r}")
-    return bool(value)
+    return all(by_pieces((n, g), task, elements=1 << 15))
 
 
 def _matrix(clause: str, name: str, x: Any) -> Array:
@@ -93,11 +80,11 @@ def _codes(clause: str, codes: Any, shape: tuple[int, ...] | None, q: int) -> Ar
     c = integers(clause, "codes", codes)
     if c.ndim != 2 or (shape is not None and c.shape != shape):
         raise SpecError(clause, f"codes of shape {c.shape} must have shape {shape or '(m, k)'}")
-    _refuse_codes(clause, c, 0, 2**q - 1)
+    refuse_codes(clause, c, 0, 2**q - 1)
     return c
 
 
-def _refuse_codes(clause: str, codes: Array, first: int, last: int) -> None:
+def refuse_codes(clause: str, codes: Array, first: int, last: int) -> None:
     if codes.size and (codes.min() < first or codes.max() > last):
         i, j = (int(n) for n in np.argwhere((codes < first) | (codes > last))[0])
         raise SpecError(clause, f"code {codes[i, j]} at ({i}, {j}) is outside {first}..{last}")
@@ -127,28 +114,13 @@ def bcq(
     rounds: int = 15,
     offset: bool = False,
 ) -> BinaryCode[Array]:
-    """Binary code of a weight.  [B-1, B-2, B-3]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        bits: planes, 1 to 8.
-        group_size: columns that share scales, a divisor of k; None for a row.
-        method: "greedy", "refined" or "alternating".
-        rounds: of assignment and least squares ("alternating").
-        offset: whether groups have one.
-
-    Returns:
-        int32 codes (m, k), scales (m, G, bits) and offsets (m, G), or None, of w's precision.
-
-    Raises:
-        SpecError: B-1 or B-3 for arguments that make no code, A-4 for NaN and infinities.
-    """
+    """Binary code of a weight.  [B-1, B-2, B-3]"""
     check_planes("B-1", "bits", bits)
     if method not in BINARY_METHODS:
         raise SpecError("B-1", f"method must be one of {', '.join(BINARY_METHODS)}, got {method!r}")
     if isinstance(rounds, bool) or not isinstance(rounds, (int, np.integer)) or rounds < 0:
         raise SpecError("B-3", f"rounds must be an integer of at least 0, got {rounds!r}")
-    shifted = _flag("B-1", "offset", offset)
+    shifted = check_flag("B-1", "offset", offset)
     given = _matrix("B-1", "w", w)
     m, k = given.shape
     groups = binary_groups("B-1", k, group_size)
@@ -169,21 +141,9 @@ def bcq(
 def bcq_refit(
     w: Array, codes: Array, /, *, bits: int, group_size: int | None = None, offset: bool = False
 ) -> BinaryCode[Array]:
-    """Least-squares scales of given codes.  [B-4]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        codes: integers 0 … 2^bits − 1, (m, k).
-        bits, group_size, offset: as in :func:`bcq`.
-
-    Returns:
-        the codes, with scales and offsets as in :func:`bcq`; scales of any sign.
-
-    Raises:
-        SpecError: B-4 for arguments that do not fit, A-4 for NaN and infinities.
-    """
+    """Least-squares scales of given codes.  [B-4]"""
     check_planes("B-4", "bits", bits)
-    shifted = _flag("B-4", "offset", offset)
+    shifted = check_flag("B-4", "offset", offset)
     given = _matrix("B-4", "w", w)
     m, k = given.shape
     kept = _codes("B-4", codes, given.shape, bits)
@@ -199,19 +159,7 @@ def bcq_refit(
 
 
 def bcq_assign(w: Array, scale: Array, offset: Array | None, /) -> Array:
-    """Codes of the nearest levels; a midpoint goes to the larger one.  [B-5]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        scale: (m, G, q), any sign and order.
-        offset: (m, G) or None.
-
-    Returns:
-        int32, (m, k).
-
-    Raises:
-        SpecError: B-5 for scales that do not cover w, A-4 for NaN and infinities.
-    """
+    """Codes of the nearest levels; a midpoint goes to the larger one.  [B-5]"""
     given = _matrix("B-5", "w", w)
     s, o, groups, q = _scales("B-5", scale, offset, given.shape)
     source = fixed(given, working_dtype(given))
@@ -227,19 +175,7 @@ def bcq_assign(w: Array, scale: Array, offset: Array | None, /) -> Array:
 
 
 def bcq_weight(codes: Array, scale: Array, offset: Array | None, /) -> Array:
-    """Values offset + Σ ± scale of codes.  [B-6]
-
-    Args:
-        codes: integers 0 … 2^q − 1, (m, k).
-        scale: (m, G, q).
-        offset: (m, G) or None.
-
-    Returns:
-        (m, k), precision of the scale.
-
-    Raises:
-        SpecError: B-6 for codes or scales that do not fit, A-4 for NaN and infinities.
-    """
+    """Values offset + Σ ± scale of codes.  [B-6]"""
     c = integers("B-6", "codes", codes)
     s, o, groups, q = _scales("B-6", scale, offset, c.shape)
     m, k = c.shape
@@ -249,34 +185,21 @@ def bcq_weight(codes: Array, scale: Array, offset: Array | None, /) -> Array:
     values = np.empty((m, k), s.dtype)
     flat = values.reshape(n, g)
     if not _run_groups(n, g, lambda p: value_groups(marks[p], alpha[p], shift[p], q, flat[p])):
-        _refuse_codes("B-6", c, 0, 2**q - 1)
+        refuse_codes("B-6", c, 0, 2**q - 1)
     return values
 
 
 def bcq_from_grid(
     codes: Array, scale: Array, zero_point: Array, /, *, bits: int, scheme: Scheme = "asymmetric"
 ) -> BinaryCode[Array]:
-    """A uniform grid as a binary code: scale_i = s·2^(i−1), and an offset.  [B-7]
-
-    Args:
-        codes: integers of the grid, (m, k).
-        scale: above 0, (m, G), or with one row or one column.
-        zero_point: integers, the shape of scale.
-        bits, scheme: of the grid.
-
-    Returns:
-        codes from 0, scales (m, G, bits) and offsets (m, G).
-
-    Raises:
-        SpecError: Q-1 or B-7 for a grid that does not fit the codes, A-4 for NaN and infinities.
-    """
+    """A uniform grid as a binary code: scale_i = s·2^(i−1), and an offset.  [B-7]"""
     check_bits(bits, scheme)
     first, last = code_range(bits, scheme)
     c = integers("B-7", "codes", codes)
     if c.ndim != 2:
         raise SpecError("B-7", f"codes must have 2 dimensions, got shape {c.shape}")
     flat_scale, flat_zero, _ = _affine("B-7", scale, zero_point, c.shape)
-    _refuse_codes("B-7", c, first, last)
+    refuse_codes("B-7", c, first, last)
     shape = (c.shape[0], np.shape(scale)[-1])
     s, z = flat_scale.reshape(shape), flat_zero.reshape(shape)
     alpha = s[..., None] * np.ldexp(s.dtype.type(1), np.arange(bits) - 1).astype(s.dtype)
@@ -288,34 +211,14 @@ def bcq_from_grid(
 
 
 def bcq_pack(codes: Array, scale: Array, offset: Array | None, /) -> PackedBinary[Array]:
-    """Bit planes as the product reads them, rows running fastest.  [B-8]
-
-    Args:
-        codes: integers 0 … 2^q − 1, (m, k).
-        scale: (m, G, q).
-        offset: (m, G) or None.
-
-    Returns:
-        int32 planes (⌈k/32⌉, q, m), scale (G, q, m), offset (G, m) or None.
-
-    Raises:
-        SpecError: B-8 for codes or scales that do not fit, A-4 for NaN and infinities.
-    """
+    """Bit planes as the product reads them, rows running fastest.  [B-8]"""
     c = integers("B-8", "codes", codes)
     s, o, _, q = _scales("B-8", scale, offset, c.shape)
     m, k = c.shape
     planes = np.zeros((-(-k // 32), q, m), np.int32)
-    parts = pieces(m, k)
-    seen = [0] * len(parts)
     run = packer(q)
-
-    def work(i: int) -> None:
-        rows = slice(*parts[i])
-        seen[i] = int(run(c[rows], planes[..., rows]))
-
-    share(len(parts), work)
-    if any(mark < 0 or mark >= 2**q for mark in seen):
-        _refuse_codes("B-8", c, 0, 2**q - 1)
+    if any(not 0 <= seen < 2**q for seen in by_pieces((m, k), lambda p: run(c[p], planes[..., p]))):
+        refuse_codes("B-8", c, 0, 2**q - 1)
     return PackedBinary(
         planes, np.ascontiguousarray(s.transpose(1, 2, 0)), None if o is None else np.ascontiguousarray(o.T)
     )
@@ -349,26 +252,12 @@ def _unpacked(planes: Array, k: int) -> Array:
     _, q, m = planes.shape
     codes = np.empty((m, k), np.int32)
     run = unpacker(q)
-    parts = pieces(m, k)
-    share(len(parts), lambda i: run(planes[..., slice(*parts[i])], codes[slice(*parts[i])]))
+    by_pieces((m, k), lambda p: run(planes[..., p], codes[p]))
     return codes
 
 
 def bcq_unpack(planes: Array, scale: Array, offset: Array | None, /, *, length: int) -> BinaryCode[Array]:
-    """The code that was packed.  [B-8]
-
-    Args:
-        planes: int32, (⌈length/32⌉, q, m); bits beyond the length are not looked at.
-        scale: (G, q, m).
-        offset: (G, m) or None.
-        length: columns.
-
-    Returns:
-        codes (m, length), scale (m, G, q), offset (m, G) or None.
-
-    Raises:
-        SpecError: B-8 for shapes that do not fit, A-4 for NaN and infinities.
-    """
+    """The code that was packed.  [B-8]"""
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 0:
         raise SpecError("B-8", f"length must be an integer of at least 0, got {length!r}")
     p, s, o = _packed("B-8", planes, scale, offset, int(length))
@@ -384,21 +273,9 @@ def bcq_unpack(planes: Array, scale: Array, offset: Array | None, /, *, length: 
 
 
 def lookup_tables(x: Array, /, *, width: int = 8, half: bool = False) -> Array:
-    """All signed sums of every ``width`` consecutive inputs.  [B-9]
-
-    Args:
-        x: float16, float32 or float64, (t, k).
-        width: inputs of a table, 1 to 16.
-        half: first half of every table only; the other one is its negative in reverse.
-
-    Returns:
-        (t, ⌈k/width⌉, 2^width), or half as many entries, of x's precision.
-
-    Raises:
-        SpecError: B-9 for a width that does not exist, A-4 for NaN and infinities.
-    """
+    """All signed sums of every ``width`` consecutive inputs.  [B-9]"""
     check_planes("B-9", "width", width, 16)
-    halved = _flag("B-9", "half", half)
+    halved = check_flag("B-9", "half", half)
     given = _matrix("B-9", "x", x)
     source = fixed(given, working_dtype(given))
     refuse_bad("B-9", "x", source)
@@ -426,21 +303,7 @@ def product_path(dtype: Any = np.float32, *, inputs: int = 1, bits: int = 1, met
 def bcq_product(
     x: Array, planes: Array, scale: Array, offset: Array | None, /, *, method: ProductMethod = "auto"
 ) -> Array:
-    """y = x Ŵᵀ from packed planes.  [B-10]
-
-    Args:
-        x: float16, float32 or float64, (t, k).
-        planes: int32, (⌈k/32⌉, q, m), of :func:`bcq_pack`; bits beyond k are not looked at.
-        scale: (G, q, m).
-        offset: (G, m) or None.
-        method: "lookup", "dequantize", or "auto", which looks up for few inputs.
-
-    Returns:
-        (t, m), precision of x and scale.
-
-    Raises:
-        SpecError: B-10 for shapes that do not fit, A-4 for NaN and infinities.
-    """
+    """y = x Ŵᵀ from packed planes.  [B-10]"""
     if method not in PRODUCT_METHODS:
         raise SpecError("B-10", f"method must be one of {', '.join(PRODUCT_METHODS)}, got {method!r}")
     given = _matrix("B-10", "x", x)
@@ -478,12 +341,11 @@ def _lookup_product(source: Array, p: Array, s: Array, o: Array | None, y: Array
             lambda turn: permuted_strips(words, alpha, q, m, whole, strip, blocks, tables, y, turn),
         )
     if whole < m:
-        parts = pieces(m - whole, 1, elements=strip)
 
-        def work(i: int) -> None:
-            _finish(source, words, alpha, q, m, whole + parts[i][0], whole + parts[i][1], blocks, tables, width, y)
+        def work(p: slice) -> None:
+            _finish(source, words, alpha, q, m, whole + p.start, whole + p.stop, blocks, tables, width, y)
 
-        share(len(parts), work)
+        by_pieces((m - whole, 1), work, elements=strip)
     if o is not None:
         for n in range(t):
             shift_rows(o, sums[n], 0, m, y[n])
@@ -508,11 +370,10 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
     """Tiles of the weight in cache, multiplied by the library's matrix product."""
     k = x.shape[1]
     shift = fixed(np.zeros((len(scale), scale.shape[2]), scale.dtype) if offset is None else offset)
-    parts = pieces(y.shape[1], 1, elements=256)
     g = k // len(scale)
 
-    def work(i: int) -> None:
-        r0, r1 = parts[i]
+    def work(p: slice) -> None:
+        r0, r1 = p.start, p.stop
         tile = np.empty((min(k, TILE), r1 - r0), y.dtype)
         for k0 in range(0, k, TILE):
             k1 = min(k0 + TILE, k)
@@ -520,4 +381,4 @@ def _dense_product(x: Array, planes: Array, scale: Array, offset: Array | None, 
             expand(planes, scale, shift, g, k0, k1, r0, r1, part)
             y[:, r0:r1] += x[:, k0:k1] @ part
 
-    share(len(parts), work)
+    by_pieces((y.shape[1], 1), work, elements=256)

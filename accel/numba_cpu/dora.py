@@ -27,7 +27,7 @@ from lowbit.reference.types import (
 )
 
 from ._arrays import Array, finite_weights, fixed, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._vector import lane_sum
 from .low_rank import svd_patch
 
@@ -122,13 +122,7 @@ def _norm(given: _Update) -> Array:
     """‖W_i + s (B A)_i‖ in the working dtype."""
     w, b, a = given
     out = np.empty(len(w), w.dtype)
-    parts = pieces(w.shape[0], w.shape[1] * (1 + len(a)))
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _norms(w[p], b[p], a, out[p])
-
-    share(len(parts), work)
+    by_pieces((w.shape[0], w.shape[1] * (1 + len(a))), lambda p: _norms(w[p], b[p], a, out[p]))
     return out
 
 
@@ -136,13 +130,7 @@ def _weight(given: _Update, factor: Array) -> Array:
     """diag(factor) (W + s B A)."""
     w, b, a = given
     out = np.empty(w.shape, w.dtype)
-    parts = pieces(w.shape[0], w.shape[1] * (1 + len(a)))
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _scaled(w[p], b[p], a, factor[p], out[p])
-
-    share(len(parts), work)
+    by_pieces((w.shape[0], w.shape[1] * (1 + len(a))), lambda p: _scaled(w[p], b[p], a, factor[p], out[p]))
     return out
 
 
@@ -152,18 +140,7 @@ def _quotient(magnitude: Array, c: Array) -> Array:
 
 
 def dora_magnitude(w: Array, /, *, layout: DoraLayout = "linear") -> Array:
-    """Norm of every output's weights, summed in float64.  [D-1]
-
-    Args:
-        w: (m, k), (k, m) for layout "transposed", (m, c, \\*kernel) for "conv"; float16, float32 or float64.
-        layout: how the weight is stored.
-
-    Returns:
-        (m,), of w's precision.
-
-    Raises:
-        SpecError: D-1 for a bad shape or layout; A-4 for NaN and infinities.
-    """
+    """Norm of every output's weights, summed in float64.  [D-1]"""
     given = weights("D-1", "w", w)
     m, k = check_rows("D-1", "w", given.shape, layout)
     refuse_bad("D-1", "w", fixed(given, working_dtype(given)))
@@ -172,40 +149,12 @@ def dora_magnitude(w: Array, /, *, layout: DoraLayout = "linear") -> Array:
 
 
 def dora_norm(w: Array, b: Array, a: Array, /, *, scaling: float, layout: DoraLayout = "linear") -> Array:
-    """Norm of every row of W + s B A, which is never stored.  [D-2]
-
-    Args:
-        w: as in :func:`dora_magnitude`.
-        b: (m, r), or (m, r, 1, ..., 1) for "conv".
-        a: (r, k), or (r, c, \\*kernel) for "conv".
-        scaling: s, inside the norm.
-        layout: how the weight is stored.
-
-    Returns:
-        (m,), of the widest precision given.
-
-    Raises:
-        SpecError: D-2 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Norm of every row of W + s B A, which is never stored.  [D-2]"""
     return _norm(_update("D-2", w, b, a, scaling, layout))
 
 
 def factored_norm(w: Array, square_norm: Array, b: Array, a: Array, /, *, scaling: float) -> Array:
-    """The same norm by expanding its square around a kept ‖W_i‖², in float64.  [D-3]
-
-    Args:
-        w: (m, k).
-        square_norm: (m,), at least 0.
-        b: (m, r).
-        a: (r, k).
-        scaling: s.
-
-    Returns:
-        (m,), of the widest precision given.
-
-    Raises:
-        SpecError: D-3 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """The same norm by expanding its square around a kept ‖W_i‖², in float64.  [D-3]"""
     shape = weights("D-3", "w", w).shape
     check_matrix("D-3", "w", shape, (None, None))
     kept = finite_weights("D-3", "square_norm", square_norm, (shape[0],))
@@ -214,15 +163,13 @@ def factored_norm(w: Array, square_norm: Array, b: Array, a: Array, /, *, scalin
     rows, left, right = _update("D-3", w, b, a, scaling, "linear", kept)
     out = np.empty(len(rows), rows.dtype)
     gram = right @ right.T
-    parts = pieces(*rows.shape)
 
-    def work(i: int) -> None:
-        p = slice(*parts[i])
+    def work(p: slice) -> None:
         cross = np.einsum("ij,ij->i", left[p], rows[p].astype(np.float64) @ right.T)
         square = kept[p].astype(np.float64) + 2 * cross + np.einsum("ij,ij->i", left[p] @ gram, left[p])
         out[p] = np.sqrt(np.maximum(square, 0))
 
-    share(len(parts), work)
+    by_pieces(rows.shape, work)
     return out
 
 
@@ -239,18 +186,7 @@ def _layer(
 def dora_weight(
     w: Array, b: Array, a: Array, magnitude: Array, /, *, scaling: float, layout: DoraLayout = "linear"
 ) -> Array:
-    """diag(m / c) (W + s B A), factor 1 in a zero row.  [D-4]
-
-    Args:
-        w, b, a, scaling, layout: as in :func:`dora_norm`.
-        magnitude: (m,).
-
-    Returns:
-        An array of w's shape, of the widest precision given.
-
-    Raises:
-        SpecError: D-4 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """diag(m / c) (W + s B A), factor 1 in a zero row.  [D-4]"""
     given, m = _layer("D-4", w, b, a, magnitude, scaling, layout)
     return _stored(_weight(given, _quotient(m, _norm(given))), w.shape, layout)
 
@@ -268,21 +204,7 @@ def dora_forward(
     scaling: float,
     layout: DoraLayout = "linear",
 ) -> Array:
-    """x Wᵀ + bias + (g − 1) (x̃ Wᵀ) + g s (x̃ Aᵀ) Bᵀ; the bias is not scaled.  [D-5]
-
-    Args:
-        x: (..., k), what the base sees.
-        dropped: the same after dropout, or the same.
-        w, b, a, scaling, layout: as in :func:`dora_norm`, without "conv".
-        bias: (m,).
-        magnitude: (m,).
-
-    Returns:
-        (..., m), of the widest precision given.
-
-    Raises:
-        SpecError: D-5 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """x Wᵀ + bias + (g − 1) (x̃ Wᵀ) + g s (x̃ Aᵀ) Bᵀ; the bias is not scaled.  [D-5]"""
     if layout == "conv":
         raise SpecError("D-5", "layout 'conv' has no matrix product: convolve with dora_weight(...)")
     seen, left = finite_weights("D-5", "x", x), finite_weights("D-5", "dropped", dropped)
@@ -315,20 +237,7 @@ def dora_gradient(
     detach: bool = True,
     layout: DoraLayout = "linear",
 ) -> DoraGradient[Array]:
-    """Gradients of the factors and of the magnitude from that of the weight.  [D-6]
-
-    Args:
-        grad: an array of w's shape.
-        w, b, a, scaling, layout: as in :func:`dora_norm`.
-        magnitude: (m,).
-        detach: take the norm as a constant; False differentiates it too.
-
-    Returns:
-        B and A with the shapes given, magnitude (m,), of the widest precision given.
-
-    Raises:
-        SpecError: D-6 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Gradients of the factors and of the magnitude from that of the weight.  [D-6]"""
     if not isinstance(detach, bool):
         raise SpecError("D-6", f"detach must be True or False, got {detach!r}")
     direction = finite_weights("D-6", "grad", grad)
@@ -356,18 +265,7 @@ def dora_gradient(
 def dora_merge(
     w: Array, b: Array, a: Array, magnitude: Array, /, *, scaling: float, layout: DoraLayout = "linear"
 ) -> DoraMerged[Array]:
-    """The weight of :func:`dora_weight` with its factors m / c.  [D-7]
-
-    Args:
-        w, b, a, scaling, layout: as in :func:`dora_norm`.
-        magnitude: (m,).
-
-    Returns:
-        weight, of w's shape, and factor (m,), of the widest precision given.
-
-    Raises:
-        SpecError: D-7 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """The weight of :func:`dora_weight` with its factors m / c.  [D-7]"""
     given, m = _layer("D-7", w, b, a, magnitude, scaling, layout)
     factor = _quotient(m, _norm(given))
     return DoraMerged(_stored(_weight(given, factor), w.shape, layout), factor)
@@ -391,32 +289,15 @@ def _restored(w: Any, b: Any, a: Any, factor: Any, out: Any) -> None:
 def dora_unmerge(
     merged: Array, b: Array, a: Array, factor: Array, /, *, scaling: float, layout: DoraLayout = "linear"
 ) -> Array:
-    """diag(1 / factor) W' − s B A, with the factor of the merge.  [D-7]
-
-    Args:
-        merged: as w in :func:`dora_norm`.
-        b, a, scaling, layout: as there.
-        factor: (m,), none of them 0.
-
-    Returns:
-        An array of merged's shape, of the widest precision given.
-
-    Raises:
-        SpecError: D-7 for arguments that do not fit and a factor of 0; A-4 for NaN and infinities.
-    """
+    """diag(1 / factor) W' − s B A, with the factor of the merge.  [D-7]"""
     m, _ = check_rows("D-7", "merged", weights("D-7", "merged", merged).shape, layout)
     divisor = finite_weights("D-7", "factor", factor, (m,))
     given = _update("D-7", merged, b, a, scaling, layout, divisor, name="merged")
     if not divisor.all():
         raise SpecError("D-7", f"factor is 0 in row {int(np.flatnonzero(divisor == 0)[0])}: the merge erased it")
-    out, parts = np.empty(given.w.shape, given.w.dtype), pieces(*given.w.shape)
-    divisor = fixed(divisor, given.w.dtype)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        _restored(given.w[p], given.b[p], given.a, divisor[p], out[p])
-
-    share(len(parts), work)
+    (rows, left, right), divisor = given, fixed(divisor, given.w.dtype)
+    out = np.empty(rows.shape, rows.dtype)
+    by_pieces(rows.shape, lambda p: _restored(rows[p], left[p], right, divisor[p], out[p]))
     return _stored(out, merged.shape, layout)
 
 
@@ -429,20 +310,7 @@ def _pair(names: tuple[str, str], b: Array, a: Array) -> tuple[Array, Array]:
 
 
 def dvora_factors(b: Array, a: Array, row_scale: Array, rank_scale: Array, /) -> LowRank[Array]:
-    """diag(row_scale) B and diag(rank_scale) A, the factors of a DVoRA layer.  [D-8]
-
-    Args:
-        b: (m, r), frozen and random.
-        a: (r, k), likewise.
-        row_scale: (m,).
-        rank_scale: (r,).
-
-    Returns:
-        B (m, r) and A (r, k), of the widest precision given.
-
-    Raises:
-        SpecError: D-8 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """diag(row_scale) B and diag(rank_scale) A, the factors of a DVoRA layer.  [D-8]"""
     left, right = _pair(("b", "a"), b, a)
     row = finite_weights("D-8", "row_scale", row_scale, (left.shape[0],))
     rank = finite_weights("D-8", "rank_scale", rank_scale, (right.shape[0],))
@@ -454,20 +322,7 @@ def dvora_factors(b: Array, a: Array, row_scale: Array, rank_scale: Array, /) ->
 
 
 def dvora_gradient(grad_b: Array, grad_a: Array, b: Array, a: Array, /) -> DvoraGradient[Array]:
-    """Gradients of the two vectors of DVoRA from those of its factors.  [D-8]
-
-    Args:
-        grad_b: (m, r).
-        grad_a: (r, k).
-        b: (m, r).
-        a: (r, k).
-
-    Returns:
-        row_scale (m,) and rank_scale (r,), of the widest precision given.
-
-    Raises:
-        SpecError: D-8 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Gradients of the two vectors of DVoRA from those of its factors.  [D-8]"""
     left, right = _pair(("b", "a"), b, a)
     from_left, from_right = _pair(("grad_b", "grad_a"), grad_b, grad_a)
     check_matrix("D-8", "grad_b", from_left.shape, left.shape)
@@ -479,54 +334,27 @@ def dvora_gradient(grad_b: Array, grad_a: Array, b: Array, a: Array, /) -> Dvora
 
 
 def decomposition_change(w: Array, start: Array, /) -> DecompositionChange:
-    """Mean change of the norms of rows, and of 1 − cosine, in float64.  [D-9]
-
-    Args:
-        w: (m, k).
-        start: (m, k).
-
-    Returns:
-        Two numbers.
-
-    Raises:
-        SpecError: D-9 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Mean change of the norms of rows, and of 1 − cosine, in float64.  [D-9]"""
     given, before = weights("D-9", "w", w), weights("D-9", "start", start)
     check_matrix("D-9", "w", given.shape, (None, None))
     check_matrix("D-9", "start", before.shape, given.shape)
     given, before = finite_weights("D-9", "w", given), finite_weights("D-9", "start", before)
-    m, k = given.shape
-    parts = pieces(m, k)
-    found = np.zeros((len(parts), 2))
 
-    def work(i: int) -> None:
-        p = slice(*parts[i])
+    def work(p: slice) -> tuple[Any, Any]:
         one, other = fixed(given[p], np.float64), fixed(before[p], np.float64)
         lengths = [np.sqrt(np.einsum("ij,ij->i", x, x)) for x in (one, other)]
         product = lengths[0] * lengths[1]
         cosine = ((lengths[0] == 0) & (lengths[1] == 0)).astype(np.float64)
         np.divide(np.einsum("ij,ij->i", one, other), product, out=cosine, where=product > 0)
-        found[i] = np.abs(lengths[0] - lengths[1]).sum(), (1 - cosine).sum()
+        return np.abs(lengths[0] - lengths[1]).sum(), (1 - cosine).sum()
 
-    share(len(parts), work)
-    length, turn = found.sum(axis=0) / max(m, 1)
+    found = np.array(by_pieces(given.shape, work)).reshape(-1, 2)
+    length, turn = found.sum(axis=0) / max(len(given), 1)
     return DecompositionChange(float(length), float(turn))
 
 
 def dora_to_lora(w: Array, b: Array, a: Array, magnitude: Array, /, *, scaling: float, rank: int) -> LoraRefit[Array]:
-    """The rank-r patch nearest to W' − W, with what it leaves.  [D-10]
-
-    Args:
-        w, b, a, scaling: as in :func:`dora_norm`, layout "linear".
-        magnitude: (m,).
-        rank: 1 … min(m, k).
-
-    Returns:
-        B (m, rank), A (rank, k), and the Frobenius norms of the residual and of the update.
-
-    Raises:
-        SpecError: D-10 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """The rank-r patch nearest to W' − W, with what it leaves.  [D-10]"""
     given, m = _layer("D-10", w, b, a, magnitude, scaling, "linear")
     check_patch("D-10", given.w.shape, rank, "balanced")
     change = _weight(given, _quotient(m, _norm(given))) - given.w

@@ -10,17 +10,17 @@ Source: Liu et al. 2024, EoRA, arXiv 2410.21271.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, get_args
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from lowbit.accel.common import eigenspace as common
 from lowbit.accel.common import krylov
 from lowbit.accel.common.low_rank import check_patch
-from lowbit.accel.common.refusals import check_either, check_matrix, check_square
+from lowbit.accel.common.refusals import check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
@@ -41,11 +41,6 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 F64 = npt.NDArray[np.float64]
-
-_U64 = 2.0**-53
-_NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
-_DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
-_PANEL = 512  # columns of D per Gram panel
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -137,41 +132,19 @@ def _top(gram: F64, rank: int, spectrum: bool) -> tuple[F64, F64]:
 _balance = functools.partial(krylov.balance, np)
 
 
-def _factors(u: F64, values: F64, d: Array, split: Split, dtype: np.dtype[Any]) -> LowRank[Array]:
-    """B = U, A = Uᵀ D, or both scaled to the same singular values (eq. 1.4)."""
-    b, a = u, u.T @ d.astype(u.dtype, copy=False)
-    if split == "balanced":
-        scale = _balance(values, max(d.shape))
-        b, a = b * scale, a / scale[:, None]
-    return LowRank(B=b.astype(dtype), A=a.astype(dtype))
+_factors = functools.partial(common.factors, np, np.ndarray.astype)
 
 
 # --- objective -------------------------------------------------------------------------------------------------------
 
 
-def _trace(e: Array, c: Array) -> float:
-    """tr(E C Eᵀ) = ⟨EᵀE, C⟩ by panels of the Gram matrix, one triangle only: m k² multiplications, small workspace.
-
-    Products run in the precision of ``e``; the sum over panels is float64.
-    """
-    k = e.shape[1]
-    total = 0.0
-    for i in range(0, k, _PANEL):
-        left = np.ascontiguousarray(e[:, i : i + _PANEL].T)
-        for j in range(i, k, _PANEL):
-            gram = left @ e[:, j : j + _PANEL]
-            weight = c[i : i + _PANEL, j : j + _PANEL]
-            if j > i:
-                weight = weight + c[j : j + _PANEL, i : i + _PANEL].T
-            gram *= weight
-            total += float(gram.sum(dtype=np.float64))
-    return total
+_trace = functools.partial(common.trace, np, np.ascontiguousarray)
 
 
 def objective(d: Array, c: Array, /) -> float:
     """J = tr(D C Dᵀ), the error that no patch is left with.  [E-1]
 
-    Shapes: d (m, k), c (k, k). Products in the input's precision (at least float32), sums in float64.
+    Products in the input's precision (at least float32), sums in float64.
     """
     _problem("E-1", d, c)
     dtype = _float(d, c)
@@ -184,7 +157,6 @@ def eora(d: Array, c: Array, /, *, rank: int, split: Split = "balanced") -> LowR
         M = D C Dᵀ,   B = U_r,   A = U_rᵀ D                            (1.4)
 
     "balanced" multiplies the columns of B and divides the rows of A by sqrt(s), s the singular values of D C^{1/2}.
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
     """
     check_patch("E-2", d.shape, rank, split)
     _problem("E-2", d, c)
@@ -197,8 +169,6 @@ def error_spectrum(d: Array, c: Array, /) -> Array:
 
     For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
     below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
-
-    Shapes: d (m, k), c (k, k) → (min(m, k),).
     """
     _problem("E-3", d, c)
     dtype = _float(d)
@@ -224,40 +194,17 @@ def optimum(d: Array, c: Array, /, *, rank: int) -> float:
 
 
 def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
-    """Relative residuals of the first-order conditions, 0 at the optimum.  [E-6]
-
-        left = ‖Bᵀ(D − BA)C‖ / (‖B‖ ‖DC‖),   right = ‖(D − BA)CAᵀ‖ / (‖A‖ ‖DC‖)
-
-    Shapes: d (m, k), c (k, k), b (m, r), a (r, k). Float64 throughout; 0 where a denominator vanishes.
-    """
+    """Relative residuals of the first-order conditions, in float64; 0 where a denominator vanishes.  [E-6]"""
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
     _problem("E-6", d, c)
     for name, x in (("b", b), ("a", a)):
         refuse_bad("E-6", name, fixed(x, working_dtype(x)))
-    d64, c64, b64, a64 = (x.astype(np.float64) for x in (d, c, b, a))
-    dc = d64 @ c64
-    rest = dc - b64 @ (a64 @ c64)
-    size = float(np.linalg.norm(dc))
-
-    def ratio(top: F64, factor: F64) -> float:
-        bottom = float(np.linalg.norm(factor)) * size
-        return float(np.linalg.norm(top)) / bottom if bottom > 0 else 0.0
-
-    return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
+    return common.stationarity(np, *(x.astype(np.float64) for x in (d, c, b, a)))
 
 
 def residual_moment(c: Array, a: Array, /) -> Array:
-    """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
-
-        H = C − C Aᵀ (A C Aᵀ)⁺ A C,   tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]
-
-    Shapes: c (k, k), a (r, k) → (k, k), precision of c but at least float32. Computed in float64.
-
-    Raises:
-        SpecError: E-8 for shapes, types, and a c that is not symmetric or has a diagonal below 0; A-4 for NaN and
-            infinities.
-    """
+    """C − C Aᵀ (A C Aᵀ)⁺ A C, in float64: what a patch with rows ``a`` leaves of the second moment.  [E-8]"""
     given = weights("E-8", "a", a)
     check_matrix("E-8", "a", given.shape, (None, None))
     refuse_bad("E-8", "a", fixed(given, working_dtype(given)))
@@ -267,15 +214,15 @@ def residual_moment(c: Array, a: Array, /) -> Array:
     rows = given.astype(np.float64, order="C")
     image = rows @ h
     energy = np.einsum("ij,ij->i", image, rows)
-    seen = energy > _NO_ENERGY * np.einsum("ij,ij->i", np.abs(rows) @ np.abs(h), np.abs(rows))
+    seen = energy > common.NO_ENERGY * np.einsum("ij,ij->i", np.abs(rows) @ np.abs(h), np.abs(rows))
     scale = 1 / np.sqrt(energy[seen])[:, None]
     rows, image = rows[seen] * scale, image[seen] * scale
     gram = rows @ image.T
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
-    kept = values > _DEPENDENT
+    kept = values > common.DEPENDENT
     # With V Λ Vᵀ = A C Aᵀ, the rows of Λ^-1/2 Vᵀ A are orthonormal under C.
     image = (vectors[:, kept].T @ image) / np.sqrt(values[kept])[:, None]
-    floor = h.diagonal() * (h.shape[0] * 2 * _U64)
+    floor = h.diagonal() * (h.shape[0] * 2 * common.U64)
     h -= image.T @ image  # NumPy makes XᵀX exactly symmetric
     np.fill_diagonal(h, np.maximum(h.diagonal(), floor))
     return h.astype(working_dtype(moment))
@@ -284,32 +231,11 @@ def residual_moment(c: Array, a: Array, /) -> Array:
 def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Array]:
     """The published recipe: float64 eigenvectors of C, then a full singular value decomposition of D C^{1/2}.  [E-4]
 
-        C = Q Λ Qᵀ,   S = Q Λ^{1/2},   U Σ Vᵀ = svd(D S),   B = U_r Σ_r^{1/2},   A = Σ_r^{1/2} V_rᵀ S⁻¹
-
-    Policy "nvlabs" lifts negative eigenvalues to the smallest positive one and cannot treat an exact zero; "truncate"
-    zeroes both roots at and below max(λ_max, 0)·min(1, max(1, k)·2^-23). S and S⁻¹ are rounded to the result's type.
+    S and S⁻¹ are rounded to the result's type.
     """
     check_patch("E-4", d.shape, rank, "balanced")
     _problem("E-4", d, c)
-    check_either("E-4", "policy", policy, get_args(EigenPolicy))
-    dtype = _float(d)
-    c64 = c.astype(np.float64)
-    values, q = np.linalg.eigh((c64 + c64.T) / 2)
-    if policy == "nvlabs":
-        positive = values[values > 0]
-        if positive.size == 0:
-            raise SpecError("E-4", "policy 'nvlabs' needs a positive eigenvalue of c, and there is none")
-        if bool((values == 0).any()):
-            raise SpecError("E-4", "policy 'nvlabs' cannot invert the exact zero eigenvalue of c")
-        root = np.sqrt(np.where(values < 0, positive.min(), values))
-        inverse = 1 / root
-    else:
-        keep = values > max(float(values[-1]), 0.0) * min(1.0, max(1, c.shape[0]) * 2.0**-23)
-        root = np.sqrt(np.where(keep, values, 0.0))
-        inverse = np.where(keep, 1 / np.where(keep, root, 1.0), 0.0)
-    u, s, vt = np.linalg.svd(d.astype(dtype, copy=False) @ (q * root).astype(dtype), full_matrices=False)
-    half = np.sqrt(s[:rank])
-    return LowRank(B=u[:, :rank] * half, A=(half[:, None] * vt[:rank]) @ (inverse[:, None] * q.T).astype(dtype))
+    return common.published(np, np.ndarray.astype, d, c, rank, policy, _float(d))
 
 
 # --- the certified solve ---------------------------------------------------------------------------------------------
@@ -386,23 +312,15 @@ def _exact(d: Array, c: Array, rank: int, split: Split) -> Compensation[Array]:
     """Exact solve with its objective and a float64 lower bound."""
     values, u, total, residual = _eigen(d, c, rank, spectrum=min(d.shape) <= krylov.EXACT_BELOW)
     low = _factors(u, values[:rank], d, split, _float(d))
-    found = max(residual(low.B, low.A), 0.0)
-    # LAPACK's eigenvalues are those of M + F with ‖F‖ ≤ p(n)·u·‖M‖; the sum of the trailing ones and the trace of
-    # the residual then agree within a small multiple of n·u·tr M, which the bound gives up.
     best = float(values[rank:].sum()) if values.size > rank else total - float(values.sum())
-    slack = _U64 * max(d.shape) * total
-    return Compensation(
-        B=low.B, A=low.A, objective=found, lower_bound=min(max(best - slack, 0.0), found), method="exact"
-    )
+    return common.compensation(low, residual(low.B, low.A), best, total, max(d.shape))
 
 
 def _checked(d: Array, c: Array, rank: int, tolerance: float, split: Split) -> bool:
     """Refuse bad arguments; True when the fast path is worth its while."""
     check_patch("E-5", d.shape, rank, split)
     _problem("E-5", d, c)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise SpecError("E-5", f"tolerance must be finite and not negative, got {tolerance!r}")
-    return krylov.worth(d.shape, rank)
+    return common.pays(d.shape, rank, tolerance)
 
 
 def _operator(d: Array, c: Array) -> _Operator:
@@ -416,15 +334,8 @@ def eora_certified(
 ) -> Compensation[Array]:
     """EoRA with a certificate: lower_bound ≤ optimum ≤ objective ≤ (1 + tolerance)·lower_bound.  [E-5]
 
-    Up to min(m, k) of about a thousand, or when a Krylov basis would fill the space, the exact solve in float64.
-    Above, block Krylov iteration on M = D C Dᵀ in operator form (M is never formed) with an a-posteriori bound. When
-    that bound cannot be brought to ``tolerance`` (a spectrum flat to the end, an optimum below rounding, a tolerance
-    below the precision of the input), a RuntimeWarning says so and the exact solve follows. The bound holds except
-    with probability 1e-10 over the seeded probes, and takes rounding errors of different products as independent.
-
-    About half of the time goes into the two numbers: J itself is a sum of m k² products. See :func:`eora_within`.
-
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    By :mod:`lowbit.accel.common.krylov` where it pays. About half of the time goes into the two numbers: J itself is
+    a sum of m k² products. See :func:`eora_within`.
     """
     if _checked(d, c, rank, tolerance, split):
         try:
@@ -439,10 +350,7 @@ def eora_within(
 ) -> LowRank[Array]:
     """EoRA within ``tolerance`` of the optimum, certified as :func:`eora_certified`, but without J and its bound.
 
-    J(BA) ≤ (1 + tolerance)·optimum needs no J: the distance to the optimum is bounded by itself, and the trailing
-    Ritz values bound the optimum from below. Not an operation of the contract.
-
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k). Not an operation of the contract.
     """
     if _checked(d, c, rank, tolerance, split):
         try:

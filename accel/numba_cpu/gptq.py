@@ -120,18 +120,7 @@ def prepare(clause: str, h: Array, k: int | None, damping: float, *, act_order: 
 
 
 def inverse_cholesky(h: Array, /, *, damping: float = 0.01) -> InverseFactor[Array]:
-    """Upper U with inv(H + damp I) = Uᵀ U.  [G-1]
-
-    Args:
-        h: (k, k), symmetric positive semi-definite; columns with a zero diagonal are dead and get a 1 there.
-        damping: share of the mean diagonal that is added to it.
-
-    Returns:
-        factor (k, k) of h's precision, computed in float64, and dead (k,).
-
-    Raises:
-        SpecError: G-1, h is not symmetric or not positive definite after damping; A-4 for NaN and infinities.
-    """
+    """Upper U with inv(H + damp I) = Uᵀ U, in float64.  [G-1]"""
     h = weights("G-1", "h", h)
     ready = prepare("G-1", h, None, damping)
     factor_upper(ready.upper, "G-1", f"h is not positive definite with damping {damping}")
@@ -566,27 +555,7 @@ def gptq(
     damping: float = 0.01,
     scale_dtype: ScaleDtype | None = None,
 ) -> QuantizedWeight[Array]:
-    """Quantize W column by column, pushing each rounding error onto the columns still to come.  [G-2, G-3, G-4]
-
-    Args:
-        w: (m, k) weights, float16, float32 or float64.
-        h: (k, k) second moment of the inputs.
-        bits: 1 to 8, symmetric schemes 2 to 8.
-        scheme: as in :func:`lowbit.accel.numba_cpu.fit_grid`, and so are range_floor and scale_dtype.
-        group_size: columns that share a scale; divides k. None: one scale per row, of the un-updated row.
-        act_order: visit columns by the diagonal of h, descending.
-        static_groups: grids of all groups from the un-updated weights, over original columns.
-        group_scales: "current" fits a group to the weights as updated so far, "block" as the published code does.
-        clip_search: find grids with :func:`lowbit.accel.numba_cpu.clip_search`, its defaults.
-        block_size: only ``group_scales="block"`` depends on it.
-        damping: share of the mean diagonal that is added to it.
-
-    Returns:
-        codes (m, k), scale and zero point (m, G), group_index (k,), weight (m, k) and loss; columns in w's order.
-
-    Raises:
-        SpecError: G-2, G-1, Q-1 or Q-2 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Quantize W column by column, pushing each rounding error onto the columns still to come.  [G-2, G-3, G-4]"""
     given = weights("G-2", "w", w)
     check_matrix("G-2", "w", given.shape, (None, None))
     k = given.shape[1]

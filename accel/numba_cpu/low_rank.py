@@ -48,19 +48,7 @@ def truncated(d: Array, rank: int, split: str, *, exact: bool) -> LowRank[Array]
 
 
 def svd_patch(d: Array, /, *, rank: int, split: Split = "balanced") -> LowRank[Array]:
-    """Best rank-r patch for weights that see white inputs.  [C-4]
-
-    Args:
-        d: (m, k) compression error, float16, float32 or float64.
-        rank: 1 … min(m, k).
-        split: "balanced" shares the singular values between the factors, "left" gives them to B.
-
-    Returns:
-        B (m, r) and A (r, k), of d's precision.
-
-    Raises:
-        SpecError: C-4 for a bad shape, rank or split; A-4 for NaN and infinities.
-    """
+    """Best rank-r patch for weights that see white inputs.  [C-4]"""
     given = weights("C-4", "d", d)
     check_patch("C-4", given.shape, rank, split)
     dtype = working_dtype(given)
@@ -71,20 +59,7 @@ def svd_patch(d: Array, /, *, rank: int, split: Split = "balanced") -> LowRank[A
 
 
 def scaled_svd_patch(d: Array, channel_scale: Array, /, *, rank: int, split: Split = "balanced") -> LowRank[Array]:
-    """svd_r(D diag(a)) diag(a)⁻¹; a channel with a = 0 is left alone.  [C-5]
-
-    Args:
-        d: (m, k) compression error, float16, float32 or float64.
-        channel_scale: (k,) a ≥ 0, usually the mean magnitude of each input.
-        rank: 1 … min(m, k).
-        split: as in :func:`svd_patch`.
-
-    Returns:
-        B (m, r) and A (r, k), of d's precision.
-
-    Raises:
-        SpecError: C-5 for a bad shape, rank, split or scale; A-4 for NaN and infinities.
-    """
+    """svd_r(D diag(a)) diag(a)⁻¹; a channel with a = 0 is left alone.  [C-5]"""
     given = weights("C-5", "d", d)
     check_patch("C-5", given.shape, rank, split)
     scale = weights("C-5", "channel_scale", channel_scale)

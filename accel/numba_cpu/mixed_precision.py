@@ -16,7 +16,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import BinaryMethod, BitAllocation
 
 from ._arrays import Array, fixed, integers, refuse_bad, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._vector import LANES, lane_sum
 from .binary_coding import bcq, bcq_weight
 
@@ -117,19 +117,7 @@ def _counting(clause: str, name: str, x: Any) -> Array:
 
 
 def row_bits(counts: Array, /, *, clusters: int, ratio: int = 1) -> Array:
-    """Bits for every row of an embedding, by how often its word occurs.  [M-1]
-
-    Args:
-        counts: (v,) integers, not negative.
-        clusters: 1 to 8; the most frequent words get as many bits, the rarest 1.
-        ratio: each cluster is this many times larger than the one before.
-
-    Returns:
-        int32, (v,).
-
-    Raises:
-        SpecError: M-1 for counts and parameters that make no clusters.
-    """
+    """Bits for every row of an embedding, by how often its word occurs.  [M-1]"""
     n = _counting("M-1", "counts", counts)
     check_matrix("M-1", "counts", n.shape, (None,))
     sizes = cluster_counts("M-1", n.size, clusters, ratio)
@@ -145,19 +133,7 @@ def row_bits(counts: Array, /, *, clusters: int, ratio: int = 1) -> Array:
 
 
 def allocate_bits(errors: Array, sizes: Array, /, *, budget: int) -> BitAllocation[Array]:
-    """Bits for every block by steepest descent of the error per size, with a lower bound.  [M-2]
-
-    Args:
-        errors: (n, Q) error of each block at 1 … Q bits, float16, float32 or float64.
-        sizes: (n, Q) integers, positive and ascending along each row.
-        budget: largest sum of sizes, at least that of 1 bit everywhere.
-
-    Returns:
-        bits int32 (n,), and size, error and lower_bound as numbers. Slopes are float64.
-
-    Raises:
-        SpecError: M-2 for tables and budgets that do not fit, A-4 for NaN and infinities.
-    """
+    """Bits for every block by steepest descent of the error per size, in float64, with a lower bound.  [M-2]"""
     given, s = weights("M-2", "errors", errors), _counting("M-2", "sizes", sizes)
     check_allocation("M-2", given.shape, s.shape, budget)
     e = fixed(given, np.float64)
@@ -182,16 +158,7 @@ def allocate_bits(errors: Array, sizes: Array, /, *, budget: int) -> BitAllocati
 def project_rows(w: Array, bits: Array, /, *, method: BinaryMethod = "greedy", rounds: int = 15) -> Array:
     """Every row replaced by its binary code of its own number of planes.  [M-3]
 
-    Args:
-        w: (m, k), float16, float32 or float64.
-        bits: (m,) integers, 1 to 8.
-        method, rounds: as in :func:`bcq`; the greedy code has a kernel of its own, which keeps no planes.
-
-    Returns:
-        (m, k), of w's precision.
-
-    Raises:
-        SpecError: M-3 for shapes and bits, A-4 for NaN and infinities.
+    The greedy code has a kernel of its own, which keeps no planes.
     """
     given, q = weights("M-3", "w", w), integers("M-3", "bits", bits)
     check_matrix("M-3", "w", given.shape, (None, None))
@@ -208,6 +175,5 @@ def project_rows(w: Array, bits: Array, /, *, method: BinaryMethod = "greedy", r
             code = bcq(source[q == b], bits=b, method=method, rounds=rounds)
             out[q == b] = bcq_weight(code.codes, code.scale, code.offset)
     elif out.size:
-        parts = pieces(*source.shape, elements=1 << 15)
-        share(len(parts), lambda i: _greedy(source[slice(*parts[i])], q[slice(*parts[i])], out[slice(*parts[i])]))
+        by_pieces(source.shape, lambda p: _greedy(source[p], q[p], out[p]), elements=1 << 15)
     return out

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from lowbit.accel.common import moments as common
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MomentNode, SecondMoment
 
 from ._arrays import Array, fixed, refuse_found, weights, working_dtype
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel, share
 from ._product import add_product, columns_per_tile, pack_straight
 from ._vector import MR
 
@@ -93,24 +94,12 @@ def _whole(value: int, name: str, clause: str, low: int) -> int:
 def _add(a: Array, b: Array) -> Array:
     """a + b, one rounding per entry."""
     out: Array = np.empty_like(a)
-    parts = pieces(a.shape[0], a.size // max(1, a.shape[0]))
-    share(len(parts), lambda i: np.add(a[slice(*parts[i])], b[slice(*parts[i])], out=out[slice(*parts[i])]))
+    by_pieces((a.shape[0], a.size // max(1, a.shape[0])), lambda p: np.add(a[p], b[p], out=out[p]))
     return out
 
 
 def moment_leaf(x: Array, /, *, index: int) -> tuple[MomentNode[Array], ...]:
-    """Moments of one sequence, as leaf ``index`` of the summation tree.  [C-1]
-
-    Args:
-        x: (T, k) activations, rows are tokens; float16, float32 or float64.
-        index: number of the sequence, at least 0.
-
-    Returns:
-        one node of level 0: sum XᵀX (k, k) and magnitude Σ |x| (k,), both float64, and tokens T.
-
-    Raises:
-        SpecError: C-1 for a bad index or shape, A-4 for NaN and infinities.
-    """
+    """Moments of one sequence, as leaf ``index`` of the summation tree.  [C-1]"""
     leaf = _whole(index, "index", "C-1", 0)
     given = weights("C-1", "x", x)
     if given.ndim != 2:
@@ -119,86 +108,20 @@ def moment_leaf(x: Array, /, *, index: int) -> tuple[MomentNode[Array], ...]:
     return (MomentNode(0, leaf, total, magnitude, given.shape[0]),)
 
 
-def _first_leaf(node: MomentNode[Array]) -> int:
-    return node.index << node.level
-
-
-def _join(left: MomentNode[Array], right: MomentNode[Array], level: int, index: int) -> MomentNode[Array]:
-    return MomentNode(
-        level, index, _add(left.sum, right.sum), _add(left.magnitude, right.magnitude), left.tokens + right.tokens
-    )
-
-
 def moment_merge(
     left: Sequence[MomentNode[Array]], right: Sequence[MomentNode[Array]], /
 ) -> tuple[MomentNode[Array], ...]:
-    """Nodes of the union of two disjoint sets of leaves; siblings are added at once.  [C-2]
-
-    Args:
-        left: nodes of one set, of any levels.
-        right: nodes of another set; the order of the two does not show in the result.
-
-    Returns:
-        nodes sorted by first leaf, no two of them siblings.
-
-    Raises:
-        SpecError: C-2, a leaf in both sets or nodes of different widths.
-    """
-    done: list[MomentNode[Array]] = []
-    for node in sorted((*left, *right), key=_first_leaf):
-        if done and done[0].sum.shape != node.sum.shape:
-            raise SpecError("C-2", f"nodes of different widths: {done[0].sum.shape} and {node.sum.shape}")
-        if done and _first_leaf(node) < (done[-1].index + 1) << done[-1].level:
-            raise SpecError("C-2", f"leaf {_first_leaf(node)} is in both sets")
-        while done and done[-1].level == node.level and done[-1].index == node.index - 1 and node.index % 2:
-            node = _join(done.pop(), node, node.level + 1, node.index // 2)
-        done.append(node)
-    return tuple(done)
+    """Nodes of the union of two disjoint sets of leaves; siblings are added at once.  [C-2]"""
+    return common.merged(common.in_order((*left, *right), "is in both sets"), _add)
 
 
 def moment_total(nodes: Sequence[MomentNode[Array]], /) -> SecondMoment[Array]:
-    """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]
-
-    Args:
-        nodes: nodes of one moment set; leaves may be missing.
-
-    Returns:
-        matrix (k, k) and magnitude (k,), float64, and the number of tokens.
-
-    Raises:
-        SpecError: C-2, a set without tokens.
-    """
-    left = list(moment_merge(nodes, ()))
-    tokens = sum(node.tokens for node in left)
-    if tokens == 0:
-        raise SpecError("C-2", "a moment set without tokens has no mean")
-    level = 0
-    while len(left) > 1:  # level by level: a node whose sibling is absent moves up as it is
-        raised: list[MomentNode[Array]] = []
-        for node in left:
-            if node.level > level:
-                raised.append(node)
-            elif raised and raised[-1].level == level + 1 and raised[-1].index == node.index // 2:
-                raised[-1] = _join(raised[-1], node, level + 1, node.index // 2)
-            else:
-                raised.append(node._replace(level=level + 1, index=node.index // 2))
-        left, level = raised, level + 1
-    return SecondMoment(left[0].sum / tokens, left[0].magnitude / tokens, tokens)
+    """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]"""
+    return common.total(moment_merge(nodes, ()), _add)
 
 
 def recency_moment(batches: Sequence[Array], /, *, total: int) -> Array:
-    """Second moment as the published hook weighs it: C ← C N / (N + b), C ← C + Σ xᵀx / N.  [C-3]
-
-    Args:
-        batches: arrays (b, T, k) in order; the order matters.
-        total: N, sequences of the whole run, at least 1.
-
-    Returns:
-        (k, k), of the batches' precision.
-
-    Raises:
-        SpecError: C-3, no batches or different shapes; A-4 for NaN and infinities.
-    """
+    """Second moment as the published hook weighs it: C ← C N / (N + b), C ← C + Σ xᵀx / N.  [C-3]"""
     n = _whole(total, "total", "C-3", 1)
     given = [weights("C-3", f"batches[{i}]", batch) for i, batch in enumerate(batches)]
     if not given or any(x.ndim != 3 or x.shape[2] != given[0].shape[-1] for x in given):

@@ -18,7 +18,7 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Leftover, LowRank, Normalisation, RankPool, Split
 
 from ._arrays import Array, fixed, integers, refuse_bad, refuse_found, weights, working_dtype
-from ._jit import as_int, kernel, pieces, share
+from ._jit import as_int, by_pieces, kernel
 from .eigenspace import _balance, _eigen
 
 __all__ = [
@@ -67,14 +67,7 @@ def _spectra(clause: str, name: str, x: Any) -> Array:
     given = weights(clause, name, x)
     check_matrix(clause, name, given.shape, (None, None))
     s = fixed(given, working_dtype(given))
-    parts = pieces(*s.shape)
-    found = [False] * len(parts)
-
-    def scan(i: int) -> None:
-        found[i] = bool(_fault(s[slice(*parts[i])]))
-
-    share(len(parts), scan)
-    if any(found):
+    if any(by_pieces(s.shape, lambda p: _fault(s[p]))):
         if not np.isfinite(s).all():
             refuse_found(clause, name, s)
         for what, bad in (("be >= 0", s < 0), ("descend", np.diff(s, axis=1, prepend=np.inf) > 0)):
@@ -263,29 +256,18 @@ def _tails(s: Any, out: Any) -> None:
 def _by_rows(function: Any, s: Array) -> Array:
     """A kernel's (J, R + 1) float64 table of spectra (J, R)."""
     out = np.empty((s.shape[0], s.shape[1] + 1), np.float64)
-    parts = pieces(*out.shape)
-
-    def work(i: int) -> None:
-        function(s[slice(*parts[i])], out[slice(*parts[i])])
-
-    share(len(parts), work)
+    by_pieces(out.shape, lambda p: function(s[p], out[p]))
     return out
 
 
 def explained_error(spectra: Array, /) -> Array:
-    """Share of the error that r leading directions explain, r = 0..R; 1 where there is no error.  [K-1]
-
-    Shapes: spectra (J, R) → (J, R + 1).
-    """
+    """Share of the error that r leading directions explain, r = 0..R; 1 where there is no error.  [K-1]"""
     s = _spectra("K-1", "spectra", spectra)
     return _by_rows(_shares, s).astype(s.dtype, copy=False)
 
 
 def residual_damage(spectra: Array, energy: Array, /) -> Array:
-    """Output error left by rank r relative to the output's energy, r = 0..R; 0/0 is 0, x/0 is inf.  [K-1]
-
-    Shapes: spectra (J, R), energy (J,) → (J, R + 1).
-    """
+    """Output error left by rank r relative to the output's energy, r = 0..R; 0/0 is 0, x/0 is inf.  [K-1]"""
     s = _spectra("K-1", "spectra", spectra)
     below = _each("K-1", "energy", energy, s.shape[0])[:, None]
     tail = _by_rows(_tails, s)
@@ -297,8 +279,6 @@ def subspace_overlap(w: Array, w_hat: Array, c: Array, /, *, rank: int) -> Array
     """Overlap φ(1)..φ(rank) of the leading output directions of a weight and its compressed form.  [K-2]
 
     The directions are eigenvectors of W C Wᵀ, found on the smaller side of W.
-
-    Shapes: w (m, k), w_hat (m, k), c (k, k) → (rank,).
     """
     given = [weights("K-2", name, x) for name, x in (("w", w), ("w_hat", w_hat), ("c", c))]
     check_patch("K-2", given[0].shape, rank, "balanced")
@@ -325,31 +305,18 @@ def _sum_of_squares(x: Any) -> Any:
 
 
 def gradient_importance(gradient: Array, /, *, normalisation: Normalisation = "mean") -> float:
-    """Mean or sum of the squared gradient of the loss with respect to a module's output.  [K-3]
-
-    Shapes: gradient (T, m).
-    """
+    """Mean or sum of the squared gradient of the loss with respect to a module's output.  [K-3]"""
     check_choice("K-3", "normalisation", normalisation, get_args(Normalisation))
     given = weights("K-3", "gradient", gradient)
     check_matrix("K-3", "gradient", given.shape, (None, None))
     flat = fixed(given, working_dtype(given)).reshape(-1)
     refuse_bad("K-3", "gradient", fixed(given, working_dtype(given)))
-    parts = pieces(flat.size, 1, elements=1 << 16)
-    sums = np.zeros(len(parts))
-
-    def work(i: int) -> None:
-        sums[i] = _sum_of_squares(flat[slice(*parts[i])])
-
-    share(len(parts), work)
-    total = float(sums.sum())
+    total = float(np.array(by_pieces((flat.size, 1), lambda p: _sum_of_squares(flat[p]), elements=1 << 16)).sum())
     return total / max(flat.size, 1) if normalisation == "mean" else total
 
 
 def loss_importance(losses: Array, spectra: Array, /, *, base: float) -> Array:
-    """(loss − base)⁺ / Σ s²: importance that turns the error of a module into its measured loss.  [K-3]
-
-    Shapes: losses (J,), spectra (J, R) → (J,).
-    """
+    """(loss − base)⁺ / Σ s²: importance that turns the error of a module into its measured loss.  [K-3]"""
     at = check_number("K-3", "base", base)
     s = _spectra("K-3", "spectra", spectra)
     rise = np.maximum(_each("K-3", "losses", losses, s.shape[0], signed=True) - at, 0.0)
@@ -359,10 +326,7 @@ def loss_importance(losses: Array, spectra: Array, /, *, base: float) -> Array:
 
 
 def rank_cost(shapes: Array, /, *, bits: int | None = None) -> Array:
-    """Parameters of one rank, m + k, or its bytes at ``bits`` per number, rounded up for each factor.  [K-4]
-
-    Shapes: shapes (J, 2) → (J,) int32.
-    """
+    """Parameters of one rank, m + k, or its bytes at ``bits`` per number, rounded up for each factor.  [K-4]"""
     given = integers("K-4", "shapes", shapes)
     check_matrix("K-4", "shapes", given.shape, (None, 2))
     if (given < 1).any():
@@ -402,19 +366,13 @@ def allocate_greedy(
     multiple: int = 1,
     leftover: Leftover = "stop",
 ) -> Array:
-    """Rule A: units that remove most weighted error per price, until the budget ends.  [K-5]
-
-    Shapes: spectra (J, R), importance, cost, low and high (J,) → (J,) int32.
-    """
+    """Rule A: units that remove most weighted error per price, until the budget ends.  [K-5]"""
     s, g, c, first, last, mu = _goods("K-5", spectra, importance, cost, low, high, multiple)
     return _market("K-5", GAIN, s, g, c, first, last, mu, budget, leftover)[0].astype(np.int32)
 
 
 def threshold_ranks(spectra: Array, low: Array, high: Array, /, *, threshold: float, multiple: int = 1) -> Array:
-    """Rule B at a given share: the smallest multiple within the bounds that explains it.  [K-6]
-
-    Shapes: spectra (J, R), low and high (J,) → (J,) int32.
-    """
+    """Rule B at a given share: the smallest multiple within the bounds that explains it.  [K-6]"""
     at = check_number("K-6", "threshold", threshold, 0.0, 1.0)
     s = _spectra("K-6", "spectra", spectra)
     first, last, mu = _units("K-6", low, high, s.shape[0], s.shape[1], multiple)
@@ -433,10 +391,7 @@ def allocate_threshold(
     multiple: int = 1,
     leftover: Leftover = "stop",
 ) -> Array:
-    """Rule B: units by rising share explained before them, until the budget ends.  [K-6]
-
-    Shapes: spectra (J, R), cost, low and high (J,) → (J,) int32.
-    """
+    """Rule B: units by rising share explained before them, until the budget ends.  [K-6]"""
     s, g, c, first, last, mu = _goods("K-6", spectra, np.ones(len(spectra)), cost, low, high, multiple)
     return _market("K-6", SHARE, _by_rows(_shares, s), g, c, first, last, mu, budget, leftover)[0].astype(np.int32)
 
@@ -452,10 +407,7 @@ def allocate_proportional(
     multiple: int = 1,
     leftover: Leftover = "stop",
 ) -> Array:
-    """Rule C: ranks proportional to a sensitivity, with the largest factor that the budget covers.  [K-7]
-
-    Shapes: sensitivity, cost, low and high (J,) → (J,) int32.
-    """
+    """Rule C: ranks proportional to a sensitivity, with the largest factor that the budget covers.  [K-7]"""
     given = weights("K-7", "sensitivity", sensitivity)
     check_matrix("K-7", "sensitivity", given.shape, (None,))
     sigma = _each("K-7", "sensitivity", given, given.shape[0])
@@ -481,10 +433,7 @@ def _error_left(s: Any, g: Any, ranks: Any) -> Any:
 
 
 def allocation_objective(spectra: Array, importance: Array, ranks: Array, /) -> float:
-    """Weighted error that an allocation leaves.  [K-8]
-
-    Shapes: spectra (J, R), importance and ranks (J,).
-    """
+    """Weighted error that an allocation leaves.  [K-8]"""
     s = _spectra("K-8", "spectra", spectra)
     g = _each("K-8", "importance", importance, s.shape[0])
     r = _whole("K-8", "ranks", ranks, s.shape[0], 0)
@@ -505,10 +454,7 @@ def allocation_bound(
     budget: int,
     multiple: int = 1,
 ) -> float:
-    """No allocation within bounds and budget leaves less: the optimum with units that may be split.  [K-8]
-
-    Shapes: spectra (J, R), importance, cost, low and high (J,).
-    """
+    """No allocation within bounds and budget leaves less: the optimum with units that may be split.  [K-8]"""
     s, g, c, first, last, mu = _goods("K-8", spectra, importance, cost, low, high, multiple)
     ranks, left = _market("K-8", GAIN, s, g, c, first, last, mu, budget, "stop")
     waiting = np.flatnonzero(ranks < last * mu)
@@ -531,10 +477,7 @@ def _pool(s: Any, g: Any, group: Any, out: Any) -> None:
 def pool_modules(
     spectra: Array, importance: Array, cost: Array, low: Array, high: Array, group: Array, /
 ) -> RankPool[Array]:
-    """Modules that share a rank as one: squares weighted and added, costs added, bounds intersected.  [K-9]
-
-    Shapes: spectra (J, R), importance, cost, low, high and group (J,) → spectra (T, R), cost, low and high (T,).
-    """
+    """Modules that share a rank as one: squares weighted and added, costs added, bounds intersected.  [K-9]"""
     s, g, c, first, last, _ = _goods("K-9", spectra, importance, cost, low, high, 1)
     member = _whole("K-9", "group", group, s.shape[0], 0)
     groups = int(member.max()) + 1 if member.size else 0
@@ -577,10 +520,7 @@ def reallocate_ranks(
     multiple: int = 1,
     hysteresis: float = 0.0,
 ) -> Array:
-    """Rule A on what adapters hold and what they leave, merged, within ``step`` of the present ranks.  [K-10]
-
-    Shapes: kept (J, Q), residual (J, R), importance, cost, low, high and ranks (J,) → (J,) int32.
-    """
+    """Rule A on what adapters hold and what they leave, merged, within ``step`` of the present ranks.  [K-10]"""
     parts = [_spectra("K-10", name, x) for name, x in (("kept", kept), ("residual", residual))]
     modules = parts[0].shape[0]
     check_matrix("K-10", "residual", parts[1].shape, (modules, None))
@@ -607,8 +547,6 @@ def nest_patch(b: Array, a: Array, c: Array, /, *, split: Split = "balanced") ->
     """The same patch with directions in order of what they do, so that every prefix is the best of its rank.  [K-11]
 
     One QR of B and one eigenproblem of order R, in float64.
-
-    Shapes: b (m, R), a (R, k), c (k, k) → B (m, R), A (R, k).
     """
     check_choice("K-11", "split", split, get_args(Split))
     given = [weights("K-11", name, x) for name, x in (("b", b), ("a", a), ("c", c))]

@@ -11,6 +11,7 @@ import numpy as np
 from lowbit.accel.common import hadamard
 from lowbit.accel.common.philox import check_seed
 from lowbit.accel.common.refusals import check_square
+from lowbit.accel.common.rotation import block_shapes, check_fields, check_rotations, rotated
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,
@@ -24,7 +25,7 @@ from lowbit.reference.types import (
 
 from ._arrays import Array, finite_weights, fixed, refuse_bad, weights, working_dtype
 from ._hadamard import BYTES
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from ._transform import outer, refuse_unless_finite, stage, transform
 from .philox import philox_normal, philox_words
 from .uniform import dequantize, fit_grid, quantize
@@ -50,11 +51,7 @@ __all__ = [
 
 
 def hadamard_matrix(*, order: int) -> Array:
-    """The ±1 matrix of an order, int32.  [H-1]
-
-    Raises:
-        SpecError: H-1, an order without a construction.
-    """
+    """The ±1 matrix of an order, int32.  [H-1]"""
     made = np.ones((1, 1), np.int32)
     for n in hadamard.factors(order):
         made = np.kron(made, hadamard.table(n).astype(np.int32))
@@ -62,38 +59,14 @@ def hadamard_matrix(*, order: int) -> Array:
 
 
 def hadamard_transform(x: Array, /, *, block_size: int | None = None, transpose: bool = False) -> Array:
-    """Normalised Hadamard transform of the last axis.  [H-2]
-
-    Args:
-        x: float16, float32 or float64, (..., n).
-        block_size: transform every run of so many columns alone; divides n. None: the whole axis.
-        transpose: use the transposed matrix.
-
-    Returns:
-        x's shape; float32, or float64 for float64.
-
-    Raises:
-        SpecError: H-1 for an order without a construction, H-2, A-4.
-    """
+    """Normalised Hadamard transform of the last axis.  [H-2]"""
     given = weights("H-2", "x", x)
     size = hadamard.check_block(given.shape, block_size)
     return transform(given, hadamard.factors(size), bool(transpose))
 
 
 def kronecker_transform(x: Array, table: Array, /, *, transpose: bool = False) -> Array:
-    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]
-
-    Args:
-        x: float16, float32 or float64, (..., n), n = K 2^t.
-        table: ±1, (K, K), orthogonal rows.
-        transpose: use Tᵀ.
-
-    Returns:
-        x's shape; float32, or float64 for float64.
-
-    Raises:
-        SpecError: H-2, A-4.
-    """
+    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]"""
     given, signs = weights("H-2", "x", x), weights("H-2", "table", table)
     refuse_bad("H-2", "table", fixed(signs, working_dtype(signs)))
     hadamard.check_table(signs.astype(np.float64), given.shape)
@@ -135,14 +108,7 @@ def random_hadamard(*, order: int, seed: int, index: int = 0) -> Array:
 
 
 def orthogonal_factor(z: Array, /) -> Array:
-    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]
-
-    Args:
-        z: float16, float32 or float64, (n, n).
-
-    Raises:
-        SpecError: H-4, A-4.
-    """
+    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]"""
     given = weights("H-4", "z", z)
     check_square("H-4", "z", given.shape)
     refuse_bad("H-4", "z", fixed(given, working_dtype(given)))
@@ -169,18 +135,7 @@ def random_orthogonal(*, order: int, seed: int, index: int = 0) -> Array:
 
 
 def fuse_norm(w: Array, gain: Array, /) -> Array:
-    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        gain: the same, (k,).
-
-    Returns:
-        (m, k), dtype of w but at least float32.
-
-    Raises:
-        SpecError: H-5, A-4.
-    """
+    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]"""
     given = finite_weights("H-5", "w", w, (None, None))
     g = finite_weights("H-5", "gain", gain, (given.shape[1],))
     return (given * g.astype(np.float64)).astype(working_dtype(given))
@@ -188,14 +143,7 @@ def fuse_norm(w: Array, gain: Array, /) -> Array:
 
 def _blocks(name: str, q: Array, axis: int, repeats: int) -> Array:
     """Rotations of an axis as float64 (1 or blocks, d, d); checked but for their values."""
-    if q.ndim not in (2, 3) or q.shape[-1] != q.shape[-2] or not q.size:
-        raise SpecError("H-6", f"{name} must have shape (d, d) or (b, d, d), got {q.shape}")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise SpecError("H-6", f"repeats must be a positive integer, got {repeats!r}")
-    d = q.shape[-1]
-    covered = len(q) * repeats * d == axis if q.ndim == 3 else axis % (d * repeats) == 0
-    if not covered:
-        raise SpecError("H-6", f"{name} of shape {q.shape}, repeated {repeats} times, does not cover {axis} features")
+    check_rotations(name, q.shape, axis, repeats)
     refuse_bad("H-6", name, fixed(q, working_dtype(q)))
     wide = np.ascontiguousarray(q, np.float64)
     return wide[None] if q.ndim == 2 else np.repeat(wide, repeats, axis=0)
@@ -222,19 +170,7 @@ def _rotate(w: Array, q: Array, repeats: int, axis: int, move: Callable[[Array, 
 
 
 def rotate_inputs(w: Array, q: Array, /, *, repeats: int = 1) -> Array:
-    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]
-
-    Args:
-        w: float16, float32 or float64, (m, k).
-        q: the same, (d, d) for every run of d columns, or (b, d, d).
-        repeats: how many runs in a row each of the b rotations serves.
-
-    Returns:
-        (m, k), dtype of w but at least float32.
-
-    Raises:
-        SpecError: H-6, A-4.
-    """
+    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]"""
     return _rotate(w, q, repeats, 1, _inputs)
 
 
@@ -244,19 +180,12 @@ def rotate_outputs(w: Array, q: Array, /, *, repeats: int = 1) -> Array:
 
 
 def _checked_block(block: DecoderBlock[Array]) -> DecoderBlock[Array]:
-    names = DecoderBlock._fields
-    if len(block) != len(names):
-        raise SpecError("H-7", f"block must have the fields {', '.join(names)}")
-    given = {
+    check_fields(block)
+    given: dict[str, Any] = {
         name: None if a is None and name.endswith("_bias") else weights("H-7", f"block.{name}", a)
-        for name, a in zip(names, block, strict=True)
+        for name, a in zip(DecoderBlock._fields, block, strict=True)
     }
-    d = given["input_norm"].size  # type: ignore[union-attr]
-    f, values = (given[name].shape[0] if given[name].ndim else 0 for name in ("gate", "v"))  # type: ignore[union-attr]
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "input_norm": (d,), "q": (None, d), "k": (None, d), "v": (None, d), "o": (d, None), "post_norm": (d,),
-        "gate": (f, d), "up": (f, d), "down": (d, f), "v_bias": (values,), "o_bias": (d,), "down_bias": (d,),
-    }  # fmt: skip
+    shapes = block_shapes(given)
     return DecoderBlock(
         *(None if a is None else finite_weights("H-7", f"block.{name}", a, shapes[name]) for name, a in given.items())  # type: ignore[arg-type]
     )
@@ -272,20 +201,7 @@ def _square(r1: Array, d: int) -> Array:
 def rotate_block(
     block: DecoderBlock[Array], r1: Array, r2: Array | None = None, /, *, online: bool = True
 ) -> DecoderBlock[Array]:
-    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]
-
-    Args:
-        block: weights; the biases may be None.
-        r1: float, (d, d).
-        r2: float, (d_h, d_h) or (h_kv, d_h, d_h), or None.
-        online: fold the transform before down_proj into it; the network must then apply hadamard_transform there.
-
-    Returns:
-        The block, gains 1.
-
-    Raises:
-        SpecError: H-7, H-6 for an r2 that does not fit, H-1 for a width without a Hadamard matrix, A-4.
-    """
+    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]"""
     b = _checked_block(block)
     q1 = _square(r1, b.q.shape[1])
     q2 = None
@@ -296,18 +212,9 @@ def rotate_block(
         q2 = _blocks("r2", second, len(b.v), 1)
     orders = hadamard.factors(b.down.shape[1]) if online else (1,)
     g_in, g_post = b.input_norm.astype(np.float64), b.post_norm.astype(np.float64)
-    q, k, v = (_inputs(w * g_in, q1) for w in (b.q, b.k, b.v))
-    gate, up = (_inputs(w * g_post, q1) for w in (b.gate, b.up))
-    o, down = _outputs(b.o, q1), _outputs(b.down, q1)
-    v_bias = b.v_bias
-    if q2 is not None:
-        share_of = b.o.shape[1] // len(b.v)
-        v, o = _outputs(v, q2), _inputs(o, q2 if len(q2) == 1 else np.repeat(q2, share_of, axis=0))
-        v_bias = None if v_bias is None else _outputs(v_bias[:, None], q2)[:, 0]
-    o_bias, down_bias = (None if x is None else _outputs(x[:, None], q1)[:, 0] for x in (b.o_bias, b.down_bias))
+    made = rotated(np, b, (g_in, g_post), q1, q2, _inputs, _outputs)
     if online:
-        down = transform(down, orders, False)
-    made = (np.ones_like(g_in), q, k, v, o, np.ones_like(g_post), gate, up, down, v_bias, o_bias, down_bias)
+        made = made._replace(down=transform(made.down, orders, False))
     return DecoderBlock(
         *(None if x is None else x.astype(working_dtype(a)) for x, a in zip(made, b, strict=True))  # type: ignore[arg-type]
     )
@@ -316,18 +223,7 @@ def rotate_block(
 def rotate_ends(
     embedding: Array, gain: Array, head: Array | None, r1: Array, /, *, centre: bool = False
 ) -> DecoderEnds[Array]:
-    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]
-
-    Args:
-        embedding: float, (V, d).
-        gain: float, (d,), of the last norm.
-        head: float, (V', d), or None for the embedding.
-        r1: float, (d, d).
-        centre: subtract the mean of every row of the embedding first.
-
-    Raises:
-        SpecError: H-7, A-4.
-    """
+    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]"""
     first = finite_weights("H-7", "embedding", embedding, (None, None))
     d = first.shape[1]
     g = finite_weights("H-7", "gain", gain, (d,)).astype(np.float64)
@@ -369,17 +265,7 @@ def _measures(x: Any, kurtosis: Any, peak: Any) -> None:
 
 
 def outlier_measures(x: Array, /) -> OutlierMeasures[Array]:
-    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]
-
-    Args:
-        x: float16, float32 or float64, (..., k), k ≥ 1.
-
-    Returns:
-        Two arrays (...), dtype of x but at least float32.
-
-    Raises:
-        SpecError: H-8, A-4.
-    """
+    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]"""
     given = weights("H-8", "x", x)
     if given.ndim == 0 or given.shape[-1] == 0:
         raise SpecError("H-8", f"x must have at least one entry per token, got shape {given.shape}")
@@ -387,8 +273,7 @@ def outlier_measures(x: Array, /) -> OutlierMeasures[Array]:
     refuse_bad("H-8", "x", source)
     rows = source.reshape(-1, source.shape[-1])
     kurtosis, peak = np.empty(len(rows), source.dtype), np.empty(len(rows), source.dtype)
-    parts = pieces(len(rows), rows.shape[1])
-    share(len(parts), lambda i: _measures(*(a[slice(*parts[i])] for a in (rows, kurtosis, peak))))
+    by_pieces(rows.shape, lambda p: _measures(rows[p], kurtosis[p], peak[p]))
     return OutlierMeasures(kurtosis.reshape(given.shape[:-1]), peak.reshape(given.shape[:-1]))
 
 
@@ -401,16 +286,7 @@ def quantize_activations(
     clip_ratio: float = 1.0,
     group_size: int | None = None,
 ) -> QuantizedActivations[Array]:
-    """Codes, grids and values of activations, token by token.  [H-9]
-
-    Args:
-        x: float16, float32 or float64, (..., k).
-        bits, scheme, clip_ratio: as in :func:`~lowbit.accel.numba_cpu.fit_grid`.
-        group_size: columns of a group, or None for whole tokens.
-
-    Raises:
-        SpecError: Q-1, Q-2, A-4.
-    """
+    """Codes, grids and values of activations, token by token.  [H-9]"""
     scale, zero = fit_grid(
         x, bits=bits, scheme=scheme, granularity="token" if group_size is None else "group", group_size=group_size,
         clip_ratio=clip_ratio,
@@ -428,6 +304,10 @@ def _error(x: Any, y: Any, norm: float) -> Any:
     return total
 
 
+def _total_error(x: Array, y: Array, norm: float) -> Any:
+    return np.array(by_pieces((x.size, 1), lambda p: _error(x[p], y[p], norm))).sum()
+
+
 def activation_clip(
     x: Array,
     /,
@@ -439,31 +319,13 @@ def activation_clip(
     grid: int = 20,
     max_shrink: float = 0.5,
 ) -> ActivationClip[Array]:
-    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]
-
-    Args:
-        x: float16, float32 or float64, (..., k).
-        bits, scheme, group_size: as in :func:`quantize_activations`.
-        norm: exponent of the error, above 0.
-        grid: the ratios are 1 − i / grid.
-        max_shrink: how far to go, in 0..1.
-
-    Raises:
-        SpecError: H-10, Q-1, Q-2, A-4.
-    """
+    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]"""
     steps = hadamard.check_clip(norm, grid, max_shrink)
     given = weights("H-10", "x", x)
     flat = fixed(given, working_dtype(given)).reshape(-1)
-    parts = pieces(flat.size, 1)
     errors = np.empty(steps)
     for step in range(steps):
         found = quantize_activations(given, bits=bits, scheme=scheme, clip_ratio=1 - step / grid, group_size=group_size)
         values = fixed(found.values).reshape(-1)
-        sums = np.zeros(len(parts))
-
-        def work(i: int, values: Array = values, sums: Array = sums) -> None:
-            sums[i] = _error(flat[slice(*parts[i])], values[slice(*parts[i])], float(norm))
-
-        share(len(parts), work)
-        errors[step] = sums.sum()
+        errors[step] = _total_error(flat, values, float(norm))
     return ActivationClip(1 - int(np.argmin(errors)) / grid, errors)

@@ -17,8 +17,9 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import ScaleNorm, Trained, TunedScales
 
 from ._arrays import Array, fixed, integers, refuse_bad, refuse_found, weights, working_dtype
-from ._jit import as_float, as_int, kernel, pieces, share
+from ._jit import as_float, as_int, by_pieces, kernel, share
 from ._vector import LANES, lane_sum
+from .binary_coding import refuse_codes
 from .gptq import symmetric_moment
 
 __all__ = ["fit_scales", "scale_grad", "scale_grad_tokens", "trainable_scales", "tune_step"]
@@ -121,13 +122,6 @@ def _codes(clause: str, codes: Any, shape: tuple[int, ...], name: str) -> Array:
     return q
 
 
-def _refuse_codes(clause: str, codes: Array, bits: int) -> None:
-    outside = np.argwhere((codes < 0) | (codes >= 1 << bits))
-    if len(outside):
-        i, j = (int(n) for n in outside[0])
-        raise SpecError(clause, f"code {codes[i, j]} at ({i}, {j}) is outside 0..{(1 << bits) - 1}")
-
-
 def _matrix(clause: str, name: str, x: Any) -> Array:
     a = weights(clause, name, x)
     check_matrix(clause, name, a.shape, (None, None))
@@ -142,18 +136,7 @@ def _mask(clause: str, trainable: Any, shape: tuple[int, ...]) -> Array:
 
 
 def trainable_scales(scale: Array, /, *, train: Trained = "first") -> Array:
-    """Which scales train.  [U-1]
-
-    Args:
-        scale: (m, G, q), float16, float32 or float64.
-        train: "first", plane 0; "largest", the plane of largest magnitude of every group, ties to the lower; "all".
-
-    Returns:
-        bool, scale's shape.
-
-    Raises:
-        SpecError: U-1 for an unknown rule or shape, A-4 for NaN and infinities.
-    """
+    """Which scales train.  [U-1]"""
     check_train("U-1", train)
     given = weights("U-1", "scale", scale)
     check_matrix("U-1", "scale", given.shape, (None, None, None))
@@ -170,21 +153,7 @@ def trainable_scales(scale: Array, /, *, train: Trained = "first") -> Array:
 def scale_grad(
     grad: Array, codes: Array, /, *, bits: int, group_size: int | None = None, norm: ScaleNorm = "sum"
 ) -> Array:
-    """Gradient of every scale from that of the weight: signed sums over groups.  [U-2]
-
-    Args:
-        grad: (m, k), float16, float32 or float64.
-        codes: (m, k) integers, plane i in bit i.
-        bits: planes q, 1 to 8.
-        group_size: divides k; None for whole rows.
-        norm: "sum", or "mean" to divide by the group size.
-
-    Returns:
-        (m, G, q), of grad's precision.
-
-    Raises:
-        SpecError: U-2 for shapes, codes and options, A-4 for NaN and infinities.
-    """
+    """Gradient of every scale from that of the weight: signed sums over groups.  [U-2]"""
     check_norm("U-2", norm)
     given = _matrix("U-2", "grad", grad)
     check_planes("U-2", "bits", bits)
@@ -195,38 +164,18 @@ def scale_grad(
     m, k = source.shape
     sums: Array = np.zeros((m, groups, bits))
     divisor = float(max(k // max(groups, 1), 1)) if norm == "mean" else 1.0
-    parts = pieces(m, max(k, groups * bits))
-    bad, seen = [False] * len(parts), [0] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        found, bits_seen = _signed_sums(source[p], q[p], groups, divisor, sums[p])
-        bad[i], seen[i] = bool(found), int(bits_seen)
-
-    share(len(parts), work)
-    if any(bad):
+    found = by_pieces((m, max(k, groups * bits)), lambda p: _signed_sums(source[p], q[p], groups, divisor, sums[p]))
+    if any(bad for bad, _ in found):
         refuse_found("U-2", "grad", source)
-    if any(s >> bits for s in seen):
-        _refuse_codes("U-2", q, bits)
+    if any(seen >> bits for _, seen in found):
+        refuse_codes("U-2", q, 0, 2**bits - 1)
     return sums.astype(dtype)
 
 
 def scale_grad_tokens(
     x: Array, delta: Array, codes: Array, /, *, bits: int, group_size: int | None = None, norm: ScaleNorm = "sum"
 ) -> Array:
-    """Gradient of every scale from inputs and output gradients, δᵀx formed in panels of rows.  [U-3]
-
-    Args:
-        x: (T, k) inputs, float16, float32 or float64.
-        delta: (T, m) gradient of the outputs.
-        codes, bits, group_size, norm: as in :func:`scale_grad`.
-
-    Returns:
-        (m, G, q), of the wider precision of x and delta.
-
-    Raises:
-        SpecError: U-3 for shapes, codes and options, A-4 for NaN and infinities.
-    """
+    """Gradient of every scale from inputs and output gradients, δᵀx formed in panels of rows.  [U-3]"""
     check_norm("U-3", norm)
     given, slope = _matrix("U-3", "x", x), _matrix("U-3", "delta", delta)
     (tokens, k), m = given.shape, slope.shape[1]
@@ -238,8 +187,7 @@ def scale_grad_tokens(
     source, δ = fixed(given, dtype), fixed(slope, dtype)
     refuse_bad("U-3", "x", source)
     refuse_bad("U-3", "delta", δ)
-    if q.size and (int(q.min()) < 0 or int(q.max()) >= 1 << bits):
-        _refuse_codes("U-3", q, bits)
+    refuse_codes("U-3", q, 0, 2**bits - 1)
     out: Array = np.empty((m, groups, bits), dtype)
     step = max(1, PANEL // max(k, 1))
     for start in range(0, m, step):
@@ -265,20 +213,7 @@ def tune_step(
     epsilon: float = 1e-8,
     decay: float = 0.0,
 ) -> TunedScales[Array]:
-    """A step of AdamW on the scales that train, decaying towards their start.  [U-4]
-
-    Args:
-        scale, grad, initial, first, second: (m, G, q), float16, float32 or float64; second is not negative.
-        trainable: bool of that shape; elsewhere scale and state come back as they are.
-        step: number of this step, from 1.
-        lr, beta1, beta2, epsilon, decay: of AdamW; decay pulls to ``initial``, not to 0.
-
-    Returns:
-        scale, first and second, of scale's precision. The arithmetic is float64.
-
-    Raises:
-        SpecError: U-4 for shapes and parameters, A-4 for NaN and infinities.
-    """
+    """A step of AdamW on the scales that train, decaying towards their start, in float64.  [U-4]"""
     check_tuning("U-4", step=step, lr=lr, beta1=beta1, beta2=beta2, epsilon=epsilon, decay=decay)
     given = {"scale": scale, "grad": grad, "initial": initial, "first": first, "second": second}
     named = {name: weights("U-4", name, x) for name, x in given.items()}
@@ -307,19 +242,6 @@ def fit_scales(w: Array, c: Array, codes: Array, scale: Array, trainable: Array,
 
     All rows of a panel share the products of their planes with C; the normal equations of each row are then solved
     through their eigenvalues, in float64.
-
-    Args:
-        w: (m, k), float16, float32 or float64.
-        c: (k, k), symmetric positive semi-definite.
-        codes: (m, k) integers, plane i in bit i.
-        scale: (m, G, q), G divides k.
-        trainable: bool, scale's shape; the other scales come back as they are.
-
-    Returns:
-        (m, G, q), of the widest precision of w and scale.
-
-    Raises:
-        SpecError: U-5 for shapes and codes, A-4 for NaN and infinities.
     """
     given = _matrix("U-5", "w", w)
     start = weights("U-5", "scale", scale)
@@ -335,8 +257,7 @@ def fit_scales(w: Array, c: Array, codes: Array, scale: Array, trainable: Array,
     refuse_bad("U-5", "scale", α)
     upper = symmetric_moment("U-5", "c", c, k)
     moment = np.triu(upper) + np.triu(upper, 1).T
-    if q.size and (int(q.min()) < 0 or int(q.max()) >= 1 << bits):
-        _refuse_codes("U-5", q, bits)
+    refuse_codes("U-5", q, 0, 2**bits - 1)
     out = np.array(α)
     used = np.flatnonzero(on.any(axis=(0, 1)))
     count, width = len(used) * groups, k // groups if groups else 0

@@ -16,7 +16,7 @@ from lowbit.reference.types import GroupScales, Pruned, ScaleDtype, Scheme, Spar
 
 from ._arrays import Array, fixed, refuse_bad, refuse_found, weights, working_dtype
 from ._grid import plan
-from ._jit import kernel, pieces, share
+from ._jit import by_pieces, kernel
 from .gptq import Rule, compress
 
 __all__ = ["sparsegpt", "wanda"]
@@ -37,22 +37,7 @@ def sparsegpt(
     damping: float = 0.01,
     scale_dtype: ScaleDtype | None = None,
 ) -> SparseWeight[Array]:
-    """Prune to keep:of column by column, updating what remains; with bits the survivors are quantized too.  [G-5]
-
-    Args:
-        w: (m, k) weights, float16, float32 or float64.
-        h: (k, k) second moment of the inputs.
-        keep: survivors of every ``of`` consecutive columns.
-        of: divides k and block_size.
-        bits: width of the survivors' codes, or None.
-        scheme: as in :func:`lowbit.accel.numba_cpu.gptq`, and so are the remaining options.
-
-    Returns:
-        weight (m, k), mask (m, k) True where pruned, and codes, scale, zero point and group_index, None without bits.
-
-    Raises:
-        SpecError: G-5, G-1, Q-1 or Q-2 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Prune to keep:of column by column, updating what remains; with bits the survivors are quantized too.  [G-5]"""
     given = weights("G-5", "w", w)
     check_matrix("G-5", "w", given.shape, (None, None))
     k = given.shape[1]
@@ -96,20 +81,7 @@ def _wanda(w: Any, norm: Any, keep: int, of: int, out: Any, mask: Any) -> Any:
 
 
 def wanda(w: Array, feature_moment: Array, /, *, keep: int = 2, of: int = 4) -> Pruned[Array]:
-    """Prune to keep:of by |w| · sqrt(feature moment), without an update; equal scores prune the lower index.  [G-6]
-
-    Args:
-        w: (m, k) weights, float16, float32 or float64.
-        feature_moment: (k,) mean or sum of squares of each input, at least 0.
-        keep: survivors of every ``of`` consecutive columns.
-        of: divides k.
-
-    Returns:
-        weight (m, k) and mask (m, k), True where pruned.
-
-    Raises:
-        SpecError: G-6 for arguments that do not fit; A-4 for NaN and infinities.
-    """
+    """Prune to keep:of by |w| · sqrt(feature moment), without an update; equal scores prune the lower index.  [G-6]"""
     given = weights("G-6", "w", w)
     check_matrix("G-6", "w", given.shape, (None, None))
     check_n_of_m("G-6", given.shape[1], keep, of)
@@ -121,14 +93,6 @@ def wanda(w: Array, feature_moment: Array, /, *, keep: int = 2, of: int = 4) -> 
     source = fixed(given, working_dtype(given))
     norm = fixed(np.sqrt(moment.astype(np.float64)))  # scores in float64: ties are then the ties of the specification
     out, mask = np.empty_like(source), np.empty(source.shape, np.bool_)
-    parts = pieces(*source.shape)
-    bad = [False] * len(parts)
-
-    def work(i: int) -> None:
-        p = slice(*parts[i])
-        bad[i] = bool(_wanda(source[p], norm, keep, of, out[p], mask[p]))
-
-    share(len(parts), work)
-    if any(bad):
+    if any(by_pieces(source.shape, lambda p: _wanda(source[p], norm, keep, of, out[p], mask[p]))):
         refuse_found("G-6", "w", source)
     return Pruned(out, mask)

@@ -39,23 +39,7 @@ def quantize_adapter(
     damping: float = 0.01,
     scale_dtype: ScaleDtype | None = None,
 ) -> QuantizedAdapter[Tensor]:
-    """Quantize A with H = C and B with H = A C Aᵀ, A before quantization.  [E-7]
-
-    Args:
-        b: floating, (m, r).
-        a: floating, (r, k).
-        c: floating, (k, k), second moment of the inputs.
-        bits, scheme, damping, scale_dtype: as :func:`~lowbit.accel.torch_cuda.gptq`.
-        method: ``"gptq"``, or ``"rtn"`` for rounding to nearest.
-        group_size: columns per scale; a factor whose row it exceeds or does not divide gets one scale per row.
-
-    Returns:
-        QuantizedWeight over (m, r) and over (r, k). The loss of ``"rtn"`` is that of GPTQ,
-        ½ tr[Δ (H + damp I) Δᵀ] without the dead columns, so that the two compare.
-
-    Raises:
-        SpecError: E-7, Q-1, Q-2, G-1 for parameters and shapes, A-4 for NaN or infinities.
-    """
+    """Quantize A with H = C and B with H = A C Aᵀ, A before quantization.  [E-7]"""
     if method not in get_args(AdapterMethod):
         raise SpecError("E-7", f"method must be 'rtn' or 'gptq', got {method!r}")
     b, a = as_weights("E-7", "b", b), as_weights("E-7", "a", a, like=b)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_planes
+from lowbit.accel.common.binary_coding import binary_groups, check_binary_scale, check_flag, check_planes
 from lowbit.accel.common.uniform import check_bits, code_range
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
@@ -235,12 +235,6 @@ def _by_groups(
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _flag(clause: str, name: str, value: bool) -> bool:
-    if value not in (False, True):
-        raise SpecError(clause, f"{name} must be False or True, got {value!r}")
-    return bool(value)
-
-
 def _matrix(clause: str, name: str, x: Tensor, like: Tensor | None = None) -> Tensor:
     x = as_weights(clause, name, x, like=like)
     if x.ndim != 2:
@@ -290,28 +284,13 @@ def bcq(
     rounds: int = 15,
     offset: bool = False,
 ) -> BinaryCode[Tensor]:
-    """Binary code of a weight.  [B-1, B-2, B-3]
-
-    Args:
-        w: float, (m, k).
-        bits: planes, 1 to 8.
-        group_size: columns that share scales, a divisor of k; None for a row.
-        method: ``"greedy"``, ``"refined"`` or ``"alternating"``.
-        rounds: of assignment and least squares (``"alternating"``).
-        offset: whether groups have one.
-
-    Returns:
-        int32 codes (m, k), scales (m, G, bits) and offsets (m, G) or None, dtype of w but at least float32.
-
-    Raises:
-        SpecError: B-1 or B-3 for arguments that make no code, A-4 for NaN and infinities.
-    """
+    """Binary code of a weight.  [B-1, B-2, B-3]"""
     check_planes("B-1", "bits", bits)
     if method not in BINARY_METHODS:
         raise SpecError("B-1", f"method must be one of {', '.join(BINARY_METHODS)}, got {method!r}")
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
         raise SpecError("B-3", f"rounds must be an integer of at least 0, got {rounds!r}")
-    shifted = _flag("B-1", "offset", offset)
+    shifted = check_flag("B-1", "offset", offset)
     w = _matrix("B-1", "w", w)
     groups = binary_groups("B-1", w.shape[1], group_size)
 
@@ -327,21 +306,9 @@ def bcq(
 def bcq_refit(
     w: Tensor, codes: Tensor, /, *, bits: int, group_size: int | None = None, offset: bool = False
 ) -> BinaryCode[Tensor]:
-    """Least-squares scales of given codes.  [B-4]
-
-    Args:
-        w: float, (m, k).
-        codes: integers 0..2**bits-1, (m, k).
-        bits, group_size, offset: as in :func:`bcq`.
-
-    Returns:
-        the codes, with scales (of any sign) and offsets as in :func:`bcq`.
-
-    Raises:
-        SpecError: B-4 for arguments that do not fit, A-4 for NaN and infinities.
-    """
+    """Least-squares scales of given codes.  [B-4]"""
     check_planes("B-4", "bits", bits)
-    shifted = _flag("B-4", "offset", offset)
+    shifted = check_flag("B-4", "offset", offset)
     w = _matrix("B-4", "w", w)
     codes = _codes("B-4", codes, 2**bits - 1, like=w)
     if codes.shape != w.shape:
@@ -355,19 +322,7 @@ def bcq_refit(
 
 @operation
 def bcq_assign(w: Tensor, scale: Tensor, offset: Tensor | None, /) -> Tensor:
-    """Codes of the nearest levels; a midpoint goes to the larger one.  [B-5]
-
-    Args:
-        w: float, (m, k).
-        scale: (m, G, q), any sign and order.
-        offset: (m, G) or None.
-
-    Returns:
-        int32, (m, k).
-
-    Raises:
-        SpecError: B-5 for scales that do not cover w, A-4 for NaN and infinities.
-    """
+    """Codes of the nearest levels; a midpoint goes to the larger one.  [B-5]"""
     w = _matrix("B-5", "w", w)
     scale, offset, groups, q = _scales("B-5", scale, offset, w.shape, w)
     m, k = w.shape
@@ -382,19 +337,7 @@ def bcq_assign(w: Tensor, scale: Tensor, offset: Tensor | None, /) -> Tensor:
 
 @operation
 def bcq_weight(codes: Tensor, scale: Tensor, offset: Tensor | None, /) -> Tensor:
-    """Values offset + Σ ± scale of codes.  [B-6]
-
-    Args:
-        codes: integers 0..2**q-1, (m, k).
-        scale: (m, G, q).
-        offset: (m, G) or None.
-
-    Returns:
-        (m, k), dtype of scale but at least float32.
-
-    Raises:
-        SpecError: B-6 for codes or scales that do not fit, A-4 for NaN and infinities.
-    """
+    """Values offset + Σ ± scale of codes.  [B-6]"""
     codes = as_integers("B-6", "codes", codes)
     scale, offset, groups, q = _scales("B-6", scale, offset, codes.shape, codes)
     codes = _codes("B-6", codes, 2**q - 1)
@@ -413,20 +356,7 @@ def bcq_weight(codes: Tensor, scale: Tensor, offset: Tensor | None, /) -> Tensor
 def bcq_from_grid(
     codes: Tensor, scale: Tensor, zero_point: Tensor, /, *, bits: int, scheme: Scheme = "asymmetric"
 ) -> BinaryCode[Tensor]:
-    """A uniform grid as a binary code: scale_i = s·2^(i−1), and an offset.  [B-7]
-
-    Args:
-        codes: integers of the grid, (m, k).
-        scale: above 0, (m, G), or with one row or one column.
-        zero_point: integers, the shape of scale.
-        bits, scheme: of the grid.
-
-    Returns:
-        codes from 0, scales (m, G, bits) and offsets (m, G).
-
-    Raises:
-        SpecError: Q-1 or B-7 for a grid that does not fit the codes, A-4 for NaN and infinities.
-    """
+    """A uniform grid as a binary code: scale_i = s·2^(i−1), and an offset.  [B-7]"""
     check_bits(bits, scheme)
     first, last = code_range(bits, scheme)
     codes = _codes("B-7", codes, last, first)
@@ -443,19 +373,7 @@ def bcq_from_grid(
 
 @operation
 def bcq_pack(codes: Tensor, scale: Tensor, offset: Tensor | None, /) -> PackedBinary[Tensor]:
-    """Bit planes as the product reads them, rows running fastest.  [B-8]
-
-    Args:
-        codes: integers 0..2**q-1, (m, k).
-        scale: (m, G, q).
-        offset: (m, G) or None.
-
-    Returns:
-        int32 planes (ceil(k/32), q, m), scale (G, q, m), offset (G, m) or None.
-
-    Raises:
-        SpecError: B-8 for codes or scales that do not fit, A-4 for NaN and infinities.
-    """
+    """Bit planes as the product reads them, rows running fastest.  [B-8]"""
     codes = as_integers("B-8", "codes", codes)
     scale, offset, _, q = _scales("B-8", scale, offset, codes.shape, codes)
     codes = _codes("B-8", codes, 2**q - 1)
@@ -502,20 +420,7 @@ def _bits(planes: Tensor, k: int) -> Tensor:
 
 @operation
 def bcq_unpack(planes: Tensor, scale: Tensor, offset: Tensor | None, /, *, length: int) -> BinaryCode[Tensor]:
-    """The code that was packed.  [B-8]
-
-    Args:
-        planes: int32, (ceil(length/32), q, m); bits beyond the length are not looked at.
-        scale: (G, q, m).
-        offset: (G, m) or None.
-        length: columns.
-
-    Returns:
-        codes (m, length), scale (m, G, q), offset (m, G) or None.
-
-    Raises:
-        SpecError: B-8 for shapes that do not fit, A-4 for NaN and infinities.
-    """
+    """The code that was packed.  [B-8]"""
     if isinstance(length, bool) or not isinstance(length, int) or length < 0:
         raise SpecError("B-8", f"length must be a non-negative integer, got {length!r}")
     planes, scale, offset = _check_packed("B-8", planes, scale, offset, length)
@@ -543,21 +448,9 @@ def _tables(x: Tensor, width: int, half: bool) -> Tensor:
 
 @operation
 def lookup_tables(x: Tensor, /, *, width: int = 8, half: bool = False) -> Tensor:
-    """All signed sums of every ``width`` consecutive inputs.  [B-9]
-
-    Args:
-        x: float, (t, k).
-        width: inputs of a table, 1 to 16.
-        half: first half of every table only; the other one is its negative in reverse.
-
-    Returns:
-        (t, ceil(k/width), 2**width), or half as many entries, dtype of x but at least float32.
-
-    Raises:
-        SpecError: B-9 for a width that does not exist, A-4 for NaN and infinities.
-    """
+    """All signed sums of every ``width`` consecutive inputs.  [B-9]"""
     check_planes("B-9", "width", width, 16)
-    halved = _flag("B-9", "half", half)
+    halved = check_flag("B-9", "half", half)
     return _tables(_matrix("B-9", "x", x), width, halved)
 
 
@@ -627,19 +520,5 @@ def bcq_product_checked(
 def bcq_product(
     x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None, /, *, method: ProductMethod = "auto"
 ) -> Tensor:
-    """y = x Ŵᵀ from packed planes.  [B-10]
-
-    Args:
-        x: float, (t, k).
-        planes: int32, (ceil(k/32), q, m), of :func:`bcq_pack`; bits beyond k are not looked at.
-        scale: (G, q, m).
-        offset: (G, m) or None.
-        method: ``"lookup"``, ``"dequantize"`` or ``"auto"``.
-
-    Returns:
-        (t, m), dtype of x and scale but at least float32.
-
-    Raises:
-        SpecError: B-10 for shapes that do not fit, A-4 for NaN and infinities.
-    """
+    """y = x Ŵᵀ from packed planes.  [B-10]"""
     return bcq_product_checked(*check_product(x, planes, scale, offset, method), method=method)

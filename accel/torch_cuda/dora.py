@@ -128,57 +128,19 @@ def quotient(magnitude: Tensor, c: Tensor) -> Tensor:
 
 @operation
 def dora_magnitude(w: Tensor, /, *, layout: DoraLayout = "linear") -> Tensor:
-    """Norm of every output's weights, summed in float64.  [D-1]
-
-    Args:
-        w: floating, (m, k), (k, m) for layout "transposed", (m, c, \\*kernel) for "conv".
-        layout: how the weight is stored.
-
-    Returns:
-        (m,), dtype of ``w`` but at least float32.
-
-    Raises:
-        SpecError: D-1 for shape and layout, A-4 for NaN or infinities.
-    """
+    """Norm of every output's weights, summed in float64.  [D-1]"""
     return _norms(check_weight("D-1", w, layout))
 
 
 @operation
 def dora_norm(w: Tensor, b: Tensor, a: Tensor, /, *, scaling: float, layout: DoraLayout = "linear") -> Tensor:
-    """Norm of every row of W + s B A, without an (m, k) temporary.  [D-2]
-
-    Args:
-        w: floating, as :func:`dora_magnitude`.
-        b: floating, (m, r), or (m, r, 1, ..., 1) for "conv".
-        a: floating, (r, k), or (r, c, \\*kernel) for "conv".
-        scaling: s, inside the norm.
-        layout: how the weight is stored.
-
-    Returns:
-        (m,), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-2 for shapes, scaling and layout, A-4 for NaN or infinities.
-    """
+    """Norm of every row of W + s B A, without an (m, k) temporary.  [D-2]"""
     return _norms(check_factors("D-2", w, b, a, scaling, layout))
 
 
 @operation
 def factored_norm(w: Tensor, square_norm: Tensor, b: Tensor, a: Tensor, /, *, scaling: float) -> Tensor:
-    """The same norm by expanding its square around a kept ‖W_i‖², in float64.  [D-3]
-
-    Args:
-        w: floating, (m, k).
-        square_norm: floating, (m,), >= 0.
-        b, a: floating, (m, r) and (r, k).
-        scaling: s.
-
-    Returns:
-        (m,), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-3 for shapes, scaling and a negative square, A-4 for NaN or infinities.
-    """
+    """The same norm by expanding its square around a kept ‖W_i‖², in float64.  [D-3]"""
     w = as_weights("D-3", "w", w)
     check_matrix("D-3", "w", w.shape, (None, None))
     square_norm = _per_row("D-3", "square_norm", square_norm, w.shape[0], w)
@@ -207,18 +169,7 @@ def _layer(
 def dora_weight(
     w: Tensor, b: Tensor, a: Tensor, magnitude: Tensor, /, *, scaling: float, layout: DoraLayout = "linear"
 ) -> Tensor:
-    """diag(m / c) (W + s B A), factor 1 in a zero row.  [D-4]
-
-    Args:
-        w, b, a, scaling, layout: as :func:`dora_norm`.
-        magnitude: floating, (m,).
-
-    Returns:
-        Shape of ``w``, dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-4 for shapes, scaling and layout, A-4 for NaN or infinities.
-    """
+    """diag(m / c) (W + s B A), factor 1 in a zero row.  [D-4]"""
     given, m = _layer("D-4", w, b, a, magnitude, scaling, layout)
     return _stored(_scaled(given, quotient(m, norms(given))), w.shape, layout)
 
@@ -241,20 +192,7 @@ def dora_forward(
     scaling: float,
     layout: DoraLayout = "linear",
 ) -> Tensor:
-    """x Wᵀ + bias + (g − 1) (x̃ Wᵀ) + g s (x̃ Aᵀ) Bᵀ; the bias is not scaled.  [D-5]
-
-    Args:
-        x: floating, (..., k): what the base sees.
-        dropped: floating, same shape: ``x`` after dropout, or ``x`` itself.
-        w, b, a, scaling, layout: as :func:`dora_norm`, without "conv".
-        bias, magnitude: floating, (m,).
-
-    Returns:
-        (..., m), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-5 for shapes, scaling and layout, A-4 for NaN or infinities.
-    """
+    """x Wᵀ + bias + (g − 1) (x̃ Wᵀ) + g s (x̃ Aᵀ) Bᵀ; the bias is not scaled.  [D-5]"""
     if layout == "conv":
         raise SpecError("D-5", "layout 'conv' has no matrix product: convolve with dora_weight(...)")
     x = as_weights("D-5", "x", x)
@@ -289,20 +227,7 @@ def dora_gradient(
     detach: bool = True,
     layout: DoraLayout = "linear",
 ) -> DoraGradient[Tensor]:
-    """Gradients of the factors and of the magnitude from that of the weight, by products with the factors only.  [D-6]
-
-    Args:
-        grad: floating, shape of ``w``.
-        w, b, a, scaling, layout: as :func:`dora_norm`.
-        magnitude: floating, (m,).
-        detach: take the norm as a constant; False differentiates it too.
-
-    Returns:
-        B and A with the shapes given, magnitude (m,), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-6 for shapes, scaling, detach and layout, A-4 for NaN or infinities.
-    """
+    """Gradients of the factors and of the magnitude from that of the weight, by products with the factors.  [D-6]"""
     if not isinstance(detach, bool):
         raise SpecError("D-6", f"detach must be True or False, got {detach!r}")
     grad = as_weights("D-6", "grad", grad)
@@ -330,18 +255,7 @@ def dora_gradient(
 def dora_merge(
     w: Tensor, b: Tensor, a: Tensor, magnitude: Tensor, /, *, scaling: float, layout: DoraLayout = "linear"
 ) -> DoraMerged[Tensor]:
-    """The weight of :func:`dora_weight` with its factors m / c.  [D-7]
-
-    Args:
-        w, b, a, scaling, layout: as :func:`dora_norm`.
-        magnitude: floating, (m,).
-
-    Returns:
-        weight, shape of ``w``, and factor (m,), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-7 for shapes, scaling and layout, A-4 for NaN or infinities.
-    """
+    """The weight of :func:`dora_weight` with its factors m / c.  [D-7]"""
     given, m = _layer("D-7", w, b, a, magnitude, scaling, layout)
     factor = quotient(m, norms(given))
     return DoraMerged(_stored(_scaled(given, factor), w.shape, layout), factor)
@@ -351,19 +265,7 @@ def dora_merge(
 def dora_unmerge(
     merged: Tensor, b: Tensor, a: Tensor, factor: Tensor, /, *, scaling: float, layout: DoraLayout = "linear"
 ) -> Tensor:
-    """diag(1 / factor) W' − s B A, with the factor of the merge.  [D-7]
-
-    Args:
-        merged: floating, as ``w`` of :func:`dora_norm`.
-        b, a, scaling, layout: as there.
-        factor: floating, (m,), none of them 0.
-
-    Returns:
-        Shape of ``merged``, dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-7 for shapes, scaling, layout and a factor of 0, A-4 for NaN or infinities.
-    """
+    """diag(1 / factor) W' − s B A, with the factor of the merge.  [D-7]"""
     like = as_weights("D-7", "merged", merged)
     m, _ = check_rows("D-7", "merged", like.shape, layout)
     factor = _per_row("D-7", "factor", factor, m, like)
@@ -388,19 +290,7 @@ def _pair(clause: str, names: tuple[str, str], b: Tensor, a: Tensor) -> tuple[Te
 
 @operation
 def dvora_factors(b: Tensor, a: Tensor, row_scale: Tensor, rank_scale: Tensor, /) -> LowRank[Tensor]:
-    """diag(row_scale) B and diag(rank_scale) A, the factors of a DVoRA layer.  [D-8]
-
-    Args:
-        b, a: floating, (m, r) and (r, k), frozen and random.
-        row_scale: floating, (m,).
-        rank_scale: floating, (r,).
-
-    Returns:
-        B (m, r) and A (r, k), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-8 for shapes, A-4 for NaN or infinities.
-    """
+    """diag(row_scale) B and diag(rank_scale) A, the factors of a DVoRA layer.  [D-8]"""
     b, a = _pair("D-8", ("b", "a"), b, a)
     row = _per_row("D-8", "row_scale", row_scale, b.shape[0], b)
     rank = _per_row("D-8", "rank_scale", rank_scale, a.shape[0], b)
@@ -410,18 +300,7 @@ def dvora_factors(b: Tensor, a: Tensor, row_scale: Tensor, rank_scale: Tensor, /
 
 @operation
 def dvora_gradient(grad_b: Tensor, grad_a: Tensor, b: Tensor, a: Tensor, /) -> DvoraGradient[Tensor]:
-    """Gradients of the two vectors of DVoRA from those of its factors.  [D-8]
-
-    Args:
-        grad_b, b: floating, (m, r).
-        grad_a, a: floating, (r, k).
-
-    Returns:
-        row_scale (m,) and rank_scale (r,), dtype of the widest argument but at least float32.
-
-    Raises:
-        SpecError: D-8 for shapes, A-4 for NaN or infinities.
-    """
+    """Gradients of the two vectors of DVoRA from those of its factors.  [D-8]"""
     b, a = _pair("D-8", ("b", "a"), b, a)
     grad_b, grad_a = _pair("D-8", ("grad_b", "grad_a"), grad_b, grad_a)
     check_matrix("D-8", "grad_b", grad_b.shape, tuple(b.shape))
@@ -433,17 +312,7 @@ def dvora_gradient(grad_b: Tensor, grad_a: Tensor, b: Tensor, a: Tensor, /) -> D
 
 @operation
 def decomposition_change(w: Tensor, start: Tensor, /) -> DecompositionChange:
-    """Mean change of the norms of rows, and of 1 − cosine, in float64.  [D-9]
-
-    Args:
-        w, start: floating, (m, k).
-
-    Returns:
-        Two numbers.
-
-    Raises:
-        SpecError: D-9 for shapes, A-4 for NaN or infinities.
-    """
+    """Mean change of the norms of rows, and of 1 − cosine, in float64.  [D-9]"""
     w = as_weights("D-9", "w", w)
     start = as_weights("D-9", "start", start, like=w)
     check_matrix("D-9", "w", w.shape, (None, None))
@@ -467,19 +336,7 @@ def decomposition_change(w: Tensor, start: Tensor, /) -> DecompositionChange:
 def dora_to_lora(
     w: Tensor, b: Tensor, a: Tensor, magnitude: Tensor, /, *, scaling: float, rank: int
 ) -> LoraRefit[Tensor]:
-    """The rank-r patch nearest to W' − W, with what it leaves.  [D-10]
-
-    Args:
-        w, b, a, scaling: as :func:`dora_norm`, layout "linear".
-        magnitude: floating, (m,).
-        rank: 1 to min(m, k).
-
-    Returns:
-        B (m, rank), A (rank, k), and the Frobenius norms of the residual and of the update.
-
-    Raises:
-        SpecError: D-10 for shapes, scaling and rank, A-4 for NaN or infinities.
-    """
+    """The rank-r patch nearest to W' − W, with what it leaves.  [D-10]"""
     given, m = _layer("D-10", w, b, a, magnitude, scaling, "linear")
     check_patch("D-10", given.w.shape, rank, "balanced")
     change = _scaled(given, quotient(m, norms(given))) - given.w

@@ -10,17 +10,17 @@ Source: Liu et al. 2024, EoRA, arXiv 2410.21271.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, get_args
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowbit.accel.common import eigenspace as common
 from lowbit.accel.common import krylov
 from lowbit.accel.common.low_rank import check_patch
-from lowbit.accel.common.refusals import check_either, check_matrix, check_square
+from lowbit.accel.common.refusals import check_matrix, check_square
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
@@ -39,9 +39,6 @@ __all__ = [
     "stationarity",
 ]
 
-_U64 = 2.0**-53
-_NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
-_DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
 _PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough to stay in cache
 
 
@@ -122,41 +119,20 @@ def _top(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 _balance = functools.partial(krylov.balance, torch)
 
 
-def _factors(u: Tensor, values: Tensor, d: Tensor, split: Split, dtype: torch.dtype) -> LowRank[Tensor]:
-    """B = U, A = Uᵀ D, or both scaled to the same singular values (eq. 1.4)."""
-    b, a = u, u.T @ d.to(u.dtype)
-    if split == "balanced":
-        scale = _balance(values, max(d.shape))
-        b, a = b * scale, a / scale[:, None]
-    return LowRank(B=b.to(dtype), A=a.to(dtype))
+_factors = functools.partial(common.factors, torch, Tensor.to)
 
 
 # --- objective -------------------------------------------------------------------------------------------------------
 
 
-def _trace(e: Tensor, c: Tensor) -> float:
-    """tr(E C Eᵀ) = ⟨EᵀE, C⟩ by panels of the Gram matrix, one triangle only: m k² multiplications, small workspace.
-
-    Products run in the precision of ``e``; the sum over panels is float64.
-    """
-    k = e.shape[1]
-    total = 0.0
-    for i in range(0, k, _PANEL):
-        left = e[:, i : i + _PANEL].T.contiguous()
-        for j in range(i, k, _PANEL):
-            gram = left @ e[:, j : j + _PANEL]
-            weight = c[i : i + _PANEL, j : j + _PANEL]
-            if j > i:
-                weight = weight + c[j : j + _PANEL, i : i + _PANEL].T
-            total += float((gram * weight).sum(dtype=torch.float64))
-    return total
+_trace = functools.partial(common.trace, torch, Tensor.contiguous)
 
 
 @operation
 def objective(d: Tensor, c: Tensor, /) -> float:
     """J = tr(D C Dᵀ), the error that no patch is left with.  [E-1]
 
-    Shapes: d (m, k), c (k, k). Products in the input's precision (at least float32), sums in float64.
+    Products in the input's precision (at least float32), sums in float64.
     """
     _problem("E-1", d, c)
     dtype = _float(d, c)
@@ -170,7 +146,6 @@ def eora(d: Tensor, c: Tensor, /, *, rank: int, split: Split = "balanced") -> Lo
         M = D C Dᵀ,   B = U_r,   A = U_rᵀ D                            (1.4)
 
     "balanced" multiplies the columns of B and divides the rows of A by sqrt(s), s the singular values of D C^{1/2}.
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
     """
     check_patch("E-2", d.shape, rank, split)
     _problem("E-2", d, c)
@@ -184,8 +159,6 @@ def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
 
     For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
     below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
-
-    Shapes: d (m, k), c (k, k) → (min(m, k),).
     """
     _problem("E-3", d, c)
     dtype = _float(d)
@@ -212,41 +185,18 @@ def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
 
 @operation
 def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
-    """Relative residuals of the first-order conditions, 0 at the optimum.  [E-6]
-
-        left = ‖Bᵀ(D − BA)C‖ / (‖B‖ ‖DC‖),   right = ‖(D − BA)CAᵀ‖ / (‖A‖ ‖DC‖)
-
-    Shapes: d (m, k), c (k, k), b (m, r), a (r, k). Float64 throughout; 0 where a denominator vanishes.
-    """
+    """Relative residuals of the first-order conditions, in float64; 0 where a denominator vanishes.  [E-6]"""
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
     _problem("E-6", d, c)
     for name, x in (("b", b), ("a", a)):
         refuse_nan("E-6", name, x)
-    d64, c64, b64, a64 = (x.to(torch.float64) for x in (d, c, b, a))
-    dc = d64 @ c64
-    rest = dc - b64 @ (a64 @ c64)
-    size = float(dc.norm())
-
-    def ratio(top: Tensor, factor: Tensor) -> float:
-        bottom = float(factor.norm()) * size
-        return float(top.norm()) / bottom if bottom > 0 else 0.0
-
-    return Stationarity(left=ratio(b64.T @ rest, b64), right=ratio(rest @ a64.T, a64))
+    return common.stationarity(torch, *(x.to(torch.float64) for x in (d, c, b, a)))
 
 
 @operation
 def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
-    """What a patch with rows ``a`` leaves of the second moment, when its B is best for the error.  [E-8]
-
-        H = C − C Aᵀ (A C Aᵀ)⁺ A C,   tr(D H Dᵀ) = min over B of tr[(D − BA) C (D − BA)ᵀ]
-
-    Shapes: c (k, k), a (r, k) → (k, k), type of c but at least float32. Computed in float64.
-
-    Raises:
-        SpecError: E-8 for shapes, types, and a c that is not symmetric or has a diagonal below 0; A-4 for NaN and
-            infinities.
-    """
+    """C − C Aᵀ (A C Aᵀ)⁺ A C, in float64: what a patch with rows ``a`` leaves of the second moment.  [E-8]"""
     check_matrix("E-8", "a", a.shape, (None, None))
     check_square("E-8", "c", c.shape, a.shape[1])
     if not a.is_floating_point():
@@ -260,14 +210,14 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
     for start in range(0, h.shape[0], _PANEL):  # no second matrix as large as h
         columns = slice(start, start + _PANEL)
         bulk += ((size @ h[:, columns].abs()) * size[:, columns]).sum(1)
-    seen = energy > _NO_ENERGY * bulk
+    seen = energy > common.NO_ENERGY * bulk
     scale = energy[seen].rsqrt()[:, None]
     rows, image = rows[seen] * scale, image[seen] * scale
     values, vectors = torch.linalg.eigh(rows @ image.T)
-    kept = values > _DEPENDENT
+    kept = values > common.DEPENDENT
     # With V Λ Vᵀ = A C Aᵀ, the rows of Λ^-1/2 Vᵀ A are orthonormal under C.
     image = (vectors[:, kept].T @ image) * values[kept].rsqrt()[:, None]
-    floor = h.diagonal() * (h.shape[0] * 2 * _U64)
+    floor = h.diagonal() * (h.shape[0] * 2 * common.U64)
     h.addmm_(image.T, image, alpha=-1)
     h.diagonal().copy_(torch.maximum(h.diagonal(), floor))
     for start in range(0, h.shape[0], _PANEL):  # addmm is symmetric up to rounding only
@@ -282,33 +232,11 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
 def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = "truncate") -> LowRank[Tensor]:
     """The published recipe: float64 eigenvectors of C, then a full singular value decomposition of D C^{1/2}.  [E-4]
 
-        C = Q Λ Qᵀ,   S = Q Λ^{1/2},   U Σ Vᵀ = svd(D S),   B = U_r Σ_r^{1/2},   A = Σ_r^{1/2} V_rᵀ S⁻¹
-
-    Policy "nvlabs" lifts negative eigenvalues to the smallest positive one and cannot treat an exact zero; "truncate"
-    zeroes both roots at and below max(λ_max, 0)·min(1, max(1, k)·2^-23). S and S⁻¹ are rounded to the result's type.
+    S and S⁻¹ are rounded to the result's type.
     """
     check_patch("E-4", d.shape, rank, "balanced")
     _problem("E-4", d, c)
-    check_either("E-4", "policy", policy, get_args(EigenPolicy))
-    dtype = _float(d)
-    c64 = c.to(torch.float64)
-    values, q = torch.linalg.eigh((c64 + c64.T) / 2)
-    if policy == "nvlabs":
-        positive = values[values > 0]
-        if positive.numel() == 0:
-            raise SpecError("E-4", "policy 'nvlabs' needs a positive eigenvalue of c, and there is none")
-        if bool((values == 0).any()):
-            raise SpecError("E-4", "policy 'nvlabs' cannot invert the exact zero eigenvalue of c")
-        root = torch.where(values < 0, positive.min(), values).sqrt()
-        inverse = 1 / root
-    else:
-        cutoff = max(float(values[-1]), 0.0) * min(1.0, max(1, c.shape[0]) * 2.0**-23)
-        keep = values > cutoff
-        root = torch.where(keep, values, torch.zeros_like(values)).sqrt()
-        inverse = torch.where(keep, 1 / torch.where(keep, root, torch.ones_like(root)), torch.zeros_like(root))
-    u, s, vt = torch.linalg.svd(d.to(dtype) @ (q * root).to(dtype), full_matrices=False)
-    half = s[:rank].sqrt()
-    return LowRank(B=u[:, :rank] * half, A=(half[:, None] * vt[:rank]) @ (inverse[:, None] * q.T).to(dtype))
+    return common.published(torch, Tensor.to, d, c, rank, policy, _float(d))
 
 
 # --- the certified solve ---------------------------------------------------------------------------------------------
@@ -392,23 +320,15 @@ def _exact(d: Tensor, c: Tensor, rank: int, split: Split) -> Compensation[Tensor
     """Exact solve with its objective and a float64 lower bound."""
     values, u, residual = _eigen(d, c, rank)
     low = _factors(u, values[:rank], d, split, _float(d))
-    found = max(residual(low.B, low.A), 0.0)
-    # LAPACK's eigenvalues are those of M + F with ‖F‖ ≤ p(n)·u·‖M‖; the sum of the trailing ones and the trace of
-    # the residual then agree within a small multiple of n·u·tr M, which the bound gives up.
-    slack = _U64 * max(d.shape) * float(values.sum())
-    best = float(values[rank:].sum())
-    return Compensation(
-        B=low.B, A=low.A, objective=found, lower_bound=min(max(best - slack, 0.0), found), method="exact"
-    )
+    best, total = float(values[rank:].sum()), float(values.sum())
+    return common.compensation(low, residual(low.B, low.A), best, total, max(d.shape))
 
 
 def _checked(d: Tensor, c: Tensor, rank: int, tolerance: float, split: Split) -> bool:
     """Refuse bad arguments; True when the fast path is worth its while."""
     check_patch("E-5", d.shape, rank, split)
     _problem("E-5", d, c)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise SpecError("E-5", f"tolerance must be finite and not negative, got {tolerance!r}")
-    return krylov.worth(d.shape, rank)
+    return common.pays(d.shape, rank, tolerance)
 
 
 def _operator(d: Tensor, c: Tensor) -> _Operator:
@@ -423,15 +343,8 @@ def eora_certified(
 ) -> Compensation[Tensor]:
     """EoRA with a certificate: lower_bound ≤ optimum ≤ objective ≤ (1 + tolerance)·lower_bound.  [E-5]
 
-    Up to min(m, k) of about a thousand, or when a Krylov basis would fill the space, the exact solve in float64.
-    Above, block Krylov iteration on M = D C Dᵀ in operator form (M is never formed) with an a-posteriori bound. When
-    that bound cannot be brought to ``tolerance`` (a spectrum flat to the end, an optimum below rounding, a tolerance
-    below the precision of the input), a RuntimeWarning says so and the exact solve follows. The bound holds except
-    with probability 1e-10 over the seeded probes, and takes rounding errors of different products as independent.
-
-    About half of the time goes into the two numbers: J itself is a sum of m k² products. See :func:`eora_within`.
-
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    By :mod:`lowbit.accel.common.krylov` where it pays. About half of the time goes into the two numbers: J itself is
+    a sum of m k² products. See :func:`eora_within`.
     """
     if _checked(d, c, rank, tolerance, split):
         try:
@@ -446,10 +359,7 @@ def eora_within(
 ) -> LowRank[Tensor]:
     """EoRA within ``tolerance`` of the optimum, certified as :func:`eora_certified`, but without J and its bound.
 
-    J(BA) ≤ (1 + tolerance)·optimum needs no J: the distance to the optimum is bounded by itself, and the trailing
-    Ritz values bound the optimum from below. Not an operation of the contract.
-
-    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k).
+    Shapes: d (m, k), c (k, k) → B (m, r), A (r, k). Not an operation of the contract.
     """
     if _checked(d, c, rank, tolerance, split):
         try:

@@ -161,16 +161,6 @@ def inverse_cholesky(h: Tensor, /, *, damping: float = 0.01) -> InverseFactor[Te
 
     ``damp = damping * mean(diag H)`` after zero diagonal entries (dead columns) became 1. U is the inverse of the
     Cholesky factor taken from the last column to the first: no general inverse is formed. Computed in float64.
-
-    Args:
-        h: floating, (k, k), symmetric positive semidefinite.
-        damping: not negative.
-
-    Returns:
-        factor, dtype of ``h`` but at least float32, upper triangular with a positive diagonal; dead, bool, (k,).
-
-    Raises:
-        SpecError: G-1 for shapes, damping, or a matrix that is not positive definite after damping; A-4.
     """
     check_damping("G-1", damping)
     moment = check_moment("G-1", "h", h, None)
@@ -398,25 +388,6 @@ def gptq(
 
     The module's docstring has the form that is computed. The factor is formed in float64, weights and residuals are
     kept in the dtype of ``w`` (at least float32).
-
-    Args:
-        w: floating, (m, k).
-        h: floating, (k, k), symmetric positive semidefinite, any positive multiple of the second moment of the inputs.
-        bits, scheme, range_floor, scale_dtype: as :func:`~lowbit.accel.torch_cuda.fit_grid`.
-        group_size: columns per scale, dividing k; None for whole rows.
-        act_order: visit columns by diag(H), largest first.
-        static_groups: grids of all groups from the weights before any update.
-        group_scales: ``"current"``, a group's grid sees every update before it, or ``"block"``, only those of earlier
-            blocks, as published.
-        clip_search: grids by :func:`~lowbit.accel.torch_cuda.clip_search` with its defaults.
-        block_size: columns per lazy update; changes results only with ``group_scales="block"``.
-        damping: share of the mean of diag(H) that is added to it.
-
-    Returns:
-        codes int32 (m, k); scale (m, G), zero_point int32 (m, G), group_index int32 (k,); weight (m, k); loss.
-
-    Raises:
-        SpecError: Q-1, Q-2, G-1, G-2 for parameters and shapes, A-4 for NaN or infinities.
     """
     w = as_weights("G-2", "w", w)
     check_matrix("G-2", "w", w.shape, (None, None))

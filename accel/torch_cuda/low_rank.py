@@ -27,19 +27,7 @@ def truncated_svd(d: Tensor, rank: int, split: str) -> LowRank[Tensor]:
 
 @operation
 def svd_patch(d: Tensor, /, *, rank: int, split: Split = "balanced") -> LowRank[Tensor]:
-    """Truncated singular value decomposition of a compression error.  [C-4]
-
-    Args:
-        d: floating, (m, k), formed in float32 or better.
-        rank: 1 to min(m, k).
-        split: ``"balanced"``, B = U sqrt(s), A = sqrt(s) Vᵀ; ``"left"``, B = U s, A = Vᵀ.
-
-    Returns:
-        B (m, r) and A (r, k), dtype of ``d`` but at least float32.
-
-    Raises:
-        SpecError: C-4 for rank, split and shape, A-4 for NaN or infinities.
-    """
+    """Truncated singular value decomposition of a compression error, in float32 or better.  [C-4]"""
     d = as_weights("C-4", "d", d)
     check_patch("C-4", d.shape, rank, split)
     refuse_nan("C-4", "d", d)
@@ -48,19 +36,7 @@ def svd_patch(d: Tensor, /, *, rank: int, split: Split = "balanced") -> LowRank[
 
 @operation
 def scaled_svd_patch(d: Tensor, channel_scale: Tensor, /, *, rank: int, split: Split = "balanced") -> LowRank[Tensor]:
-    """Truncated SVD of ``d diag(a)``, brought back: ``A diag(a)⁻¹``, 0 where a channel's scale is 0.  [C-5]
-
-    Args:
-        d: floating, (m, k).
-        channel_scale: floating, (k,), finite and >= 0; a common factor cancels.
-        rank, split: as :func:`svd_patch`.
-
-    Returns:
-        B (m, r) and A (r, k), dtype of ``d`` but at least float32.
-
-    Raises:
-        SpecError: C-5 for shapes, rank, split and negative scales, A-4 for NaN or infinities.
-    """
+    """Truncated SVD of ``d diag(a)``, brought back: ``A diag(a)⁻¹``, 0 where a channel's scale is 0.  [C-5]"""
     d = as_weights("C-5", "d", d)
     check_patch("C-5", d.shape, rank, split)
     a = as_weights("C-5", "channel_scale", channel_scale, like=d)

@@ -19,19 +19,7 @@ __all__ = ["allocate_bits", "project_rows", "row_bits"]
 
 @operation
 def row_bits(counts: Tensor, /, *, clusters: int, ratio: int = 1) -> Tensor:
-    """Bits for every row of an embedding, by how often its word occurs; ties go by id.  [M-1]
-
-    Args:
-        counts: integers, (v,), not negative.
-        clusters: 1 to 8; the most frequent words get as many bits, the rarest 1.
-        ratio: each cluster is this many times larger than the one before.
-
-    Returns:
-        int32, (v,).
-
-    Raises:
-        SpecError: M-1 for counts and parameters that make no clusters.
-    """
+    """Bits for every row of an embedding, by how often its word occurs; ties go by id.  [M-1]"""
     counts = as_integers("M-1", "counts", counts)
     check_matrix("M-1", "counts", counts.shape, (None,))
     sizes = cluster_counts("M-1", counts.shape[0], clusters, ratio)
@@ -76,17 +64,6 @@ def allocate_bits(errors: Tensor, sizes: Tensor, /, *, budget: int) -> BitAlloca
 
     Hulls and their order are found on the device. The walk down the sorted steps is sequential and takes place on the
     host: whole runs of steps that fit by a sum and a search, and the few that do not one by one.
-
-    Args:
-        errors: floating, (n, Q), error of each block at 1 … Q bits.
-        sizes: integers, (n, Q), positive and ascending along each row.
-        budget: largest sum of sizes, at least that of 1 bit everywhere.
-
-    Returns:
-        bits int32 (n,), and size, error and lower_bound as numbers. Slopes are float64.
-
-    Raises:
-        SpecError: M-2 for tables and budgets that do not fit, A-4 for NaN or infinities.
     """
     errors = as_weights("M-2", "errors", errors)
     sizes = as_integers("M-2", "sizes", sizes, like=errors)
@@ -145,19 +122,7 @@ def _descend(
 
 @operation
 def project_rows(w: Tensor, bits: Tensor, /, *, method: BinaryMethod = "greedy", rounds: int = 15) -> Tensor:
-    """Every row replaced by its binary code of its own number of planes.  [M-3]
-
-    Args:
-        w: floating, (m, k).
-        bits: integers, (m,), 1 to 8.
-        method, rounds: as in :func:`~lowbit.accel.torch_cuda.bcq`.
-
-    Returns:
-        (m, k), dtype of ``w`` but at least float32.
-
-    Raises:
-        SpecError: M-3 for shapes and bits, A-4 for NaN or infinities.
-    """
+    """Every row replaced by its binary code of its own number of planes.  [M-3]"""
     w = as_weights("M-3", "w", w)
     check_matrix("M-3", "w", w.shape, (None, None))
     bits = as_integers("M-3", "bits", bits, like=w)

@@ -6,12 +6,13 @@ the set of leaves alone (and on how a leaf's own product is summed, which is up 
 
 from __future__ import annotations
 
-import itertools
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lowbit.accel.common import moments as common
 from lowbit.accel.common.refusals import check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MomentNode, SecondMoment
@@ -49,16 +50,7 @@ def gram(x: Tensor, work: Tensor | None = None) -> Tensor:
 def moment_leaf(x: Tensor, /, *, index: int) -> tuple[MomentNode[Tensor], ...]:
     """Statistics of one sequence as leaf ``index`` of the tree.  [C-1]
 
-    Args:
-        x: floating, (T, k), rows are tokens.
-        index: at least 0.
-
-    Returns:
-        One node of level 0: sum = xᵀx, float64 (k, k), exactly symmetric, accumulated in float32 (float64 inputs:
-        float64); magnitude = Σ abs(x), float64 (k,); tokens = T.
-
-    Raises:
-        SpecError: C-1 for shape and index, A-4 for NaN or infinities.
+    The sum is exactly symmetric, accumulated in float32, in float64 for float64 inputs.
     """
     x = as_weights("C-1", "x", x)
     check_matrix("C-1", "x", x.shape, (None, None))
@@ -72,107 +64,29 @@ def moment_leaf(x: Tensor, /, *, index: int) -> tuple[MomentNode[Tensor], ...]:
     return (MomentNode(level=0, index=index, sum=gram(x, work), magnitude=magnitude, tokens=x.shape[0]),)
 
 
-def _first(node: MomentNode[Tensor]) -> int:
-    return node.index << node.level
-
-
-def _end(node: MomentNode[Tensor]) -> int:
-    return (node.index + 1) << node.level
-
-
-def _add(left: MomentNode[Tensor], right: MomentNode[Tensor], level: int, index: int) -> MomentNode[Tensor]:
-    return MomentNode(level, index, left.sum + right.sum, left.magnitude + right.magnitude, left.tokens + right.tokens)
-
-
-def _check_nodes(nodes: Sequence[MomentNode[Tensor]]) -> list[MomentNode[Tensor]]:
-    """Nodes by first leaf; refuses strangers, different widths and overlaps."""
-    for node in nodes:
-        if getattr(node, "_fields", None) != MomentNode._fields:  # frozen vectors bring a type of their own
-            raise SpecError("C-2", f"moment sets hold MomentNode tuples, got {type(node).__name__}")
-    ordered = sorted(nodes, key=_first)
-    for before, after in itertools.pairwise(ordered):
-        if before.sum.shape != after.sum.shape:
-            raise SpecError("C-2", f"nodes of different widths: {tuple(before.sum.shape)} and {tuple(after.sum.shape)}")
-        if _first(after) < _end(before):
-            raise SpecError("C-2", f"leaf {_first(after)} is counted twice")
-    return ordered
-
-
 @operation
 def moment_merge(
     left: Sequence[MomentNode[Tensor]], right: Sequence[MomentNode[Tensor]], /
 ) -> tuple[MomentNode[Tensor], ...]:
-    """Union of two disjoint sets of leaves; siblings are added as soon as both are there.  [C-2]
-
-    Associative and commutative to the last bit: every node is the sum of its two halves, left + right in float64.
-
-    Args:
-        left, right: nodes of one width.
-
-    Returns:
-        Nodes by first leaf, no two of them siblings.
-
-    Raises:
-        SpecError: C-2 when a leaf is in both sets or the widths differ.
-    """
-    done: list[MomentNode[Tensor]] = []
-    for node in _check_nodes((*left, *right)):
-        while done and done[-1].level == node.level and node.index == done[-1].index + 1 and node.index % 2:
-            node = _add(done.pop(), node, node.level + 1, node.index // 2)
-        done.append(node)
-    return tuple(done)
+    """Union of two disjoint sets of leaves; siblings are added as soon as both are there.  [C-2]"""
+    nodes = (*left, *right)
+    for node in nodes:
+        if getattr(node, "_fields", None) != MomentNode._fields:  # frozen vectors bring a type of their own
+            raise SpecError("C-2", f"moment sets hold MomentNode tuples, got {type(node).__name__}")
+    return common.merged(common.in_order(nodes, "is counted twice"), operator.add)
 
 
 @operation
 def moment_total(nodes: Sequence[MomentNode[Tensor]], /) -> SecondMoment[Tensor]:
-    """Mean second moment and mean magnitude over all tokens.  [C-2]
-
-    Leftover nodes are folded along the tree over ``[0, 2^L)``; an absent half passes the other through.
-
-    Args:
-        nodes: a moment set with at least one token.
-
-    Returns:
-        matrix, float64 (k, k); magnitude, float64 (k,); tokens.
-
-    Raises:
-        SpecError: C-2 for an empty set, overlapping leaves or different widths.
-    """
-    merged = moment_merge(nodes, ())
-    tokens = sum(node.tokens for node in merged)
-    if tokens == 0:
-        raise SpecError("C-2", "a moment set without tokens has no mean")
-    # merge carries nodes upward like a binary counter; folding is the same walk with missing siblings let through
-    level_of_root = (_end(merged[-1]) - 1).bit_length()
-    pending = list(merged)
-    for level in range(level_of_root + 1):
-        lifted: list[MomentNode[Tensor]] = []
-        for node in pending:
-            before = lifted[-1] if lifted else None
-            if node.level <= level and before is not None and _first(before) >> level == _first(node) >> level:
-                lifted[-1] = _add(before, node, level, _first(node) >> level)
-            else:
-                lifted.append(node)
-        pending = lifted
-    (root,) = pending
-    return SecondMoment(matrix=root.sum / tokens, magnitude=root.magnitude / tokens, tokens=tokens)
+    """Mean second moment and mean magnitude over all tokens, summed along the tree.  [C-2]"""
+    return common.total(moment_merge(nodes, ()), operator.add)
 
 
 @operation
 def recency_moment(batches: Sequence[Tensor], /, *, total: int) -> Tensor:
     """Second moment as the published hook weighs it: not a mean, the last batch counts most.  [C-3]
 
-    ``C = C N / (N + b)`` and ``C = C + Σ xᵀx / N`` for each batch of b sequences, N = ``total``.
-
-    Args:
-        batches: floating, (b, T, k) each, in order.
-        total: number of sequences of the whole run, at least 1.
-
-    Returns:
-        (k, k), dtype of the batches but at least float32; accumulated in float64.
-
-    Raises:
-        SpecError: C-3 for shapes and total, A-4 for NaN or infinities.
+    ``C = C N / (N + b)`` and ``C = C + Σ xᵀx / N`` for each batch of b sequences, N = ``total``; C is float64.
     """
     if isinstance(total, bool) or not isinstance(total, int) or total < 1:
         raise SpecError("C-3", f"total must be a positive integer, got {total!r}")

@@ -214,20 +214,14 @@ def _tails(squares: Tensor) -> Tensor:
 
 @operation
 def explained_error(spectra: Tensor, /) -> Tensor:
-    """Share of the error that r leading directions explain, r = 0..R; 1 where there is no error.  [K-1]
-
-    Shapes: spectra (J, R) → (J, R + 1).
-    """
+    """Share of the error that r leading directions explain, r = 0..R; 1 where there is no error.  [K-1]"""
     spectra, squares = _spectra("K-1", "spectra", spectra)
     return _shares(squares).to(working_dtype(spectra))
 
 
 @operation
 def residual_damage(spectra: Tensor, energy: Tensor, /) -> Tensor:
-    """Output error left by rank r relative to the output's energy, r = 0..R; 0/0 is 0, x/0 is inf.  [K-1]
-
-    Shapes: spectra (J, R), energy (J,) → (J, R + 1).
-    """
+    """Output error left by rank r relative to the output's energy, r = 0..R; 0/0 is 0, x/0 is inf.  [K-1]"""
     spectra, squares = _spectra("K-1", "spectra", spectra)
     below = _each("K-1", "energy", energy, spectra)[:, None]
     tail = _tails(squares)
@@ -239,8 +233,6 @@ def subspace_overlap(w: Tensor, w_hat: Tensor, c: Tensor, /, *, rank: int) -> Te
     """Overlap φ(1)..φ(rank) of the leading output directions of a weight and its compressed form.  [K-2]
 
     The directions are eigenvectors of W C Wᵀ, found on the smaller side of W.
-
-    Shapes: w (m, k), w_hat (m, k), c (k, k) → (rank,).
     """
     w = as_weights("K-2", "w", w)
     w_hat, c = as_weights("K-2", "w_hat", w_hat, like=w), as_weights("K-2", "c", c, like=w)
@@ -257,10 +249,7 @@ def subspace_overlap(w: Tensor, w_hat: Tensor, c: Tensor, /, *, rank: int) -> Te
 
 @operation
 def gradient_importance(gradient: Tensor, /, *, normalisation: Normalisation = "mean") -> float:
-    """Mean or sum of the squared gradient of the loss with respect to a module's output.  [K-3]
-
-    Shapes: gradient (T, m).
-    """
+    """Mean or sum of the squared gradient of the loss with respect to a module's output.  [K-3]"""
     check_choice("K-3", "normalisation", normalisation, ("mean", "sum"))
     gradient = as_weights("K-3", "gradient", gradient)
     check_matrix("K-3", "gradient", gradient.shape, (None, None))
@@ -273,10 +262,7 @@ def gradient_importance(gradient: Tensor, /, *, normalisation: Normalisation = "
 
 @operation
 def loss_importance(losses: Tensor, spectra: Tensor, /, *, base: float) -> Tensor:
-    """(loss − base)⁺ / Σ s²: importance that turns the error of a module into its measured loss.  [K-3]
-
-    Shapes: losses (J,), spectra (J, R) → (J,).
-    """
+    """(loss − base)⁺ / Σ s²: importance that turns the error of a module into its measured loss.  [K-3]"""
     at = check_number("K-3", "base", base)
     spectra, squares = _spectra("K-3", "spectra", spectra)
     rise = (_each("K-3", "losses", losses, spectra, signed=True) - at).clamp_min(0.0)
@@ -286,10 +272,7 @@ def loss_importance(losses: Tensor, spectra: Tensor, /, *, base: float) -> Tenso
 
 @operation
 def rank_cost(shapes: Tensor, /, *, bits: int | None = None) -> Tensor:
-    """Parameters of one rank, m + k, or its bytes at ``bits`` per number, rounded up for each factor.  [K-4]
-
-    Shapes: shapes (J, 2) → (J,) int32.
-    """
+    """Parameters of one rank, m + k, or its bytes at ``bits`` per number, rounded up for each factor.  [K-4]"""
     shapes = as_integers("K-4", "shapes", shapes).to(torch.int64)
     check_matrix("K-4", "shapes", shapes.shape, (None, 2))
     bad = (shapes < 1) | (shapes > I32_MAX)
@@ -344,10 +327,7 @@ def allocate_greedy(
     multiple: int = 1,
     leftover: Leftover = "stop",
 ) -> Tensor:
-    """Rule A: units that remove most weighted error per price, until the budget ends.  [K-5]
-
-    Shapes: spectra (J, R), importance, cost, low and high (J,) → (J,) int32.
-    """
+    """Rule A: units that remove most weighted error per price, until the budget ends.  [K-5]"""
     spectra, squares = _spectra("K-5", "spectra", spectra)
     g = _each("K-5", "importance", importance, spectra)
     c, first, last, mu = _goods("K-5", squares, cost, low, high, multiple)
@@ -357,10 +337,7 @@ def allocate_greedy(
 
 @operation
 def threshold_ranks(spectra: Tensor, low: Tensor, high: Tensor, /, *, threshold: float, multiple: int = 1) -> Tensor:
-    """Rule B at a given share: the smallest multiple within the bounds that explains it.  [K-6]
-
-    Shapes: spectra (J, R), low and high (J,) → (J,) int32.
-    """
+    """Rule B at a given share: the smallest multiple within the bounds that explains it.  [K-6]"""
     at = check_number("K-6", "threshold", threshold, 0.0, 1.0)
     spectra, squares = _spectra("K-6", "spectra", spectra)
     first, last, mu = _units("K-6", low, high, spectra, spectra.shape[1], multiple)
@@ -380,10 +357,7 @@ def allocate_threshold(
     multiple: int = 1,
     leftover: Leftover = "stop",
 ) -> Tensor:
-    """Rule B: units by rising share explained before them, until the budget ends.  [K-6]
-
-    Shapes: spectra (J, R), cost, low and high (J,) → (J,) int32.
-    """
+    """Rule B: units by rising share explained before them, until the budget ends.  [K-6]"""
     spectra, squares = _spectra("K-6", "spectra", spectra)
     c, first, last, mu = _goods("K-6", squares, cost, low, high, multiple)
     shares = _shares(squares)[:, ::mu]
@@ -403,10 +377,7 @@ def allocate_proportional(
     multiple: int = 1,
     leftover: Leftover = "stop",
 ) -> Tensor:
-    """Rule C: ranks proportional to a sensitivity, with the largest factor that the budget covers.  [K-7]
-
-    Shapes: sensitivity, cost, low and high (J,) → (J,) int32.
-    """
+    """Rule C: ranks proportional to a sensitivity, with the largest factor that the budget covers.  [K-7]"""
     given = as_weights("K-7", "sensitivity", sensitivity)
     check_matrix("K-7", "sensitivity", given.shape, (None,))
     sigma = _each("K-7", "sensitivity", given, given)
@@ -427,10 +398,7 @@ def _error_left(squares: Tensor, importance: Tensor, ranks: Tensor) -> float:
 
 @operation
 def allocation_objective(spectra: Tensor, importance: Tensor, ranks: Tensor, /) -> float:
-    """Weighted error that an allocation leaves.  [K-8]
-
-    Shapes: spectra (J, R), importance and ranks (J,).
-    """
+    """Weighted error that an allocation leaves.  [K-8]"""
     spectra, squares = _spectra("K-8", "spectra", spectra)
     g = _each("K-8", "importance", importance, spectra)
     r = _whole("K-8", "ranks", ranks, spectra, 0)
@@ -452,10 +420,7 @@ def allocation_bound(
     budget: int,
     multiple: int = 1,
 ) -> float:
-    """No allocation within bounds and budget leaves less: the optimum with units that may be split.  [K-8]
-
-    Shapes: spectra (J, R), importance, cost, low and high (J,).
-    """
+    """No allocation within bounds and budget leaves less: the optimum with units that may be split.  [K-8]"""
     spectra, squares = _spectra("K-8", "spectra", spectra)
     g = _each("K-8", "importance", importance, spectra)
     c, first, last, mu = _goods("K-8", squares, cost, low, high, multiple)
@@ -470,10 +435,7 @@ def allocation_bound(
 def pool_modules(
     spectra: Tensor, importance: Tensor, cost: Tensor, low: Tensor, high: Tensor, group: Tensor, /
 ) -> RankPool[Tensor]:
-    """Modules that share a rank as one: squares weighted and added, costs added, bounds intersected.  [K-9]
-
-    Shapes: spectra (J, R), importance, cost, low, high and group (J,) → spectra (T, R), cost, low and high (T,).
-    """
+    """Modules that share a rank as one: squares weighted and added, costs added, bounds intersected.  [K-9]"""
     spectra, squares = _spectra("K-9", "spectra", spectra)
     g = _each("K-9", "importance", importance, spectra)
     c, first, last, _ = _goods("K-9", squares, cost, low, high, 1)
@@ -523,10 +485,7 @@ def reallocate_ranks(
     multiple: int = 1,
     hysteresis: float = 0.0,
 ) -> Tensor:
-    """Rule A on what adapters hold and what they leave, merged, within ``step`` of the present ranks.  [K-10]
-
-    Shapes: kept (J, Q), residual (J, R), importance, cost, low, high and ranks (J,) → (J,) int32.
-    """
+    """Rule A on what adapters hold and what they leave, merged, within ``step`` of the present ranks.  [K-10]"""
     kept, ours = _spectra("K-10", "kept", kept)
     residual, theirs = _spectra("K-10", "residual", residual, like=kept)
     check_matrix("K-10", "residual", residual.shape, (kept.shape[0], None))
@@ -555,8 +514,6 @@ def nest_patch(b: Tensor, a: Tensor, c: Tensor, /, *, split: Split = "balanced")
     """The same patch with directions in order of what they do, so that every prefix is the best of its rank.  [K-11]
 
     One QR of B and one eigenproblem of order R, in float64.
-
-    Shapes: b (m, R), a (R, k), c (k, k) → B (m, R), A (R, k).
     """
     check_choice("K-11", "split", split, ("balanced", "left"))
     b = as_weights("K-11", "b", b)

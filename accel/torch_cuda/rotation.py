@@ -17,6 +17,7 @@ from torch import Tensor
 from lowbit.accel.common import hadamard
 from lowbit.accel.common.philox import check_seed
 from lowbit.accel.common.refusals import check_matrix, check_square
+from lowbit.accel.common.rotation import block_shapes, check_fields, check_rotations, rotated
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import (
     ActivationClip,
@@ -98,11 +99,7 @@ def _small(orders: tuple[int, ...]) -> tuple[int, ...]:
 
 @operation
 def hadamard_matrix(*, order: int) -> Tensor:
-    """The ±1 matrix of an order, int32.  [H-1]
-
-    Raises:
-        SpecError: H-1, an order without a construction.
-    """
+    """The ±1 matrix of an order, int32.  [H-1]"""
     made = torch.ones((1, 1), dtype=torch.int32, device=policy.device())
     for n in hadamard.factors(order):
         made = torch.kron(made, _table(n, torch.int32, made.device))
@@ -168,19 +165,7 @@ def transform_by_kernel(x: Tensor, size: int, transpose: bool) -> Tensor:
 
 @operation
 def hadamard_transform(x: Tensor, /, *, block_size: int | None = None, transpose: bool = False) -> Tensor:
-    """Normalised Hadamard transform of the last axis.  [H-2]
-
-    Args:
-        x: floating, (..., n).
-        block_size: transform every run of so many columns alone; divides n. None: the whole axis.
-        transpose: use the transposed matrix.
-
-    Returns:
-        Same shape, same dtype but at least float32.
-
-    Raises:
-        SpecError: H-1 for an order without a construction, H-2, A-4 for NaN and infinities.
-    """
+    """Normalised Hadamard transform of the last axis.  [H-2]"""
     x, size = check_transform(x, block_size)
     serve = transform_by_kernel if policy.by_kernel("hadamard_transform", x, order=size) else transform_checked
     return serve(x, size, transpose)
@@ -205,19 +190,7 @@ def kronecker_checked(x: Tensor, table: Tensor, transpose: bool) -> Tensor:
 
 @operation
 def kronecker_transform(x: Tensor, table: Tensor, /, *, transpose: bool = False) -> Tensor:
-    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]
-
-    Args:
-        x: floating, (..., n), n = K 2^t.
-        table: ±1, (K, K), orthogonal rows.
-        transpose: use Tᵀ.
-
-    Returns:
-        Same shape, same dtype but at least float32.
-
-    Raises:
-        SpecError: H-2, A-4.
-    """
+    """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]"""
     return kronecker_checked(*check_kronecker(x, table), transpose)
 
 
@@ -241,17 +214,7 @@ def random_hadamard(*, order: int, seed: int, index: int = 0) -> Tensor:
 
 @operation
 def orthogonal_factor(z: Tensor, /) -> Tensor:
-    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]
-
-    Args:
-        z: floating, (n, n).
-
-    Returns:
-        float64, (n, n).
-
-    Raises:
-        SpecError: H-4, A-4.
-    """
+    """Q of z = Q R with a positive diagonal of R, in float64.  [H-4]"""
     z = as_weights("H-4", "z", z)
     check_square("H-4", "z", tuple(z.shape))
     refuse_nan("H-4", "z", z)
@@ -283,18 +246,7 @@ def _fused(w: Tensor, gain: Tensor) -> Tensor:
 
 @operation
 def fuse_norm(w: Tensor, gain: Tensor, /) -> Tensor:
-    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]
-
-    Args:
-        w: floating, (m, k).
-        gain: floating, (k,).
-
-    Returns:
-        (m, k), dtype of w but at least float32.
-
-    Raises:
-        SpecError: H-5, A-4.
-    """
+    """W diag(g): a norm's gain taken into the layer that reads it.  [H-5]"""
     w = as_weights("H-5", "w", w)
     gain = as_weights("H-5", "gain", gain, like=w)
     check_matrix("H-5", "w", tuple(w.shape), (None, None))
@@ -306,17 +258,9 @@ def fuse_norm(w: Tensor, gain: Tensor, /) -> Tensor:
 
 def _blocks(q: Tensor, axis: int, repeats: int, name: str = "q") -> Tensor:
     """Rotations of an axis as float64 (1 or blocks, d, d); checked but for their values."""
-    shape = tuple(q.shape)
-    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or not q.numel():
-        raise SpecError("H-6", f"{name} must have shape (d, d) or (b, d, d), got {shape}")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise SpecError("H-6", f"repeats must be a positive integer, got {repeats!r}")
-    d = shape[-1]
-    covered = shape[0] * repeats * d == axis if len(shape) == 3 else axis % (d * repeats) == 0
-    if not covered:
-        raise SpecError("H-6", f"{name} of shape {shape}, repeated {repeats} times, does not cover {axis} features")
+    check_rotations(name, q.shape, axis, repeats)
     q = q.to(torch.float64)
-    return q[None] if len(shape) == 2 else q.repeat_interleave(repeats, dim=0)
+    return q[None] if q.ndim == 2 else q.repeat_interleave(repeats, dim=0)
 
 
 def _inputs(w: Tensor, q: Tensor) -> Tensor:
@@ -344,19 +288,7 @@ def _rotate(w: Tensor, q: Tensor, repeats: int, axis: int, move: Callable[[Tenso
 
 @operation
 def rotate_inputs(w: Tensor, q: Tensor, /, *, repeats: int = 1) -> Tensor:
-    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]
-
-    Args:
-        w: floating, (m, k).
-        q: floating, (d, d) for every run of d columns, or (b, d, d).
-        repeats: how many runs in a row each of the b rotations serves.
-
-    Returns:
-        (m, k), dtype of w but at least float32.
-
-    Raises:
-        SpecError: H-6, A-4.
-    """
+    """W (Q_1 ⊕ … ⊕ Q_b), in float64, rounded once.  [H-6]"""
     return _rotate(w, q, repeats, 1, _inputs)
 
 
@@ -367,24 +299,18 @@ def rotate_outputs(w: Tensor, q: Tensor, /, *, repeats: int = 1) -> Tensor:
 
 
 def _checked_block(block: DecoderBlock[Tensor]) -> DecoderBlock[Tensor]:
-    names = DecoderBlock._fields
-    if len(block) != len(names):
-        raise SpecError("H-7", f"block must have the fields {', '.join(names)}")
+    check_fields(block)
     parts: list[Tensor | None] = []
     like: Tensor | None = None
-    for name, a in zip(names, block, strict=True):
+    for name, a in zip(DecoderBlock._fields, block, strict=True):
         if a is None and name.endswith("_bias"):
             parts.append(None)
             continue
         like = as_weights("H-7", f"block.{name}", a, like=like)  # type: ignore[arg-type]
         parts.append(like)
     b: DecoderBlock[Tensor] = DecoderBlock(*parts)  # type: ignore[arg-type]
-    d, f = b.input_norm.numel(), len(b.gate) if b.gate.ndim else 0
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "input_norm": (d,), "q": (None, d), "k": (None, d), "v": (None, d), "o": (d, None), "post_norm": (d,),
-        "gate": (f, d), "up": (f, d), "down": (d, f), "v_bias": (len(b.v),), "o_bias": (d,), "down_bias": (d,),
-    }  # fmt: skip
-    for name, a in zip(names, parts, strict=True):
+    shapes = block_shapes(b._asdict())
+    for name, a in b._asdict().items():
         if a is not None:
             check_matrix("H-7", f"block.{name}", tuple(a.shape), shapes[name])
             refuse_nan("H-7", f"block.{name}", a)
@@ -402,20 +328,7 @@ def _square(r1: Tensor, d: int, like: Tensor) -> Tensor:
 def rotate_block(
     block: DecoderBlock[Tensor], r1: Tensor, r2: Tensor | None = None, /, *, online: bool = True
 ) -> DecoderBlock[Tensor]:
-    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]
-
-    Args:
-        block: weights; the biases may be None.
-        r1: floating, (d, d).
-        r2: floating, (d_h, d_h) or (h_kv, d_h, d_h), or None.
-        online: fold the transform before down_proj into it; the network must then apply hadamard_transform there.
-
-    Returns:
-        The block, gains 1.
-
-    Raises:
-        SpecError: H-7, H-6 for an r2 that does not fit, H-1 for a width without a Hadamard matrix, A-4.
-    """
+    """A decoder block with rotated residual stream, values and down projection, in float64, rounded once.  [H-7]"""
     b = _checked_block(block)
     q1 = _square(r1, b.q.shape[1], b.q)
     q2 = None
@@ -427,19 +340,10 @@ def rotate_block(
         refuse_nan("H-7", "r2", r2)
     if online:
         hadamard.factors(b.down.shape[1])
-    q, k, v = (_inputs(_fused(w, b.input_norm), q1) for w in (b.q, b.k, b.v))
-    gate, up = (_inputs(_fused(w, b.post_norm), q1) for w in (b.gate, b.up))
-    o, down = _outputs(b.o, q1), _outputs(b.down, q1)
-    v_bias = b.v_bias
-    if q2 is not None:
-        share = b.o.shape[1] // len(b.v)
-        v, o = _outputs(v, q2), _inputs(o, q2 if len(q2) == 1 else q2.repeat_interleave(share, dim=0))
-        v_bias = None if v_bias is None else _outputs(v_bias[:, None], q2)[:, 0]
-    o_bias, down_bias = (None if x is None else _outputs(x[:, None], q1)[:, 0] for x in (b.o_bias, b.down_bias))
+    gains = b.input_norm.to(torch.float64), b.post_norm.to(torch.float64)
+    made = rotated(torch, b, gains, q1, q2, _inputs, _outputs)
     if online:
-        down = transform_checked(down, down.shape[1], False)
-    ones = [torch.ones_like(g, dtype=torch.float64) for g in (b.input_norm, b.post_norm)]
-    made = (ones[0], q, k, v, o, ones[1], gate, up, down, v_bias, o_bias, down_bias)
+        made = made._replace(down=transform_checked(made.down, made.down.shape[1], False))
     return DecoderBlock(*(None if x is None else x.to(working_dtype(a)) for x, a in zip(made, b, strict=True)))  # type: ignore[arg-type]
 
 
@@ -447,18 +351,7 @@ def rotate_block(
 def rotate_ends(
     embedding: Tensor, gain: Tensor, head: Tensor | None, r1: Tensor, /, *, centre: bool = False
 ) -> DecoderEnds[Tensor]:
-    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]
-
-    Args:
-        embedding: floating, (V, d).
-        gain: floating, (d,), of the last norm.
-        head: floating, (V', d), or None for the embedding.
-        r1: floating, (d, d).
-        centre: subtract the mean of every row of the embedding first.
-
-    Raises:
-        SpecError: H-7, A-4.
-    """
+    """Embedding E R1 and head W diag(g) R1, untied, in float64, rounded once.  [H-7a]"""
     embedding = as_weights("H-7", "embedding", embedding)
     gain = as_weights("H-7", "gain", gain, like=embedding)
     check_matrix("H-7", "embedding", tuple(embedding.shape), (None, None))
@@ -485,17 +378,7 @@ def rotate_ends(
 
 @operation
 def outlier_measures(x: Tensor, /) -> OutlierMeasures[Tensor]:
-    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]
-
-    Args:
-        x: floating, (..., k), k >= 1.
-
-    Returns:
-        Two tensors (...), dtype of x but at least float32.
-
-    Raises:
-        SpecError: H-8, A-4.
-    """
+    """Excess kurtosis and peak-to-rms of every token, computed in float64.  [H-8]"""
     x = as_weights("H-8", "x", x)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise SpecError("H-8", f"x must have at least one entry per token, got shape {tuple(x.shape)}")
@@ -528,16 +411,7 @@ def quantize_activations(
     clip_ratio: float = 1.0,
     group_size: int | None = None,
 ) -> QuantizedActivations[Tensor]:
-    """Codes, grids and values of activations, token by token.  [H-9]
-
-    Args:
-        x: floating, (..., k).
-        bits, scheme, clip_ratio: as in :func:`~lowbit.accel.torch_cuda.fit_grid`.
-        group_size: columns of a group, or None for whole tokens.
-
-    Raises:
-        SpecError: Q-1, Q-2, A-4.
-    """
+    """Codes, grids and values of activations, token by token.  [H-9]"""
     granularity = "token" if group_size is None else "group"
     scale, zero = uniform.fit_grid(
         x, bits=bits, scheme=scheme, granularity=granularity, group_size=group_size, clip_ratio=clip_ratio  # type: ignore[arg-type]
@@ -559,18 +433,7 @@ def activation_clip(
     grid: int = 20,
     max_shrink: float = 0.5,
 ) -> ActivationClip[Tensor]:
-    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]
-
-    Args:
-        x: floating, (..., k).
-        bits, scheme, group_size: as in :func:`quantize_activations`.
-        norm: exponent of the error, above 0.
-        grid: the ratios are 1 - i / grid.
-        max_shrink: how far to go, in 0..1.
-
-    Raises:
-        SpecError: H-10, Q-1, Q-2, A-4.
-    """
+    """The clipping ratio for all tokens with the least error, and the error of every candidate.  [H-10]"""
     steps = hadamard.check_clip(norm, grid, max_shrink)
     x = as_weights("H-10", "x", x)
     errors = torch.empty(steps, dtype=torch.float64, device=x.device)

@@ -66,18 +66,7 @@ def signed_sums(x: Tensor, codes: Tensor, groups: int, bits: int) -> Tensor:
 
 @operation
 def trainable_scales(scale: Tensor, /, *, train: Trained = "first") -> Tensor:
-    """Which scales train: plane 0, the largest magnitude (ties to the lower plane), or all.  [U-1]
-
-    Args:
-        scale: floating, (m, G, q).
-        train: "first", "largest" or "all".
-
-    Returns:
-        bool, scale's shape.
-
-    Raises:
-        SpecError: U-1 for an unknown rule or shape, A-4 for NaN or infinities.
-    """
+    """Which scales train: plane 0, the largest magnitude (ties to the lower plane), or all.  [U-1]"""
     check_train("U-1", train)
     scale = as_weights("U-1", "scale", scale)
     check_matrix("U-1", "scale", scale.shape, (None, None, None))
@@ -97,21 +86,7 @@ def trainable_scales(scale: Tensor, /, *, train: Trained = "first") -> Tensor:
 def scale_grad(
     grad: Tensor, codes: Tensor, /, *, bits: int, group_size: int | None = None, norm: ScaleNorm = "sum"
 ) -> Tensor:
-    """Gradient of every scale from that of the weight: signed sums over groups.  [U-2]
-
-    Args:
-        grad: floating, (m, k).
-        codes: integers, (m, k), plane i in bit i.
-        bits: planes q, 1 to 8.
-        group_size: divides k; None for whole rows.
-        norm: "sum", or "mean" to divide by the group size.
-
-    Returns:
-        (m, G, q), dtype of ``grad`` but at least float32.
-
-    Raises:
-        SpecError: U-2 for shapes, codes and options, A-4 for NaN or infinities.
-    """
+    """Gradient of every scale from that of the weight: signed sums over groups.  [U-2]"""
     check_norm("U-2", norm)
     grad = as_weights("U-2", "grad", grad)
     check_matrix("U-2", "grad", grad.shape, (None, None))
@@ -131,19 +106,7 @@ def normalised(sums: Tensor, k: int, norm: ScaleNorm) -> Tensor:
 def scale_grad_tokens(
     x: Tensor, delta: Tensor, codes: Tensor, /, *, bits: int, group_size: int | None = None, norm: ScaleNorm = "sum"
 ) -> Tensor:
-    """Gradient of every scale from inputs and output gradients.  [U-3]
-
-    Args:
-        x: floating, (T, k), inputs.
-        delta: floating, (T, m), gradient of the outputs.
-        codes, bits, group_size, norm: as :func:`scale_grad`.
-
-    Returns:
-        (m, G, q), the wider dtype of ``x`` and ``delta`` but at least float32.
-
-    Raises:
-        SpecError: U-3 for shapes, codes and options, A-4 for NaN or infinities.
-    """
+    """Gradient of every scale from inputs and output gradients.  [U-3]"""
     check_norm("U-3", norm)
     x = as_weights("U-3", "x", x)
     delta = as_weights("U-3", "delta", delta, like=x)
@@ -180,20 +143,7 @@ def tune_step(
     epsilon: float = 1e-8,
     decay: float = 0.0,
 ) -> TunedScales[Tensor]:
-    """A step of AdamW on the scales that train, decaying towards their start.  [U-4]
-
-    Args:
-        scale, grad, initial, first, second: floating, (m, G, q); ``second`` is not negative.
-        trainable: bool of that shape; elsewhere scale and state come back as they are.
-        step: number of this step, from 1.
-        lr, beta1, beta2, epsilon, decay: of AdamW; decay pulls to ``initial``, not to 0.
-
-    Returns:
-        scale, first and second, dtype of the arguments but at least float32. The arithmetic is float64.
-
-    Raises:
-        SpecError: U-4 for shapes and parameters, A-4 for NaN or infinities.
-    """
+    """A step of AdamW on the scales that train, decaying towards their start, in float64.  [U-4]"""
     check_tuning("U-4", step=step, lr=lr, beta1=beta1, beta2=beta2, epsilon=epsilon, decay=decay)
     scale = as_weights("U-4", "scale", scale)
     check_matrix("U-4", "scale", scale.shape, (None, None, None))
@@ -219,19 +169,6 @@ def fit_scales(w: Tensor, c: Tensor, codes: Tensor, scale: Tensor, trainable: Te
     """Scales of least output error tr[(W − Ŵ) C (W − Ŵ)ᵀ], the nearest to the given ones.  [U-5]
 
     Rows are solved together, in float64, through the eigenvalues of their normal equations.
-
-    Args:
-        w: floating, (m, k).
-        c: floating, (k, k), symmetric positive semidefinite.
-        codes: integers, (m, k), plane i in bit i.
-        scale: floating, (m, G, q), G divides k.
-        trainable: bool, scale's shape; the other scales come back as they are.
-
-    Returns:
-        (m, G, q), the wider dtype of ``w`` and ``scale`` but at least float32.
-
-    Raises:
-        SpecError: U-5 for shapes and codes, A-4 for NaN or infinities.
     """
     w = as_weights("U-5", "w", w)
     check_matrix("U-5", "w", w.shape, (None, None))

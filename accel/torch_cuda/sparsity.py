@@ -38,20 +38,6 @@ def sparsegpt(
 
     At every tuple of ``of`` columns the ``of - keep`` smallest ``(w / U_jj)²`` of each row go, the lower index first
     among equals, with w as updated so far. Comparing ``abs(w) / U_jj`` orders them alike and cannot underflow.
-
-    Args:
-        w: floating, (m, k).
-        h: floating, (k, k), symmetric positive semidefinite.
-        keep, of: ``of`` divides k and ``block_size``.
-        bits: None prunes only; otherwise survivors are quantized, a pruned weight has code = zero_point.
-        scheme, group_size, group_scales, block_size, damping, scale_dtype: as
-            :func:`~lowbit.accel.torch_cuda.gptq`.
-
-    Returns:
-        weight (m, k), mask bool (m, k) True where pruned; codes, scale, zero_point, group_index as GPTQ or None; loss.
-
-    Raises:
-        SpecError: G-1, G-5, Q-1, Q-2 for parameters and shapes, A-4 for NaN or infinities.
     """
     w = as_weights("G-5", "w", w)
     check_matrix("G-5", "w", w.shape, (None, None))
@@ -121,17 +107,6 @@ def wanda(w: Tensor, feature_moment: Tensor, /, *, keep: int = 2, of: int = 4) -
 
     Among equal scores the lower index is pruned first. Scores are compared in float64, so that float32 weights meet
     no ties of rounding.
-
-    Args:
-        w: floating, (m, k).
-        feature_moment: floating, (k,), >= 0: mean or sum of squares of each input.
-        keep, of: ``of`` divides k.
-
-    Returns:
-        weight, dtype of ``w`` but at least float32, 0 where pruned; mask bool (m, k), True where pruned.
-
-    Raises:
-        SpecError: G-6 for shapes and parameters, A-4 for NaN or infinities.
     """
     w = as_weights("G-6", "w", w)
     check_matrix("G-6", "w", w.shape, (None, None))
