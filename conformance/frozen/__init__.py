@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +53,7 @@ class Mistake(Protocol):
 
 def build() -> dict[str, list[dict[str, Any]]]:
     """Clause → cases, in reading order."""
-    table: Table = defaultdict(list)
+    table = Table()
     for module in MODULES:
         if module != "test_contract":
             importlib.import_module(f".{module.removeprefix('test_')}", __name__).build(table)
