@@ -13,7 +13,6 @@ __all__ = ["build"]
 
 
 def build(table: Table) -> None:
-    options: Options
     zeros = np.array([[0, 4, -4, 0], [0, 0, 0, 0], [3, -3, 3, 3], [0, 0, -8, 0]], np.float32)
     for group in (None, 2):
         table.exactly("B-1a", "zeros", [zeros], "codes", "scale", bits=2, method="greedy", group_size=group)
@@ -81,7 +80,6 @@ def build(table: Table) -> None:
 
 def _products(table: Table) -> None:
     """Decisions on dyadic numbers, which are exact in any precision, and products within their rounding."""
-    options: Options
     random = np.random.default_rng(20240302)
     scale = random.integers(-9, 10, (3, 2, 3)).astype(np.float32) / 4
     scale[0, 0] = scale[0, 0, 0]  # equal levels

@@ -7,21 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import compare, rules
-from .inputs import (
-    SPEC,
-    U32,
-    Array,
-    Options,
-    Table,
-    clear,
-    eighths,
-    generator,
-    hard_scales,
-    near,
-    settled,
-    steady,
-    suite,
-)
+from .inputs import SPEC, U32, Array, Table, clear, eighths, generator, hard_scales, near, settled, steady, suite
 
 __all__ = ["build"]
 
@@ -34,7 +20,6 @@ def build(table: Table) -> None:
 
 
 def _levels_and_products(table: Table) -> None:
-    options: Options
     random = np.random.default_rng(20240301)
     names = {bits: SPEC.normal_float(bits=bits) for bits in (2, 3, 4, 8)}
     slack = 32  # roundings of a quantile and its probability, in units of the largest level
@@ -143,7 +128,6 @@ def _scales(table: Table) -> None:
 
 
 def _loftq(table: Table) -> None:
-    options: Options
     w = eighths("N-7", 4, 12)
     w[2] = 0
     options = {"rank": 2, "bits": 2, "block_size": 8, "iterations": 1}

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import compare, rules
 from ..recording import Draws
-from .inputs import NARROW, SPEC, U32, Options, Table, eighths, generator, suite
+from .inputs import NARROW, SPEC, U32, Table, eighths, generator, suite
 
 __all__ = ["build"]
 
@@ -43,7 +43,7 @@ def _scores(table: Table, random: np.random.Generator) -> None:
         table.recorded("X-1", "test_large_logits", f"logits of {top}", dtype=NARROW, top=top)
     table.call("X-2", "eighths", [x, t], rules.forward("", gap, twos, roundings + 13))
     for schedule in ("paper", "cosine", "linear"):
-        options: Options = {"epoch": 10, "epochs": 40, "schedule": schedule}
+        options = {"epoch": 10, "epochs": 40, "schedule": schedule}
         mixed = SPEC.acs_score(x, t, y, **options)
         expect = [rules.forward("", mixed, own + twos + gap, 2 * roundings + 24)]
         table.call("X-3", schedule, [x, t, y], *expect, **options)
@@ -54,7 +54,6 @@ def _scores(table: Table, random: np.random.Generator) -> None:
 
 
 def _of_samples(table: Table, x: Any, t: Any, y: Any) -> None:
-    options: Options
     coreset, sample = suite("coreset"), (x, t, y)
     for g, c in ((8, 2), (25, 10), (60, 3)):
         table.recorded("X-1a", "test_confident_samples", f"{g} ahead of {c} classes", dtype=NARROW, gap=g, classes=c)

@@ -110,7 +110,6 @@ def _published(table: Table) -> None:
 
 
 def _adapters(table: Table) -> None:
-    options: Options
     b, a = unit_rows("E-7b", 3, 4), unit_rows("E-7a", 4, 8)
     options = {"bits": 3, "method": "rtn", "group_size": None}
     found = SPEC.quantize_adapter(b, a, hessian("E-7", 8), **options)

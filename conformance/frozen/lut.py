@@ -9,7 +9,7 @@ import numpy as np
 from .. import rules
 from ..recording import Draws
 from ..rules import LookupTable
-from .inputs import NARROW, SPEC, Options, Table, suite
+from .inputs import NARROW, SPEC, Table, suite
 
 __all__ = ["build"]
 
@@ -47,7 +47,6 @@ ROOT = _integer(
 
 def _lines(table: Table) -> LookupTable:
     """Numbers that are exact everywhere: ties, dead pieces; returns a rounded table."""
-    options: Options
     lut = suite("lut")
     knots = np.array([-4, -2, -1, -1, 0, 0.5, 2.5, 4.5])
     values = np.array([0, -0.5, -0.25, 0.75, 0, 0.328125, 2.453125, 4.515625])

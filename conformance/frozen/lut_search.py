@@ -15,7 +15,6 @@ __all__ = ["build"]
 
 
 def build(table: Table) -> None:
-    options: Options
     search = suite("lut_search")
     for f in ("gelu", "exp", "rsqrt"):
         data = Draws([[3, 3, 90, 60], [0, 20, 20, 20], [25, 1, 40, 9]])

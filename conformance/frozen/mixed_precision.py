@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import laws, rules
 from ..recording import Draws
-from .inputs import NARROW, SPEC, Options, Table, generator, suite
+from .inputs import NARROW, SPEC, Table, generator, suite
 
 __all__ = ["build"]
 
@@ -59,7 +59,7 @@ def _integers(table: Table) -> None:
     """Nothing rounds."""
     counts = np.array([5, 900, 5, 40, 5, 7, 40, 0, 1, 5], np.int32)
     for clusters, ratio in ((1, 1), (3, 1), (3, 2), (4, 4)):
-        options: Options = {"clusters": clusters, "ratio": ratio}
+        options = {"clusters": clusters, "ratio": ratio}
         table.exactly("M-1a", f"{clusters} clusters, ratio {ratio}", [counts], **options)
     errors = np.array([[40, 12, 5, 1], [9, 8, 2, 2], [30, 30, 0, -1], [7, 5, 3, 1]], np.float32)
     sizes = np.array([[3, 6, 9, 12], [1, 2, 3, 4], [2, 4, 6, 8], [2, 3, 4, 5]], np.int32)

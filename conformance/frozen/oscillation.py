@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import rules
 from ..recording import Draws
-from .inputs import NARROW, SPEC, Options, Table, eighths, generator, suite
+from .inputs import NARROW, SPEC, Table, eighths, generator, suite
 
 __all__ = ["build"]
 
@@ -58,7 +58,6 @@ def build(table: Table) -> None:
 def _tracking(table: Table) -> None:
     state = SPEC.start_oscillation([0, 1, 2, -1])
     history = np.array([[1, 1, 0, 0], [0, 2, 2, 0], [1, 1, 1, -1]], np.int32)
-    options: Options
     for clause, options in (
         ("O-4", {"momentum": 0.5}),
         ("O-4a", {"momentum": 0.5, "threshold": 0.5}),
@@ -88,7 +87,6 @@ def _tracking(table: Table) -> None:
 
 
 def _masks(table: Table) -> None:
-    options: Options
     for thresholds in ("all", "occupied"):
         for width in (0.0, 0.125, 0.5):
             options = {"bits": 2, "boundary_range": width, "thresholds": thresholds}
@@ -114,7 +112,7 @@ def _query_and_key(table: Table) -> None:
     q, k, g = ROWS[:2] / 2, ROWS[2:] / 4, np.tile(ROWS, (2, 1))
     table.exactly("O-8", "two heads", [q, k], heads=2)
     for freeze in ("product", "none"):
-        options: Options = {"heads": 2, "freeze": freeze}
+        options = {"heads": 2, "freeze": freeze}
         table.exactly("O-8b", f"freeze={freeze}", [q, k, g, g > 0], **options)
     layers = suite("oscillation").Layer
     shapes = ((2, 3, 4), (4, 4), (4, 4), (6, 4), (4,), (6,))

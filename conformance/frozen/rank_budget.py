@@ -11,7 +11,6 @@ from .inputs import (
     U32,
     U64,
     Array,
-    Options,
     Table,
     clear,
     eighths,
@@ -36,7 +35,6 @@ def build(table: Table) -> None:
 
 def _integers(table: Table) -> None:
     """Every decision is exact, in any precision."""
-    options: Options
     spectra = np.array([[5, 4, 2, 1], [5, 4, 2, 1], [3, 3, 3, 3], [0, 0, 0, 0], [5, 0, 0, 0]], np.float32)
     importance, sensitivity = np.array([1, 1, 2, 1, 0.5], np.float32), np.array([3, 3, 1, 0, 1.5], np.float32)
     low, high = np.array([0, 0, 1, 0, 0], np.int32), np.array([4, 4, 4, 4, 3], np.int32)

@@ -10,7 +10,7 @@ from lowbit.reference.types import DecoderBlock
 
 from .. import rules
 from ..hexfloat import decode
-from .inputs import NARROW, SPEC, Array, Options, Table, clear, eighths, generator, suite
+from .inputs import NARROW, SPEC, Array, Table, clear, eighths, generator, suite
 
 __all__ = ["build"]
 
@@ -28,7 +28,6 @@ def build(table: Table) -> None:
 
 def _transforms(table: Table) -> Array:
     """Of Hadamard matrices; returns tokens that were drawn after those that are transformed."""
-    options: Options
     for n in (1, 2, 8, 12, 20, 28, 36, 52, 92, 24):
         table.exactly("H-1", f"order {n}", [], order=n)
     random = np.random.default_rng(20240301)
@@ -115,7 +114,6 @@ def _rotated(table: Table) -> None:
 
 
 def _activations(table: Table, x: Array) -> None:
-    options: Options
     table.recorded("H-8", "test_outlier_measures", "one-hot, level, flat, zero, an outlier", narrow=True, x=TOKENS)
     x[2] = 0
     found = SPEC.quantize_activations(x, bits=4)

@@ -68,7 +68,6 @@ def _first(table: Table) -> None:
 
 
 def _decisions(table: Table) -> None:
-    options: Options
     h = np.diag([0.0, 3.0, 0.0, 0.0]).astype(np.float32)
     found = SPEC.inverse_cholesky(h, damping=2.0)
     expect = [rules.exact("dead", found.dead), *(rules.exact(f"factor.{i}", found.factor[i]) for i in (0, 2, 3))]
@@ -133,7 +132,6 @@ def _decisions(table: Table) -> None:
 
 
 def _pruning(table: Table) -> None:
-    options: Options
     w, tight = unit_rows("G-2a", 3, 8), hessian("G-2b", 8, 4)
     sparse: dict[str, Any] = {"bits": 3}
     w = settled(

@@ -68,7 +68,6 @@ def _values(table: Table, x: Array) -> None:
         lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(7),
         lambda v: np.sign(SPEC.twn(v, **HALF)),
     )
-    options: Options
     for about, v, options, count in (
         ("by rows", given, {"granularity": "row"}, 8),
         ("clip of 2.5", given, {"granularity": "tensor", "clip": 2.5}, given.size),
@@ -90,7 +89,6 @@ def _values(table: Table, x: Array) -> None:
 
 
 def _uniform(table: Table, x: Array) -> None:
-    options: Options
     outer = np.array([[0, 5, -5, 5, 0, 5], [3, -3, 3, 3, -3, 3]], np.float32)
     for outermost in ("published", "bounded"):
         options = {"bits": 3, "granularity": "row", "outermost": outermost}
