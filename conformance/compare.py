@@ -394,11 +394,7 @@ def exact_bytes(observed: npt.NDArray[Any], expected: npt.NDArray[Any], what: st
 
 
 def codes(
-    observed: npt.ArrayLike,
-    expected: npt.ArrayLike,
-    ratio: npt.ArrayLike,
-    band: npt.ArrayLike,
-    what: str = "codes",
+    observed: npt.ArrayLike, expected: npt.ArrayLike, ratio: npt.ArrayLike, band: npt.ArrayLike, what: str = "codes"
 ) -> Comparison:
     """Tier tie-band: integers that came from rounding ``ratio``, which may be off by ``band``.
 

@@ -97,8 +97,10 @@ class Kit(Subject):
 
     def _draw(self, check: Check) -> None:
         __tracebackhide__ = True
-        from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+        from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, strategies
 
+        sampled = strategies.sampled_from
+        inputs = {k: sampled(v) if isinstance(v, list | tuple) else v for k, v in check.inputs.items()}
         phases = [Phase.explicit, Phase.generate] + ([Phase.shrink] if self.shrink else [])
 
         @settings(
@@ -112,7 +114,7 @@ class Kit(Subject):
             verbosity=Verbosity.quiet,
             print_blob=False,
         )
-        @given(**check.inputs)
+        @given(**inputs)
         def examples(**drawn: Any) -> None:
             __tracebackhide__ = True
             self._example(check, drawn)

@@ -9,10 +9,7 @@ from .given import Call, Empty, Given, Wrong, f32
 
 def ordinary(given: Given) -> list[Call]:
     d, moment = given.d, given.moment
-    return [
-        Call("svd_patch", (d,), {"rank": 2}),
-        Call("scaled_svd_patch", (d, moment), {"rank": 2}),
-    ]
+    return [Call("svd_patch", (d,), {"rank": 2}), Call("scaled_svd_patch", (d, moment), {"rank": 2})]
 
 
 def empty() -> list[Empty]:

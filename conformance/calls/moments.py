@@ -28,7 +28,7 @@ def empty() -> list[Empty]:
             {"index": 1},
             ([[0, 0]] * 2, 0),
             lambda r: (r[0].sum.tolist(), int(r[0].tokens)),
-        ),
+        )
     ]
 
 

@@ -444,11 +444,7 @@ def test_round_trip_of_every_length(kit: Kit) -> None:
 
 
 @clause(
-    "B-9",
-    tier="forward-error",
-    x=strategies.matrices(columns=(1, 20)),
-    width=st.integers(1, 9),
-    half=st.booleans(),
+    "B-9", tier="forward-error", x=strategies.matrices(columns=(1, 20)), width=st.integers(1, 9), half=st.booleans()
 )
 def test_tables(kit: Kit, x: Array, width: int, half: bool) -> None:
     """Every signed sum of every chunk; half a table is the first half."""

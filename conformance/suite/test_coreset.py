@@ -68,7 +68,7 @@ def test_error_vector_score(kit: Kit, case: tuple[Array, Array, Array]) -> None:
     kit.check(compare.forward(found, want, error_allowed(kit, x, want, kit.u(x, result=found)), "score"))
 
 
-@clause("X-1", tier="forward-error", dtype=strategies.float_dtypes(half=True), top=st.sampled_from([90, 800, 30000]))
+@clause("X-1", tier="forward-error", dtype=strategies.float_dtypes(half=True), top=[90, 800, 30000])
 def test_large_logits(kit: Kit, dtype: str, top: int) -> None:
     """Beyond the range of the exponential, of either sign: certain and right, certain and wrong, undecided."""
     x = np.array([[top, 0, -top], [top, 0, -top], [top, top, top], [-top, -top, -top]], dtype)
@@ -206,7 +206,7 @@ def mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epoch: float,
     "X-3",
     tier="forward-error",
     case=logits(),
-    schedule=st.sampled_from(SCHEDULES),
+    schedule=SCHEDULES,
     epochs=st.integers(1, 200),
     part=st.floats(0, 1, width=16),
 )
@@ -268,7 +268,7 @@ def test_global_selection(kit: Kit, n: int, data: st.DataObject, fraction: float
         kit.check(compare.exact(found, np.array(best(scores, list(range(n)), fraction, keep), int), "indices"))
 
 
-@clause("X-4a", tier="exact", case=scored(), fraction=FRACTIONS, keep=st.sampled_from(["largest", "smallest"]))
+@clause("X-4a", tier="exact", case=scored(), fraction=FRACTIONS, keep=["largest", "smallest"])
 def test_balanced_selection(kit: Kit, case: tuple[Array, Array], fraction: float, keep: str) -> None:
     """Each class by itself, classes in ascending order, those without samples left out."""
     scores, labels = case
@@ -279,7 +279,7 @@ def test_balanced_selection(kit: Kit, case: tuple[Array, Array], fraction: float
     kit.check(compare.exact(found, np.array(expected, int), "indices"))
 
 
-@clause("X-4b", tier="exact", case=scored(), fraction=FRACTIONS, keep=st.sampled_from(["largest", "smallest"]))
+@clause("X-4b", tier="exact", case=scored(), fraction=FRACTIONS, keep=["largest", "smallest"])
 def test_equal_scores(kit: Kit, case: tuple[Array, Array], fraction: float, keep: str) -> None:
     """Few different scores: among equals the first are taken, in their order."""
     scores, _ = case
@@ -431,8 +431,8 @@ def test_moderate(kit: Kit, case: tuple[Array, Array]) -> None:
     "X-8a",
     tier="forward-error",
     case=labelled(),
-    center=st.sampled_from(["mean", "median"]),
-    against=st.sampled_from(["median", "class-median", "nothing"]),
+    center=["mean", "median"],
+    against=["median", "class-median", "nothing"],
 )
 def test_moderate_variants(kit: Kit, case: tuple[Array, Array], center: str, against: str) -> None:
     """Median centres, medians of classes, and the bare distance of the published code."""
@@ -457,7 +457,7 @@ def divergence_allowed(a: Array, b: Array, u: float) -> Array:
     return np.asarray(terms.sum(axis=-1))
 
 
-@clause("X-9", tier="forward-error", p=distributions(), data=st.data(), epsilon=st.sampled_from(strategies.SMOOTHINGS))
+@clause("X-9", tier="forward-error", p=distributions(), data=st.data(), epsilon=strategies.SMOOTHINGS)
 def test_contextual_diversity(kit: Kit, p: Array, data: st.DataObject, epsilon: float) -> None:
     """All pairs against the two-sided sum of the definition."""
     q = p[:, ::-1][data.draw(st.integers(0, len(p) - 1)) :].copy()
@@ -524,9 +524,7 @@ def test_farthest_first(kit: Kit, x: Array, data: st.DataObject) -> None:
     farthest(kit, x, first, data.draw(st.integers(0, len(x) - len(first))), "euclidean", 0.0)
 
 
-@clause(
-    "X-10", tier="certificate", p=distributions(), data=st.data(), epsilon=st.sampled_from(strategies.SMOOTHINGS[:2])
-)
+@clause("X-10", tier="certificate", p=distributions(), data=st.data(), epsilon=strategies.SMOOTHINGS[:2])
 def test_farthest_first_by_divergence(kit: Kit, p: Array, data: st.DataObject, epsilon: float) -> None:
     """Contextual Diversity; its order differs from the Euclidean one wherever a class is nearly ruled out."""
     first = [data.draw(st.integers(0, len(p) - 1))]
