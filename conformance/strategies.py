@@ -14,34 +14,6 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-__all__ = [
-    "BOUNDARY_RANGES",
-    "DAMPINGS",
-    "EPSILONS",
-    "LEFT_OVER",
-    "PUBLISHED_FLOOR",
-    "SCHEMES",
-    "SMOOTHINGS",
-    "STEP_FLOORS",
-    "TOLERANCES",
-    "UNITS",
-    "GridInput",
-    "PatchProblem",
-    "WeightProblem",
-    "degenerate_groups",
-    "dyadic",
-    "float_dtypes",
-    "grid_inputs",
-    "hessians",
-    "integers",
-    "matrices",
-    "patch_problems",
-    "seeds",
-    "sorted_levels",
-    "symmetric",
-    "weight_problems",
-]
-
 Array = npt.NDArray[Any]
 SCHEMES = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 UNITS = (1.0, 0.125, 1 / 3, 0.1, 0.0078125, 2.7182818284590451)  # dyadic ones keep arithmetic exact, the others round

@@ -36,8 +36,8 @@ def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
         Empty("dora_magnitude", (floats(0, 4),), {}, (0,)),
-        Empty("dora_magnitude", (floats(2, 0),), {}, [0, 0], np.ndarray.tolist),
-        Empty("dora_norm", (eye, floats(4, 0), floats(0, 4)), {"scaling": 1.0}, [1] * 4, np.ndarray.tolist),
+        Empty("dora_magnitude", (floats(2, 0),), {}, [0, 0]),
+        Empty("dora_norm", (eye, floats(4, 0), floats(0, 4)), {"scaling": 1.0}, [1] * 4),
         Empty(
             "dora_weight", (floats(2, 0), np.ones((2, 1), f32), floats(1, 0), np.ones(2, f32)), {"scaling": 1.0}, (2, 0)
         ),
@@ -51,17 +51,15 @@ def empty() -> list[Empty]:
             "dora_gradient",
             (eye, eye, floats(4, 0), floats(0, 4), np.ones(4, f32)),
             {"scaling": 1.0},
-            ((4, 0), (0, 4), [1] * 4),
-            lambda r: (r.B.shape, r.A.shape, r.magnitude.tolist()),
+            {"B": (4, 0), "A": (0, 4), "magnitude": [1] * 4},
         ),
         Empty(
             "dora_merge",
             (floats(0, 4), floats(0, 1), floats(1, 4), floats(0)),
             {"scaling": 1.0},
-            ((0, 4), (0,)),
-            lambda r: (r.weight.shape, r.factor.shape),
+            {"weight": (0, 4), "factor": (0,)},
         ),
-        Empty("decomposition_change", (floats(0, 4),) * 2, {}, (0, 0), tuple),
+        Empty("decomposition_change", (floats(0, 4),) * 2, {}, {"magnitude": 0, "direction": 0}),
     ]
 
 

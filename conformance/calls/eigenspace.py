@@ -27,7 +27,7 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("objective", (floats(0, 4), eye), {}, 0.0, float),
+        Empty("objective", (floats(0, 4), eye), {}, 0.0),
         Empty("error_spectrum", (floats(0, 4), eye), {}, (0,)),
         Empty("error_spectrum", (floats(3, 0), floats(0, 0)), {}, (0,)),
         Empty("residual_moment", (eye, floats(0, 4)), {}, (4, 4)),

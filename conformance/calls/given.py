@@ -35,13 +35,12 @@ class Call(NamedTuple):
 
 
 class Empty(NamedTuple):
-    """A call with nothing in it, and what comes back."""
+    """A call with nothing in it, and what :func:`~lowbit.conformance.calls.seen` finds of its result."""
 
     op: str
     arrays: tuple[Any, ...]
     options: dict[str, Any]
     expected: Any
-    look: Callable[[Any], Any] = np.shape  # at the result, for what is expected
 
 
 class Wrong(NamedTuple):

@@ -21,15 +21,7 @@ def ordinary(given: Given) -> list[Call]:
 
 
 def empty() -> list[Empty]:
-    return [
-        Empty(
-            "moment_leaf",
-            (floats(0, 2),),
-            {"index": 1},
-            ([[0, 0]] * 2, 0),
-            lambda r: (r[0].sum.tolist(), int(r[0].tokens)),
-        )
-    ]
+    return [Empty("moment_leaf", (floats(0, 2),), {"index": 1}, {0: {"sum": [[0, 0]] * 2, "tokens": 0}})]
 
 
 def wrong() -> list[Wrong]:

@@ -35,36 +35,30 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("statsq", (floats(0, 4),), {"bits": 2}, ((0, 4), (0, 1)), lambda r: (r.codes.shape, r.scale.shape)),
-        Empty("statsq", (floats(3, 0),), {"bits": 2}, [[0.0]] * 3, lambda r: r.scale.tolist()),
-        Empty("statsq", (floats(0, 2, 4),), {"bits": 2}, [[[0.0]] * 2], lambda r: r.scale.tolist()),
+        Empty("statsq", (floats(0, 4),), {"bits": 2}, {"codes": (0, 4), "scale": (0, 1)}),
+        Empty("statsq", (floats(3, 0),), {"bits": 2}, {"scale": [[0.0]] * 3}),
+        Empty("statsq", (floats(0, 2, 4),), {"bits": 2}, {"scale": [[[0.0]] * 2]}),
         Empty("statsq_grad", (floats(0, 4), floats(0, 4)), {"bits": 2, "path": "scale"}, (0, 4)),
-        Empty("start_oscillation", (integers(0, 3),), {}, (0, 3), lambda r: r.average.shape),
-        Empty("start_oscillation", (np.array(7, i32),), {}, ((), 7.0), lambda r: (r.average.shape, float(r.average))),
+        Empty("start_oscillation", (integers(0, 3),), {}, {"average": (0, 3)}),
+        Empty("start_oscillation", (np.array(7, i32),), {}, {"average": 7.0}),
         Empty(
             "track_oscillation",
             (*[integers(0)] * 3, floats(0), integers(0), floats(0), np.zeros(0, np.bool_), integers(0)),
             {},
-            (0,),
-            lambda r: r.codes.shape,
+            {"codes": (0,)},
         ),
-        Empty("boundary_statistics", (floats(0, 4),) * 3, {"bits": 2}, (0, 0.0, 0.0, 0.0), tuple),
+        Empty(
+            "boundary_statistics",
+            (floats(0, 4),) * 3,
+            {"bits": 2},
+            {"near": 0, "share": 0, "flips": 0, "flips_elsewhere": 0},
+        ),
         Empty("cga_mask", (floats(2, 0),), {"bits": 2, "thresholds": "occupied"}, (2, 0)),
         Empty(
-            "cga_step",
-            (*[floats(0, 4)] * 4, np.zeros((0, 4), np.bool_)),
-            {"step": 1, "lr": 0.5},
-            (0, 4),
-            lambda r: r.weight.shape,
+            "cga_step", (*[floats(0, 4)] * 4, np.zeros((0, 4), np.bool_)), {"step": 1, "lr": 0.5}, {"weight": (0, 4)}
         ),
-        Empty("qkr_weight", (floats(0, 4), floats(0, 4)), {"heads": 2}, [[0] * 4] * 8, np.ndarray.tolist),
-        Empty(
-            "qkr_grad",
-            (floats(2, 0), floats(2, 0), floats(0, 0)),
-            {"heads": 2},
-            ((2, 0), (2, 0)),
-            lambda r: (r.q.shape, r.k.shape),
-        ),
+        Empty("qkr_weight", (floats(0, 4), floats(0, 4)), {"heads": 2}, [[0] * 4] * 8),
+        Empty("qkr_grad", (floats(2, 0), floats(2, 0), floats(0, 0)), {"heads": 2}, {"q": (2, 0), "k": (2, 0)}),
         Empty("qkr_attention", (floats(2, 0, 4), eye[:4], eye[:4], eye[:2]), {"heads": 2}, (2, 0, 2)),
     ]
 

@@ -41,33 +41,26 @@ def empty() -> list[Empty]:
     eye, nobody = np.eye(4, dtype=f32), tuple(integers(0) for _ in range(3))
     two = np.ones(2, i32), integers(2), integers(2)
     return [
-        Empty("explained_error", (floats(2, 0),), {}, [[1.0], [1.0]], lambda r: r.tolist()),
+        Empty("explained_error", (floats(2, 0),), {}, [[1.0], [1.0]]),
         Empty("residual_damage", (floats(0, 4), floats(0)), {}, (0, 5)),
-        Empty("gradient_importance", (floats(0, 4),), {}, 0.0, float),
-        Empty("loss_importance", (np.ones(2, f32), floats(2, 0)), {"base": 0.0}, [0.0, 0.0], lambda r: r.tolist()),
+        Empty("gradient_importance", (floats(0, 4),), {}, 0.0),
+        Empty("loss_importance", (np.ones(2, f32), floats(2, 0)), {"base": 0.0}, [0.0, 0.0]),
         Empty("rank_cost", (integers(0, 2),), {}, (0,)),
         Empty("allocate_greedy", (floats(0, 4), floats(0), *nobody), {"budget": 1}, (0,)),
-        Empty("allocate_greedy", (floats(2, 0), np.ones(2, f32), *two), {"budget": 1}, [0, 0], lambda r: r.tolist()),
+        Empty("allocate_greedy", (floats(2, 0), np.ones(2, f32), *two), {"budget": 1}, [0, 0]),
         Empty("threshold_ranks", (floats(0, 4), *nobody[1:]), {"threshold": 0.5}, (0,)),
         Empty("allocate_threshold", (floats(0, 4), *nobody), {"budget": 1}, (0,)),
         Empty("allocate_proportional", (floats(0), *nobody), {"budget": 1}, (0,)),
-        Empty("allocation_objective", (floats(0, 4), floats(0), nobody[0]), {}, 0.0, float),
-        Empty("allocation_bound", (floats(0, 4), floats(0), *nobody), {"budget": 1}, 0.0, float),
-        Empty(
-            "pool_modules",
-            (floats(0, 4), floats(0), *nobody, nobody[0]),
-            {},
-            ((0, 4), (0,)),
-            lambda r: (r.spectra.shape, r.cost.shape),
-        ),
+        Empty("allocation_objective", (floats(0, 4), floats(0), nobody[0]), {}, 0.0),
+        Empty("allocation_bound", (floats(0, 4), floats(0), *nobody), {"budget": 1}, 0.0),
+        Empty("pool_modules", (floats(0, 4), floats(0), *nobody, nobody[0]), {}, {"spectra": (0, 4), "cost": (0,)}),
         Empty(
             "reallocate_ranks",
             (floats(2, 0), floats(2, 3), np.ones(2, f32), *two, two[1]),
             {"budget": 1, "step": 1},
             [0, 0],
-            lambda r: r.tolist(),
         ),
-        Empty("nest_patch", (floats(3, 0), floats(0, 4), eye), {}, ((3, 0), (0, 4)), lambda r: (r.B.shape, r.A.shape)),
+        Empty("nest_patch", (floats(3, 0), floats(0, 4), eye), {}, {"B": (3, 0), "A": (0, 4)}),
     ]
 
 

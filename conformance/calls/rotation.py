@@ -55,9 +55,9 @@ def empty() -> list[Empty]:
         Empty("fuse_norm", (floats(0, 4), np.ones(4, f32)), {}, (0, 4)),
         Empty("rotate_inputs", (floats(0, 4), eye), {}, (0, 4)),
         Empty("rotate_outputs", (floats(4, 0), eye), {}, (4, 0)),
-        Empty("outlier_measures", (floats(0, 4),), {}, (0,), lambda r: r.peak.shape),
-        Empty("quantize_activations", (floats(0, 4),), {"bits": 4}, (0, 4), lambda r: r.values.shape),
-        Empty("activation_clip", (floats(0, 4),), {"bits": 4}, 1.0, lambda r: float(r.ratio)),
+        Empty("outlier_measures", (floats(0, 4),), {}, {"peak": (0,)}),
+        Empty("quantize_activations", (floats(0, 4),), {"bits": 4}, {"values": (0, 4)}),
+        Empty("activation_clip", (floats(0, 4),), {"bits": 4}, {"ratio": 1.0}),
     ]
 
 

@@ -24,10 +24,10 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("gptq", (floats(0, 4), eye), {"bits": 4}, ((0, 4), 0.0), lambda r: (r.codes.shape, float(r.loss))),
-        Empty("sparsegpt", (floats(0, 4), eye), {}, ((0, 4), 0.0), lambda r: (r.mask.shape, float(r.loss))),
-        Empty("wanda", (floats(0, 4), np.ones(4, f32)), {}, (0, 4), lambda r: r.mask.shape),
-        Empty("inverse_cholesky", (floats(0, 0),), {}, (0, 0), lambda r: r.factor.shape),
+        Empty("gptq", (floats(0, 4), eye), {"bits": 4}, {"codes": (0, 4), "loss": 0.0}),
+        Empty("sparsegpt", (floats(0, 4), eye), {}, {"mask": (0, 4), "loss": 0.0}),
+        Empty("wanda", (floats(0, 4), np.ones(4, f32)), {}, {"mask": (0, 4)}),
+        Empty("inverse_cholesky", (floats(0, 0),), {}, {"factor": (0, 0)}),
     ]
 
 

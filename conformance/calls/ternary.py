@@ -25,15 +25,9 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty(
-            "twn_code",
-            (floats(2, 0),),
-            {"granularity": "row"},
-            ((2, 0), [[0.0], [0.0]]),
-            lambda r: (r.codes.shape, r.scale.tolist()),
-        ),
+        Empty("twn_code", (floats(2, 0),), {"granularity": "row"}, {"codes": (2, 0), "scale": [[0.0], [0.0]]}),
         Empty("twn", (floats(0, 4),), {}, (0, 4)),
-        Empty("twn", (np.array(3.0, f32),), {}, 3.0, np.ndarray.tolist),
+        Empty("twn", (np.array(3.0, f32),), {}, 3.0),
         Empty("clamped_uniform", (floats(0, 4),), {"granularity": "row"}, (0, 4)),
         Empty("min_max", (floats(2, 0),), {"granularity": "row", "scheme": "asymmetric"}, (2, 0)),
         Empty("min_max", (floats(0, 3, 4),), {"granularity": "matrix"}, (0, 3, 4)),

@@ -26,12 +26,10 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty(
-            "fit_grid", (floats(0, 4),), {"bits": 4}, ((0, 1), (0, 1)), lambda r: (r.scale.shape, r.zero_point.shape)
-        ),
-        Empty("fit_grid", (floats(2, 0),), {"bits": 4}, [[8], [8]], lambda r: r.zero_point.tolist()),
-        Empty("fit_grid", (np.array(3.0, f32),), {"bits": 4, "granularity": "tensor"}, (), lambda r: r.scale.shape),
-        Empty("clip_search", (floats(0, 4),), {"bits": 4}, (0, 1), lambda r: r.step.shape),
+        Empty("fit_grid", (floats(0, 4),), {"bits": 4}, {"scale": (0, 1), "zero_point": (0, 1)}),
+        Empty("fit_grid", (floats(2, 0),), {"bits": 4}, {"zero_point": [[8], [8]]}),
+        Empty("fit_grid", (np.array(3.0, f32),), {"bits": 4, "granularity": "tensor"}, {"scale": ()}),
+        Empty("clip_search", (floats(0, 4),), {"bits": 4}, {"step": (0, 1)}),
         Empty("quantize", (floats(0, 4), np.ones((0, 2), f32), integers(0, 2)), {"bits": 4}, (0, 4)),
         Empty("quantize", (floats(2, 0), np.ones((2, 1), f32), integers(2, 1)), {"bits": 4}, (2, 0)),
         Empty("dequantize", (integers(0, 4), np.ones((0, 2), f32), integers(0, 2)), {}, (0, 4)),
@@ -39,16 +37,10 @@ def empty() -> list[Empty]:
         Empty("pack", (integers(2, 0),), {"bits": 7}, (2, 0)),
         Empty("unpack", (integers(0, 2),), {"bits": 7, "length": 5}, (0, 5)),
         Empty("unpack", (integers(2, 0),), {"bits": 7, "length": 0}, (2, 0)),
-        Empty("fit_grid", (floats(0, 0),), {"bits": 4, "include_zero": False}, (0, 1), lambda r: r.scale.shape),
-        Empty("fit_grid", (floats(0, 0),), {"bits": 4, "granularity": "tensor"}, (1, 1), lambda r: r.scale.shape),
-        Empty(
-            "fit_grid",
-            (floats(3, 0),),
-            {"bits": 4, "granularity": "group", "group_size": 4},
-            (3, 0),
-            lambda r: r.scale.shape,
-        ),
-        Empty("clip_search", (floats(3, 0),), {"bits": 4}, (3, 1), lambda r: r.scale.shape),
+        Empty("fit_grid", (floats(0, 0),), {"bits": 4, "include_zero": False}, {"scale": (0, 1)}),
+        Empty("fit_grid", (floats(0, 0),), {"bits": 4, "granularity": "tensor"}, {"scale": (1, 1)}),
+        Empty("fit_grid", (floats(3, 0),), {"bits": 4, "granularity": "group", "group_size": 4}, {"scale": (3, 0)}),
+        Empty("clip_search", (floats(3, 0),), {"bits": 4}, {"scale": (3, 1)}),
         Empty("unpack", (integers(0, 2),), {"bits": 3, "length": 20}, (0, 20)),
     ]
 

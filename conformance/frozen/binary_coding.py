@@ -9,8 +9,6 @@ import numpy as np
 from .. import compare, rules
 from .inputs import NARROW, SPEC, U32, Array, Options, Table, clear, eighths, generator, near, settled, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     zeros = np.array([[0, 4, -4, 0], [0, 0, 0, 0], [3, -3, 3, 3], [0, 0, -8, 0]], np.float32)

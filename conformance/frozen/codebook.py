@@ -9,8 +9,6 @@ import numpy as np
 from .. import compare, rules
 from .inputs import SPEC, U32, Array, Table, clear, eighths, generator, hard_scales, near, settled, steady, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     _levels_and_products(table)

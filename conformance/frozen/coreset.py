@@ -11,8 +11,6 @@ from .. import compare, rules
 from ..recording import Draws
 from .inputs import NARROW, SPEC, U32, Table, eighths, generator, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     x, t = eighths("X-x", 5, 4), eighths("X-t", 5, 4)

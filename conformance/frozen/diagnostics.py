@@ -8,8 +8,6 @@ from .. import compare, rules, strategies
 from ..recording import Draws
 from .inputs import NARROW, SPEC, U32, Array, Options, Table, eighths, generator, near, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     random = generator("W-6")

@@ -6,8 +6,6 @@ import numpy as np
 
 from .inputs import Table, eighths, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     pair = suite("distill").Pair

@@ -9,8 +9,6 @@ import numpy as np
 from .. import compare, rules
 from .inputs import NARROW, SPEC, U32, Options, Table, eighths, near, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     _layers(table)

@@ -26,8 +26,6 @@ from .inputs import (
     unit_rows,
 )
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     _optima(table)

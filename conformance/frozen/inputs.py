@@ -17,31 +17,6 @@ from .. import compare, judging, rules
 from ..clauses import CLAUSES
 from ..recording import bounded, record
 
-__all__ = [
-    "NARROW",
-    "SPEC",
-    "U32",
-    "U64",
-    "Array",
-    "Case",
-    "Options",
-    "Table",
-    "clear",
-    "eighths",
-    "first_draws",
-    "generator",
-    "hard_scales",
-    "hessian",
-    "near",
-    "near_wide",
-    "rank_three",
-    "settled",
-    "six_inputs",
-    "steady",
-    "suite",
-    "unit_rows",
-]
-
 Array = npt.NDArray[Any]
 Case = rules.Case
 Options: TypeAlias = dict[str, Any]

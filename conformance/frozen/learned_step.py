@@ -9,8 +9,6 @@ import numpy as np
 from .. import rules
 from .inputs import NARROW, SPEC, Table, eighths, generator, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     _first_steps(table)

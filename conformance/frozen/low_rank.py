@@ -9,8 +9,6 @@ import numpy as np
 from .. import compare, laws, rules
 from .inputs import NARROW, U32, Array, Table, first_draws, near, rank_three
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     drawn = first_draws()

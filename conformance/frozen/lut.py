@@ -11,8 +11,6 @@ from ..recording import Draws
 from ..rules import LookupTable
 from .inputs import NARROW, SPEC, Table, suite
 
-__all__ = ["build"]
-
 PARTS = ("breakpoints", "slopes", "intercepts")
 
 

@@ -11,8 +11,6 @@ from .. import compare, rules
 from ..recording import Draws
 from .inputs import SPEC, U64, Options, Table, near_wide, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     search = suite("lut_search")

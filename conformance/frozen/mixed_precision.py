@@ -8,8 +8,6 @@ from .. import laws, rules
 from ..recording import Draws
 from .inputs import NARROW, SPEC, Table, generator, suite
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     for v, b, r in ((0, 2, 1), (1, 4, 1), (37, 4, 2), (60, 3, 9)):

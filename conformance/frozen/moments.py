@@ -7,8 +7,6 @@ import numpy as np
 from .. import rules
 from .inputs import SPEC, Table, eighths, first_draws, generator
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     drawn = first_draws()

@@ -8,8 +8,6 @@ from .. import rules
 from ..recording import Draws
 from .inputs import NARROW, SPEC, Table, eighths, generator, suite
 
-__all__ = ["build"]
-
 EVEN = np.array([[1, -1, 2.25, 3.75], [0, 4, 2, -2], [8, -8, -0.0, 0], [0.5, -0.5, 7.5, -7.5]], np.float32)
 """Rows whose scales are powers of two: nothing rounds."""
 

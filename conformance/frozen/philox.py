@@ -7,8 +7,6 @@ import numpy as np
 from .. import rules
 from .inputs import SPEC, Table
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     low, high = 2**31 - 1, 2**32 - 1

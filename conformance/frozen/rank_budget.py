@@ -23,8 +23,6 @@ from .inputs import (
     suite,
 )
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     _integers(table)

@@ -12,8 +12,6 @@ from .. import rules
 from ..hexfloat import decode
 from .inputs import NARROW, SPEC, Array, Table, clear, eighths, generator, suite
 
-__all__ = ["build"]
-
 TOKENS = np.array(
     [[7, 0, 0, 0, 0], [0.1] * 5, [0.1, -0.1, 0.1, -0.1, -0.1], [0, -0.0, 0, 0, 0], [-64, 1, -2, 0.5, 3]], np.float32
 )

@@ -7,8 +7,6 @@ import numpy as np
 from .. import compare
 from .inputs import SPEC, U32, Table, clear
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     ties = (np.arange(-36, 37) / 8).astype(np.float32)

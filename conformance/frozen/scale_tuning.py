@@ -7,8 +7,6 @@ import numpy as np
 from .. import rules
 from .inputs import NARROW, SPEC, Options, Table, eighths, generator
 
-__all__ = ["build"]
-
 
 def build(table: Table) -> None:
     _training(table)

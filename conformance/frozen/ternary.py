@@ -7,8 +7,6 @@ import numpy as np
 from .. import rules
 from .inputs import SPEC, Array, Options, Table, clear, eighths, settled, steady, suite
 
-__all__ = ["build"]
-
 HALF: Options = {"granularity": "row", "threshold": 0.5}
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from .. import compare, laws, rules, strategies
 from .inputs import NARROW, SPEC, U32, Array, Options, Table, clear, eighths, first_draws, generator, hard_scales, suite
 
-__all__ = ["build"]
-
 SUM = 4
 """Roundings of a grid: clip, clip, difference, division."""
 
