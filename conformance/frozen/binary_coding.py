@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import compare, rules
-from .inputs import NARROW, SPEC, U32, Array, Options, Table, clear, eighths, generator, near, settled, suite
+from .inputs import NARROW, SPEC, U32, Array, Options, Table, clear, eighths, fractions, generator, near, settled, suite
 
 
 def build(table: Table) -> None:
@@ -35,9 +35,7 @@ def build(table: Table) -> None:
     for clause, method, more in (("B-2", "refined", {}), ("B-3", "alternating", {"rounds": 1})):
         for bits, offset in ((2, False), (2, True), (3, False)):
             options = {"bits": bits, "method": method, "offset": offset, **more}
-            given = settled(
-                clause, lambda r: r.integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16), _rounds, options
-            )
+            given = settled(clause, fractions(99, 16, 3, 12), _rounds, options)
             found = SPEC.bcq(given, **options)
             expect = [clear("codes", found.codes), *_solved(given, found, bits)]
             table.call(clause, f"{bits} planes, offset {offset}", [given], *expect, op="bcq", **options)
@@ -55,20 +53,12 @@ def build(table: Table) -> None:
                 table.call(clause, f"{about}, offset {offset}", [general, held], *expect, op="bcq_refit", **options)
     scale = np.array([[[0.5, 1.25]], [[-0.75, 0.25]], [[1, 1]]], np.float32)
     shift = np.array([[2.125], [-0.5], [-1]], np.float32)
-    general = settled(
-        "B-5",
-        lambda r: r.integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16),
-        lambda v: SPEC.bcq_assign(v[:2], scale[:2], shift[:2]),
-    )
+    general = settled("B-5", fractions(99, 16, 3, 12), lambda v: SPEC.bcq_assign(v[:2], scale[:2], shift[:2]))
     arrays: list[Any] = [general[:2], scale[:2], shift[:2]]
     table.call("B-5", "two planes", arrays, clear("", SPEC.bcq_assign(*arrays)))
     three = np.array([[[1, 0.75, 0.625]], [[-0.25, 1, 0.5625]]], np.float32)
     middle = np.array([[0.0], [0.25]], np.float32)
-    weights = settled(
-        "B-5",
-        lambda r: r.integers(-99, 100, (2, 12)).astype(np.float32) / np.float32(37),
-        lambda v: SPEC.bcq_assign(v, three, middle),
-    )
+    weights = settled("B-5", fractions(99, 37, 2, 12), lambda v: SPEC.bcq_assign(v, three, middle))
     table.call("B-5", "three planes", [weights, three, middle], clear("", SPEC.bcq_assign(weights, three, middle)))
     shape = suite("binary_coding").BinaryInput(codes, scale, shift, general, eighths("B-10a", 2, 12))
     table.recorded("B-10a", "test_spare_bits_are_not_looked_at", "with offsets", case=shape)

@@ -29,9 +29,8 @@ def build(table: Table) -> None:
     tokens = eighths("W-9x", 3, 5)
     tokens[1], maps[0, :, 2] = 0, 0
     for about, bias in (("without a bias", None), ("with a bias", eighths("W-9b", 4))):
-        table.recorded(
-            "W-9", "test_norms", f"{about}, a token of zeros, one not attended to", layer=(maps, tokens, w_v, bias, w_o)
-        )
+        layer = (maps, tokens, w_v, bias, w_o)
+        table.recorded("W-9", "test_norms", f"{about}, a token of zeros, one not attended to", layer=layer)
     _eigenvalues(table)
 
 

@@ -33,9 +33,8 @@ def build(table: Table) -> None:
     A, G = 2.0 * a.astype(np.float64), grad[1].astype(np.float64)
     for detach in (True, False):
         expect = [rules.exact("magnitude.1", np.float64(0)), rules.forward("B.1", A @ G, np.abs(A) @ np.abs(G), 9)]
-        table.call(
-            "D-6b", f"a row of zeros, detach {detach}", [grad, wz, bz, a, m + 1], *expect, scaling=2.0, detach=detach
-        )
+        about = f"a row of zeros, detach {detach}"
+        table.call("D-6b", about, [grad, wz, bz, a, m + 1], *expect, scaling=2.0, detach=detach)
     table.recorded("D-7", "test_unmerge_uses_the_factor_that_it_is_given", "any factor", problem=problem)
     merged = SPEC.dora_merge(wz, bz, a, m + 1, scaling=2.0)
     expect = [

@@ -97,6 +97,11 @@ def steady(answer: Callable[[Any], Any], given: Array, what: str) -> Any:
     return want
 
 
+def fractions(limit: int, of: int, *shape: int) -> Callable[[np.random.Generator], Array]:
+    """To draw multiples of 1 / ``of``, up to a limit, float32."""
+    return lambda random: random.integers(-limit, limit + 1, shape).astype(np.float32) / np.float32(of)
+
+
 def settled(clause: str, draw: Callable[[np.random.Generator], Array], answer: Callable[..., Any], *more: Any) -> Array:
     """The first draw for which the decisions of an answer, given what else it needs, are clear."""
     for attempt in range(999):

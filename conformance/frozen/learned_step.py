@@ -85,6 +85,5 @@ def _ties(table: Table) -> None:
         table.recorded("S-2a", "test_ties", f"a step of 0.75, signed {s}", x=halves, dtype=NARROW, bits=3, signed=s)
     table.exactly("S-4a", "ends and beyond", [grad, *arrays], **options, count="unscaled")
     for s in (True, False):
-        table.recorded(
-            "S-4a", "test_the_ends_are_inside", f"a quarter beyond, signed {s}", dtype=NARROW, bits=3, signed=s
-        )
+        about = f"a quarter beyond, signed {s}"
+        table.recorded("S-4a", "test_the_ends_are_inside", about, dtype=NARROW, bits=3, signed=s)

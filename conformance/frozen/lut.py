@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from .. import rules
@@ -16,31 +14,6 @@ PARTS = ("breakpoints", "slopes", "intercepts")
 
 def build(table: Table) -> None:
     _codes(table, _lines(table))
-
-
-def _integer(
-    breakpoints: Iterable[int], slopes: Iterable[int], intercepts: Iterable[int], scale_bits: int
-) -> LookupTable:
-    """An integer table of six fraction bits."""
-    p, k, b = (np.array([*x], np.int32) for x in (breakpoints, slopes, intercepts))
-    return LookupTable(p, k, b, scale_bits, 6)
-
-
-EXP = _integer(
-    (-42, -28, -19, -16, -10, -5, -2), (0, 1, 4, 7, 12, 24, 43, 57), (2, 26, 112, 170, 244, 376, 482, 512), 3
-)
-DIV = _integer(
-    (20, 25, 31, 38, 44, 58, 76),
-    (-205, -131, -84, -56, -39, -25, -15, -7),
-    (7373, 5888, 4710, 3830, 3200, 2560, 1984, 1280),
-    5,
-)
-ROOT = _integer(
-    (11, 16, 21, 28, 38, 53, 92),
-    (-198, -115, -72, -47, -31, -19, -11, -5),
-    (5680, 4760, 4090, 3560, 3110, 2640, 2190, 1640),
-    5,
-)
 
 
 def _lines(table: Table) -> LookupTable:
@@ -120,27 +93,24 @@ def _codes(table: Table, rounded: LookupTable) -> None:
             lines = lut.base_table(function)
             found = SPEC.evaluate_ranges(far, lines, function=function).astype(np.float32)
             stored = rules.LookupTable(*lines)
-            table.call(
-                "L-15", f"{function}, {k} ranges further", [far, stored], rules.exact("", found), function=function
-            )
+            about = f"{function}, {k} ranges further"
+            table.call("L-15", about, [far, stored], rules.exact("", found), function=function)
     logits = np.array([[0, 8, 16, 24], [-128, 127, 126, -128], [5, 5, 5, 5], [-9999, 0, -200, -1]], np.int32)
+    *tables, root = (LookupTable(*t) for t in (lut.EXP, lut.RECIPROCAL, lut.RSQRT))
     for bits in (7, 8):
-        table.exactly("L-16", "near, far and equal logits", [logits, EXP, DIV], out_bits=bits)
+        table.exactly("L-16", "near, far and equal logits", [logits, *tables], out_bits=bits)
     odd = LookupTable(*lut.integer_table((-3,), (-2, 5), (40, 9), 1, 2))
-    table.exactly("L-17", "a constant row, a large one", [logits, ROOT])
+    table.exactly("L-17", "a constant row, a large one", [logits, root])
     logits = np.array([[0, -300, -9999, 5], [9, 9, 9, 9]], np.int32)
-    tables = [LookupTable(*t) for t in (lut.EXP, lut.RECIPROCAL)]
     about = "far logits, one alone, tables that no one would deploy"
     for one in (logits, logits[:1, :1], logits[1:]):
         for two in (tables, [odd, odd]):
             table.exactly("L-16", about, [one, *two], out_bits=7)
-    root = LookupTable(*lut.RSQRT)
     for one in (np.array([[1, 2, 2], [0, 0, 1], [-7, 100, 101]], np.int32), np.array([[3, 3, 4, 4, 5]], np.int32)):
         table.exactly("L-17", "means that are no codes", [one, root], out_bits=5)
     for low, t in ((-128, "left"), (100, "right")):
-        table.recorded(
-            "L-18", "test_errors", f"codes from {low}, tie {t}", skip=("worst",), table=integers, low=low, tie=t
-        )
+        about = f"codes from {low}, tie {t}"
+        table.recorded("L-18", "test_errors", about, skip=("worst",), table=integers, low=low, tie=t)
     at, flat, one = (np.array(v, np.int32) for v in ([0], [0, 0], [1, 1]))
     level = rules.LookupTable(at, flat, one)
     expect = [rules.exact("worst", -1), rules.exact("max_error", 2.0)]

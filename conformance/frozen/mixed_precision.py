@@ -19,9 +19,8 @@ def build(table: Table) -> None:
     for b in (6, 11, 14, 24):
         table.recorded("M-2a", "test_convex_errors_reach_the_optimum", f"budget {b}", case=allocation(convex, sizes, b))
     table.recorded("M-2b", "test_equal_slopes", "errors on one line", skip=("error",), dtype=NARROW, blocks=3, widths=3)
-    table.recorded(
-        "M-2b", "test_points_on_one_line_keep_their_order", "0.1, -2.3, -4.7", skip=("error",), dtype="float64"
-    )
+    about = "0.1, -2.3, -4.7"
+    table.recorded("M-2b", "test_points_on_one_line_keep_their_order", about, skip=("error",), dtype="float64")
     bent = np.array([[100, 0, -1], [5, 4, 3.5], [9, 8, 1]], np.float32) / np.float32(7)
     dear = np.array([[1, 9, 10], [1, 2, 3], [2, 4, 7]], np.int32)
     short = np.array([[55, 45, 15, 10], [46, 41, 7, 7], [28, 25, 22, 4]], np.float32)  # greedy does not reach the best
@@ -43,14 +42,12 @@ def build(table: Table) -> None:
         table.call("M-2c", f"steps that do not fit, budget {budget}", [errors, price], *expect, budget=budget)
     w = generator("M-3a").integers(-99, 100, (4, 10)).astype(np.float32) / np.float32(16)
     w[3] = 0
-    table.recorded(
-        "M-3a", "test_projection_of_general_rows", "1 to 4 bits, a row of zeros", w=w, data=Draws([1, 2, 4, 3])
-    )
+    about = "1 to 4 bits, a row of zeros"
+    table.recorded("M-3a", "test_projection_of_general_rows", about, w=w, data=Draws([1, 2, 4, 3]))
     for bits in (1, 2):
         for n in (False, True):
-            table.recorded(
-                "M-3b", "test_sign_of_zero", f"{bits} bits, negative zeros {n}", dtype=NARROW, negative=n, bits=bits
-            )
+            about = f"{bits} bits, negative zeros {n}"
+            table.recorded("M-3b", "test_sign_of_zero", about, dtype=NARROW, negative=n, bits=bits)
 
 
 def _integers(table: Table) -> None:

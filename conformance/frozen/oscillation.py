@@ -45,9 +45,8 @@ def build(table: Table) -> None:
             )
     for thresholds in ("all", "occupied"):
         for bits in (1, 3):
-            table.recorded(
-                "O-6", "test_mask", f"{thresholds}, {bits} bits", w=w, bits=bits, width=0.1, thresholds=thresholds
-            )
+            about = f"{thresholds}, {bits} bits"
+            table.recorded("O-6", "test_mask", about, w=w, bits=bits, width=0.1, thresholds=thresholds)
     _masks(table)
     _steps(table)
     _query_and_key(table)

@@ -20,9 +20,8 @@ def build(table: Table) -> None:
         rule = rules.forward("", found, 6.8, 4 * 3 + 3 * 7)  # sqrt(-2 log 2^-33) bounds every normal
         table.call("P-4", about, [addresses], rule, seed=seed)
     words = np.array([[[0, 0, 0, 0], [high] * 4], [[1, 2, 3, 7], [low, low + 1, 0, high]]], np.int64)
-    table.recorded(
-        "P-1a", "test_words_depend_on_seed_and_address_alone", "two by two addresses", counters=words, seed=2**64 - 1
-    )
+    about = "two by two addresses"
+    table.recorded("P-1a", "test_words_depend_on_seed_and_address_alone", about, counters=words, seed=2**64 - 1)
     about, counters = "int32, a seed whose high word counts", words[:, :1].clip(0, 9).astype(np.int32)
     table.recorded("P-1a", "test_words_depend_on_seed_and_address_alone", about, counters=counters, seed=2**32)
     about = "one address without an axis"

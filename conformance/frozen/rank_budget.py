@@ -98,9 +98,8 @@ def _importance(table: Table) -> None:
     for dark in (False, True):
         table.recorded("K-1a", "test_residual_damage", f"no energy at all: {dark}", problem=problem, dark=dark)
     table.recorded("K-3", "test_gradient_importance", "eighths", gradient=eighths("K-3", 3, 5))
-    table.recorded(
-        "K-3a", "test_loss_importance", "a loss below the base, a module without error", problem=problem, base=24
-    )
+    about = "a loss below the base, a module without error"
+    table.recorded("K-3a", "test_loss_importance", about, problem=problem, base=24)
     for t in (0.0, 0.25, 0.5, 0.9, 1.0):
         table.recorded("K-6", "test_threshold_ranks", f"threshold {t}", problem=problem, threshold=t)
     for e in (0, 3, 8):

@@ -63,9 +63,8 @@ def _orthogonal(table: Table) -> None:
         counters[..., 0], counters[..., 3] = index, suite("rotation").Purpose.HAAR
         counters[..., 1], counters[..., 2] = np.indices(counters.shape[:2])
         normal = SPEC.philox_normal(counters, seed=seed).reshape(n, -1)[:, :n]
-        table.call(
-            "H-4a", f"order {n}, seed {seed}", [], rules.triangular("", normal, 26), order=n, seed=seed, index=index
-        )
+        about = f"order {n}, seed {seed}"
+        table.call("H-4a", about, [], rules.triangular("", normal, 26), order=n, seed=seed, index=index)
 
 
 def _rotated(table: Table) -> None:
@@ -78,12 +77,10 @@ def _rotated(table: Table) -> None:
     pair = np.array([[[0.6, -0.8], [0.8, 0.6]], [[0.28, 0.96], [-0.96, 0.28]]], np.float32)
     rotation = suite("rotation").RotationProblem
     for clause, test in (("H-6", "test_rotate_inputs"), ("H-6a", "test_rotate_outputs")):
-        table.recorded(
-            clause, test, "one rotation for every block", narrow=True, case=rotation(eighths("H-6", 2, 6), three, 1)
-        )
-        table.recorded(
-            clause, test, "two rotations, each twice", narrow=True, case=rotation(eighths("H-6", 2, 8), pair, 2)
-        )
+        about = "one rotation for every block"
+        table.recorded(clause, test, about, narrow=True, case=rotation(eighths("H-6", 2, 6), three, 1))
+        about = "two rotations, each twice"
+        table.recorded(clause, test, about, narrow=True, case=rotation(eighths("H-6", 2, 8), pair, 2))
     # two heads of values, four of queries; a transform of order 12, which is not symmetric
     shapes = ((4,), (8, 4), (4, 4), (4, 4), (4, 8), (4,), (12, 4), (12, 4), (4, 12), (4,), (4,), (4,))
     block: Any = DecoderBlock(*(eighths(f"H-7{i}", *shape) for i, shape in enumerate(shapes)))

@@ -15,9 +15,8 @@ def build(table: Table) -> None:
     for b in (1, 3, 5):
         table.recorded("U-2b", "test_planes_are_bits", f"{b} planes", dtype=NARROW, bits=b)
     for b, g in ((2, 1), (3, 2)):
-        table.recorded(
-            "U-5b", "test_the_nearest_fit", f"{b} planes, {g} groups, the last dead", dtype=NARROW, bits=b, groups=g
-        )
+        about = f"{b} planes, {g} groups, the last dead"
+        table.recorded("U-5b", "test_the_nearest_fit", about, dtype=NARROW, bits=b, groups=g)
     w, c = eighths("U-5a", 3, 4), np.diag([1.0, 2, 4, 8]).astype(np.float32)
     codes = generator("U-5a").integers(0, 4, (3, 4)).astype(np.int32)
     scale = np.array([[[0.3, 0.7]], [[0.1, 0.9]], [[0.2, 0.2]]], np.float32)

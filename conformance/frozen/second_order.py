@@ -17,6 +17,7 @@ from .inputs import (
     Table,
     clear,
     first_draws,
+    fractions,
     generator,
     hessian,
     near,
@@ -77,9 +78,8 @@ def _decisions(table: Table) -> None:
     found = SPEC.gptq(w, h, **options)
     steady(lambda v: SPEC.gptq(v, h, **options).codes, w, "G-2a")
     run = second.replay(kit, strategies.WeightProblem(w, h, 0.01), found.weight.astype(np.float32))
-    table.call(
-        "G-2a", "scales that are exact", [w, h], near("loss", found.loss, second.loss_bound(kit, run)), **options
-    )
+    about = "scales that are exact"
+    table.call("G-2a", about, [w, h], near("loss", found.loss, second.loss_bound(kit, run)), **options)
     ranged = w.copy()
     ranged[:, 4], ranged[:, 5] = -3, 4
     static: dict[str, Any] = {"bits": 3, "group_size": 4, "act_order": True, "static_groups": True}
@@ -139,11 +139,7 @@ def _pruning(table: Table) -> None:
     )
     found = SPEC.sparsegpt(w, tight, **sparse)
     grouped: dict[str, Any] = {"bits": 3, "group_size": 4}
-    free = settled(
-        "G-5b",
-        lambda r: (r.integers(-350, 351, w.shape) / 128).astype(np.float32),
-        lambda v: _pruned(SPEC.sparsegpt(v, tight, **grouped)),
-    )
+    free = settled("G-5b", fractions(350, 128, *w.shape), lambda v: _pruned(SPEC.sparsegpt(v, tight, **grouped)))
     expect = [
         rules.exact("mask", SPEC.sparsegpt(free, tight, **grouped).mask),
         clear("codes", SPEC.sparsegpt(free, tight, **grouped).codes),
@@ -159,21 +155,13 @@ def _pruning(table: Table) -> None:
     tokens = generator("G-2").integers(-3, 4, (24, 8)).astype(np.float64)
     h = (tokens.T @ tokens + 4 * np.eye(8)).astype(np.float32)
     blocked: Options = {"bits": 3, "block_size": 3}
-    w = settled(
-        "G-2",
-        lambda r: (r.integers(-350, 351, (3, 8)) / 128).astype(np.float32),
-        lambda v: SPEC.gptq(v, h, **blocked).codes,
-    )
+    w = settled("G-2", fractions(350, 128, 3, 8), lambda v: SPEC.gptq(v, h, **blocked).codes)
     table.call("G-2", "blocks of 3 columns", [w, h], clear("codes", SPEC.gptq(w, h, **blocked).codes), **blocked)
     power = np.diag(np.ldexp(1.0, [0, 5, 2, 7, 1, 6, 3, 4])).astype(np.float32)
     for about, c, keep in (("2:4, strong correlation", h, 2), ("1:4, inputs of different power", power, 1)):
         options = {"keep": keep, "of": 4}
         w = settled(
-            "G-5",
-            lambda r: (r.integers(-350, 351, (3, 8)) / 128).astype(np.float32),
-            lambda v, c, options: SPEC.sparsegpt(v, c, **options).mask,
-            c,
-            options,
+            "G-5", fractions(350, 128, 3, 8), lambda v, c, options: SPEC.sparsegpt(v, c, **options).mask, c, options
         )
         table.call("G-5", about, [w, c], rules.exact("mask", SPEC.sparsegpt(w, c, **options).mask), **options)
     signs = np.array([[1, -1, -1, 1, 1, 1, -1, 1], [2, -2, 1, -1, -1, 2, 1, -2]], np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import rules
-from .inputs import SPEC, Array, Options, Table, clear, eighths, settled, steady, suite
+from .inputs import SPEC, Array, Options, Table, clear, eighths, fractions, settled, steady, suite
 
 HALF: Options = {"granularity": "row", "threshold": 0.5}
 
@@ -36,11 +36,7 @@ def _eighths() -> Array:
 
 def _codes(table: Table, x: Array, y: Array) -> None:
     tensor: Options = {"granularity": "tensor", "threshold": 0.5}
-    general = settled(
-        "T-1",
-        lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(7),
-        lambda v: SPEC.twn_code(v, **tensor).codes,
-    )
+    general = settled("T-1", fractions(24, 7, 3, 8), lambda v: SPEC.twn_code(v, **tensor).codes)
     for clause, about, v, options, count, codes in (
         ("T-1", "rows, zeros among them", x, {"granularity": "row"}, 8, clear),
         ("T-1", "a tensor, threshold 0.5", general, tensor, 24, clear),
@@ -61,11 +57,7 @@ def _codes(table: Table, x: Array, y: Array) -> None:
 
 def _values(table: Table, x: Array) -> None:
     given = _eighths()
-    near = settled(
-        "T-2",
-        lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(7),
-        lambda v: np.sign(SPEC.twn(v, **HALF)),
-    )
+    near = settled("T-2", fractions(24, 7, 3, 8), lambda v: np.sign(SPEC.twn(v, **HALF)))
     for about, v, options, count in (
         ("by rows", given, {"granularity": "row"}, 8),
         ("clip of 2.5", given, {"granularity": "tensor", "clip": 2.5}, given.size),
@@ -91,9 +83,7 @@ def _uniform(table: Table, x: Array) -> None:
     for outermost in ("published", "bounded"):
         options = {"bits": 3, "granularity": "row", "outermost": outermost}
         found = SPEC.clamped_uniform(x, **options)
-        given = settled(
-            "T-3", lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(8), _uniform_codes, options
-        )
+        given = settled("T-3", fractions(24, 8, 3, 8), _uniform_codes, options)
         found = SPEC.clamped_uniform(given, **options)
         table.call("T-3", outermost, [given], rules.forward("", found, np.abs(found), 2 * 8 + 8), **options)
         level = np.array([[3, -3, 3, 3]], np.float32)
