@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -38,8 +38,8 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, cube, eye, vector = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32)
-    scores = np.ones((1, 2, 4, 4), f32)
+    w, cube, eye, vector = ones(4, 8), ones(2, 2, 8), np.eye(8, dtype=f32), ones(8)
+    scores = ones(1, 2, 4, 4)
     return [
         Wrong("ranking_loss", (cube, cube), {}),
         Wrong("ranking_loss", (scores[0], scores[0, :1]), {}),
@@ -54,9 +54,9 @@ def wrong() -> list[Wrong]:
         Wrong("attention_norms", (scores[0], w, w[:3], None, w[:, :3]), {}, ("3", "2")),
         Wrong("attention_norms", (scores[0], w, w, vector, w[:, :4]), {}),
         Wrong("attention_norms", (scores[0], w[:3], w, None, w[:, :4]), {}),
-        Wrong("power_eigenvalues", (eye, np.ones((9, 8), f32)), {}, ("9", "8")),
+        Wrong("power_eigenvalues", (eye, ones(9, 8)), {}, ("9", "8")),
         Wrong("power_eigenvalues", (eye[:4, :4], w), {}),
-        Wrong("power_eigenvalues", (eye + np.triu(np.ones((8, 8), f32)), w), {}),
+        Wrong("power_eigenvalues", (eye + np.triu(ones(8, 8)), w), {}),
         Wrong("power_eigenvalues", (eye, 0 * w), {}, ("0",)),
         Wrong("power_eigenvalues", (eye, w), {}, ("1",)),
         Wrong("power_eigenvalues", (eye, w[:1]), {"iterations": 0}, ("0",)),

@@ -6,7 +6,7 @@ import numpy as np
 
 from lowbit.reference.types import IntegerTable, Table
 
-from .given import Array, Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
+from .given import Array, Call, Empty, Given, Wrong, f32, floats, i32, integers, nan, ones
 
 FLOAT64 = ("fit_chords", "fit_segments", "round_table")
 
@@ -49,7 +49,7 @@ def empty() -> list[Empty]:
     flat: Table[Array] = Table(np.zeros(0), np.array([0.25]), np.array([1.0]))
     level: IntegerTable[Array] = IntegerTable(integers(0), np.array([1], i32), np.array([1], i32), 0, 0)
     return [
-        Empty("fit_chords", (floats(2), np.ones(2, f32)), {}, {"breakpoints": (0,), "slopes": [0.0]}),
+        Empty("fit_chords", (floats(2), ones(2)), {}, {"breakpoints": (0,), "slopes": [0.0]}),
         Empty("fit_segments", (floats(0),) * 3, {}, {"intercepts": [0.0]}),
         Empty("evaluate_table", (floats(2, 0), flat), {}, (2, 0)),
         Empty("evaluate_table", (np.array(2.0, f32), flat), {}, 1.5),
@@ -76,7 +76,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, vector, codes, ramp = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 8), i32), np.arange(4, dtype=f32)
+    w, vector, codes, ramp = ones(4, 8), ones(8), np.ones((4, 8), i32), np.arange(4, dtype=f32)
     lines: Table[Array] = Table(np.array([1.0]), np.array([0.25, 0.5]), np.array([0.0, -0.25]))
     level: IntegerTable[Array] = IntegerTable(integers(0), np.array([2], i32), np.array([1], i32), 0, 0)
     return [

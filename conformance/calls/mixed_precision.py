@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
+from .given import Call, Empty, Given, Wrong, floats, i32, integers, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -33,7 +33,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, vector, codes, words = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 8), i32), np.ones((4, 1), i32)
+    w, vector, codes, words = ones(4, 8), ones(8), np.ones((4, 8), i32), np.ones((4, 1), i32)
     sizes = np.arange(1, 9, dtype=i32) * words
     return [
         Wrong("row_bits", (codes,), {"clusters": 2}),

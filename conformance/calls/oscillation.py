@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan, ones
 
 FLOAT32 = ("start_oscillation",)  # integers alone come in: float32, or the wider compute dtype
 
@@ -64,7 +64,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, cube, vector, codes = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones(8, f32), np.ones((4, 8), i32)
+    w, cube, vector, codes = ones(4, 8), ones(2, 2, 8), ones(8), np.ones((4, 8), i32)
     tracked = (codes, codes, w, codes, w, w > 0, codes)
     return [
         Wrong("statsq", (w,), {"bits": 0}, ("0",)),
@@ -99,8 +99,8 @@ def wrong() -> list[Wrong]:
         Wrong("qkr_weight", (w, w), {"heads": 3}, ("3", "4")),
         Wrong("qkr_weight", (w, w), {"heads": 0}, ("0",)),
         Wrong("qkr_grad", (w, w, w), {"heads": 2}),
-        Wrong("qkr_grad", (w, w, np.ones((16, 8), f32), np.ones((16, 8), f32)), {"heads": 2}),
-        Wrong("qkr_grad", (w, w, np.ones((16, 8), f32)), {"heads": 2, "freeze": "all"}, ("all",)),
+        Wrong("qkr_grad", (w, w, ones(16, 8), ones(16, 8)), {"heads": 2}),
+        Wrong("qkr_grad", (w, w, ones(16, 8)), {"heads": 2, "freeze": "all"}, ("all",)),
         Wrong("qkr_attention", (cube[..., :4], w, w, w), {"heads": 2}, ("4", "8")),
         Wrong("qkr_attention", (w, w, w, w), {"heads": 2}),
         Wrong("qkr_attention", (cube, w, w, w[:3]), {"heads": 2}, ("2", "3")),

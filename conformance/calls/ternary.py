@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -36,7 +36,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, vector = np.ones((4, 8), f32), np.ones(8, f32)
+    w, vector = ones(4, 8), ones(8)
     return [
         Wrong("twn_code", (w,), {"threshold": 1.0}, ("1.0",)),
         Wrong("twn_code", (w,), {"threshold": -0.5}, ("-0.5",)),
