@@ -7,21 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import compare, rules
-from .inputs import (
-    SPEC,
-    U32,
-    Array,
-    Table,
-    clear,
-    eighths,
-    fractions,
-    generator,
-    hard_scales,
-    near,
-    settled,
-    steady,
-    suite,
-)
+from .inputs import SPEC, U32, Array, Table, clear, eighths, generator, hard_scales, near, settled, steady, suite
 
 
 def build(table: Table) -> None:
@@ -161,7 +147,11 @@ def _loftq(table: Table) -> None:
     rule = rules.residual(target, np.eye(12), tail, allowed / compare.gamma(1, U32), 1)
     table.call("N-7a", "the first iterate, a row of zeros", [w], rule, **options)
     later = {**options, "iterations": 2, "keep": "last"}
-    w = settled("N-7", fractions(24, 8, 4, 12), lambda v: SPEC.loftq(v, **later).codes)
+    w = settled(
+        "N-7",
+        lambda r: r.integers(-24, 25, (4, 12)).astype(np.float32) / np.float32(8),
+        lambda v: SPEC.loftq(v, **later).codes,
+    )
     table.call("N-7", "the second iterate", [w], clear("codes", SPEC.loftq(w, **later).codes), **later)
     table.recorded("N-7d", "test_uniform_quantizer_of_a_constant_weight", "a constant weight")
 

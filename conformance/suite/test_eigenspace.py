@@ -84,7 +84,7 @@ def test_objective(kit: Kit, problem: PatchProblem) -> None:
     kit.check(compare.forward(found, np.einsum("ij,jk,ik->", d, c, d, optimize=True), allowed, "objective"))
 
 
-@clause("E-1", tier="forward-error", seed=st.integers(0, 2**16), dtype=strategies.float_dtypes())
+@clause("E-1", tier="forward-error", seed=st.integers(0, 2**16), dtype=strategies.WIDE_FLOATS)
 def test_objective_keeps_its_precision(kit: Kit, seed: int, dtype: str) -> None:
     """Full significands: a product in TF32 (11 bits) is off by thousands of float32 roundings in one entry."""
     random = np.random.default_rng(seed)
@@ -212,7 +212,7 @@ def test_negative_eigenvalues_become_the_smallest_positive(kit: Kit, case: tuple
     check_published(kit, problem, "nvlabs", repaired)
 
 
-@clause("E-4b", tier="exact", dtype=strategies.float_dtypes(), dead=st.integers(0, 3), rank=st.integers(1, 3))
+@clause("E-4b", tier="exact", dtype=strategies.WIDE_FLOATS, dead=st.integers(0, 3), rank=st.integers(1, 3))
 def test_exact_zero_eigenvalue(kit: Kit, dtype: str, dead: int, rank: int) -> None:
     """A diagonal moment with a zero: nvlabs refuses where the published code answers NaN, truncate leaves it alone."""
     d = (np.arange(12).reshape(3, 4) % 5 - 2).astype(dtype)

@@ -19,7 +19,7 @@ from lowbit.reference.types import TABLE_FUNCTIONS, TABLE_TIES, IntegerTable, Ta
 def knots(draw: st.DrawFn, *, most: int = 9) -> Array:
     """2 to 10 ascending numbers, some equal: multiples of a unit that is dyadic or not."""
     count = draw(st.integers(2, most + 1))
-    values = np.sort(draw(arrays(np.int64, (count,), elements=st.integers(-64, 64), fill=st.nothing())))
+    values = np.sort(draw(strategies.integers((count,), 64)))
     return np.asarray(values * draw(st.sampled_from(strategies.UNITS)))
 
 
@@ -122,7 +122,7 @@ def test_dead_pieces(kit: Kit, knots: Array, at: int) -> None:
 @clause(
     "L-3",
     tier="certificate",
-    x=arrays(np.int64, st.integers(0, 24), elements=st.integers(-16, 16), fill=st.nothing()),
+    x=strategies.integers(st.integers(0, 24), 16),
     cuts=st.lists(st.integers(-16, 16), max_size=3).map(sorted),
     unit=(1.0, 0.125, 1 / 3),
     tie=TIES,
@@ -285,7 +285,7 @@ def test_requantization(kit: Kit, a: Array, shift: int, limits: tuple[int, int])
     function=TABLE_FUNCTIONS,
     bits=st.integers(0, 6),
     odd=st.booleans(),
-    dtype=strategies.float_dtypes(half=True),
+    dtype=strategies.FLOATS,
     data=st.data(),
 )
 def test_gradients(kit: Kit, function: TableFunction, bits: int, odd: bool, dtype: str, data: st.DataObject) -> None:
@@ -330,7 +330,7 @@ def base_table(function: str) -> Table[Array]:
     function=RANGES,
     x=arrays(np.int64, (8,), elements=st.integers(1, 2**20), fill=st.nothing()),
     shift=st.integers(-30, 30),
-    dtype=strategies.float_dtypes(),
+    dtype=strategies.WIDE_FLOATS,
     tie=TIES,
 )
 def test_ranges(kit: Kit, function: Any, x: Array, shift: int, dtype: str, tie: TableTie) -> None:
@@ -447,7 +447,7 @@ def test_errors(kit: Kit, table: IntegerTable[Array], low: int, tie: TableTie) -
     "L-19",
     tier="exact",
     table=integer_tables(),
-    values=arrays(np.int64, st.integers(0, 40), elements=st.integers(-3, 3), fill=st.nothing()),
+    values=strategies.integers(st.integers(0, 40), 3),
     low=st.integers(-128, 80),
 )
 def test_turns_and_signs(kit: Kit, table: IntegerTable[Array], values: Array, low: int) -> None:

@@ -103,7 +103,7 @@ def test_thresholds_that_are_hit(kit: Kit, w: Array, bits: int) -> None:
     kit.check(compare.exact(found.codes, grid.codes, "codes"))
 
 
-@clause("O-2", tier="exact", dtype=strategies.float_dtypes(half=True), bits=st.integers(1, 8), unit=st.integers(-2, 3))
+@clause("O-2", tier="exact", dtype=strategies.FLOATS, bits=st.integers(1, 8), unit=st.integers(-2, 3))
 def test_no_more_levels_than_bits_allow(kit: Kit, dtype: str, bits: int, unit: int) -> None:
     """Weights at and beyond the clipping point, in every precision: 1 - 1e-6 is 1 in half precision, and with one bit
     the lower clip rounds away from its level."""
@@ -116,7 +116,7 @@ def test_no_more_levels_than_bits_allow(kit: Kit, dtype: str, bits: int, unit: i
     kit.check(compare.exact(found.codes[0, :2], np.array([n - 1, -n]), "codes beyond the clipping point"))
 
 
-@clause("O-2a", tier="exact", dtype=strategies.float_dtypes(half=True), bits=BITS, rows=st.integers(1, 3))
+@clause("O-2a", tier="exact", dtype=strategies.FLOATS, bits=BITS, rows=st.integers(1, 3))
 def test_rows_of_zeros(kit: Kit, dtype: str, bits: int, rows: int) -> None:
     """Zeros, not NaN; ordinary rows beside them are quantized as ever."""
     w = np.zeros((2 * rows, 4), dtype)
@@ -282,7 +282,7 @@ def test_targets(kit: Kit, state: list[tuple[int, int, int, int, int, bool]], fr
     tier="forward-error",
     codes=st.lists(st.tuples(*[st.integers(-3, 3)] * 2, st.integers(-1, 1)), min_size=1, max_size=6),
     momentum=[0.01, 0.1, 0.3],
-    dtype=strategies.float_dtypes(),
+    dtype=strategies.WIDE_FLOATS,
     data=st.data(),
 )
 def test_running_means(kit: Kit, codes: list[tuple[int, int, int]], momentum: float, dtype: str, data: Any) -> None:
@@ -419,7 +419,7 @@ def test_active_weights(kit: Kit, case: tuple[tuple[Array, ...], dict[str, Any]]
         kit.check(compare.forward(getattr(found, name), new, allowed + kit.tiny(16), name))
 
 
-@clause("O-7a", tier="forward-error", dtype=strategies.float_dtypes(), step=st.integers(1, 3))
+@clause("O-7a", tier="forward-error", dtype=strategies.WIDE_FLOATS, step=st.integers(1, 3))
 def test_a_weight_without_gradient_stays(kit: Kit, dtype: str, step: int) -> None:
     """No gradient, now or before, and no epsilon: 0 / 0 is no movement, and decay still acts."""
     w, zero = np.array([[1.5, -2.0]], dtype), np.zeros((1, 2), dtype)
@@ -587,7 +587,7 @@ def test_query_bias(kit: Kit, layer: Layer, biases: str) -> None:
     check_attention(kit, layer, biases)
 
 
-@clause("O-9a", tier="forward-error", dtype=strategies.float_dtypes(half=True), sign=[1, -1])
+@clause("O-9a", tier="forward-error", dtype=strategies.FLOATS, sign=[1, -1])
 def test_a_large_query_bias(kit: Kit, dtype: str, sign: int) -> None:
     """Heads of four rows, so that what is divided by their root, and what is not, can be told apart."""
     C, H, d, N = 3, 2, 4, 5

@@ -122,7 +122,7 @@ def check_grid(kit: Kit, case: GridInput, **more: Any) -> Grid[Array]:
     return found
 
 
-@clause("Q-1", tier="exact", dtype=strategies.float_dtypes())
+@clause("Q-1", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_codes_fill_their_range(kit: Kit, dtype: str) -> None:
     """Saturated inputs reach both ends of every width and scheme, and one step inside them is not clipped."""
     for scheme in strategies.SCHEMES:
@@ -218,7 +218,7 @@ def test_scale_dtype(kit: Kit, x: Array, scheme: str) -> None:
             check_stored_scale(kit, x, bits=bits, scheme=scheme, scale_dtype=scale_dtype)
 
 
-@clause("Q-2c", tier="tie-band", dtype=strategies.float_dtypes())
+@clause("Q-2c", tier="tie-band", dtype=strategies.WIDE_FLOATS)
 def test_scale_dtype_on_many_rows(kit: Kit, dtype: str) -> None:
     """Hundreds of ordinary rows: some zero points turn when the scale is rounded after them."""
     x = np.random.default_rng(20240229).standard_normal((300, 6)).astype(dtype)
@@ -268,7 +268,7 @@ def test_range_floor(kit: Kit, case: GridInput, floor: float, clip: float) -> No
     check_grid(kit, case, range_floor=floor, clip_ratio=clip)
 
 
-@clause("Q-2d", tier="forward-error", dtype=strategies.float_dtypes(half=True))
+@clause("Q-2d", tier="forward-error", dtype=strategies.FLOATS)
 def test_range_floor_of_small_and_large_rows(kit: Kit, dtype: str) -> None:
     """One row below the floor, one above, one of zeros, for every scheme and clip ratio."""
     x = np.array([[0.25, -0.125], [3.0, -500.0], [0.0, 0.0]], dtype)
@@ -296,7 +296,7 @@ def test_ties_go_to_the_even_code(kit: Kit, case: AffineInput) -> None:
     kit.check(compare.exact(codes, kit.spec.quantize(x, scale, zero, bits=bits, scheme=scheme), "codes"))
 
 
-@clause("Q-3a", tier="exact", dtype=strategies.float_dtypes(), bits=st.integers(2, 8))
+@clause("Q-3a", tier="exact", dtype=strategies.WIDE_FLOATS, bits=st.integers(2, 8))
 def test_ties_with_odd_and_even_zero_points(kit: Kit, dtype: str, bits: int) -> None:
     """The quotient is rounded before the zero point is added: an odd one would turn every tie around."""
     top = 2**bits - 1
@@ -308,7 +308,7 @@ def test_ties_with_odd_and_even_zero_points(kit: Kit, dtype: str, bits: int) -> 
     kit.check(compare.exact(codes, np.clip(np.rint(halves) + zero, 0, top), "codes of ties"))
 
 
-@clause("Q-3a", tier="exact", dtype=strategies.float_dtypes())
+@clause("Q-3a", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_division_is_not_a_multiplication(kit: Kit, dtype: str) -> None:
     """A grid of ties n + 1/2 over 60 odd scales: some reciprocal always misses one."""
     for odd in range(3, 123, 2):
@@ -372,7 +372,7 @@ def test_clip_search_finds_the_least_error(kit: Kit, case: GridInput, norm: floa
     check_clip_search(kit, case.x, case.options, norm=norm, grid=grid)
 
 
-@clause("Q-5", tier="certificate", dtype=strategies.float_dtypes(), norm=[2.4, 1.0, 4.0])
+@clause("Q-5", tier="certificate", dtype=strategies.WIDE_FLOATS, norm=[2.4, 1.0, 4.0])
 def test_clip_search_on_outliers(kit: Kit, dtype: str, norm: float) -> None:
     """Rows with outliers, where the best ratio depends on the norm."""
     x = np.random.default_rng(20240229).standard_t(3, (40, 12)).astype(dtype)
@@ -419,7 +419,7 @@ def check_clip_search(kit: Kit, x: Array, options: dict[str, Any], *, norm: floa
         kit.check(compare.certificate(float(reached[at]), float(best[at]), float(slack[at]), where))
 
 
-@clause("Q-5a", tier="exact", dtype=strategies.float_dtypes(), scheme=strategies.SCHEMES)
+@clause("Q-5a", tier="exact", dtype=strategies.WIDE_FLOATS, scheme=strategies.SCHEMES)
 def test_equal_errors_keep_the_larger_ratio(kit: Kit, dtype: str, scheme: str) -> None:
     """All-zero groups have the error 0 at every ratio: the first one, 1, must win."""
     x = np.zeros((2, 8), dtype)
@@ -453,7 +453,7 @@ def test_zeros_stay_zero(kit: Kit, x: Array) -> None:
                     kit.check(compare.exact(values[zero_rows], np.zeros_like(x[zero_rows]), "zeros, restored"))
 
 
-@clause("Q-8", tier="exact", dtype=strategies.float_dtypes())
+@clause("Q-8", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_constant_groups_fall_back_to_a_range_with_zero(kit: Kit, dtype: str) -> None:
     """Without zero in the range a constant group has none: it gets the grid that it has with zero."""
     x = np.array([[5.0] * 4, [-3.0] * 4, [0.0] * 4], dtype)
