@@ -28,48 +28,6 @@ import numpy.typing as npt
 
 from .hexfloat import hexadecimal
 
-__all__ = [
-    "GRAM_RANK",
-    "TIERS",
-    "Comparison",
-    "Tier",
-    "certificate",
-    "choice",
-    "codes",
-    "davis_kahan",
-    "deviation_slack",
-    "elementary",
-    "exact",
-    "exact_bytes",
-    "forward",
-    "frequency",
-    "gamma",
-    "gram_gap",
-    "hoeffding",
-    "interval",
-    "inverse_sensitivity",
-    "layout_slack",
-    "level_band",
-    "log_softmax_gap",
-    "normal_equations",
-    "normal_solution",
-    "orthogonality",
-    "quantile_slack",
-    "quotient_gap",
-    "residual_gap",
-    "root_gap",
-    "score_band",
-    "smallest_normal",
-    "softmax_error",
-    "softmax_gap",
-    "stored_gap",
-    "tie_band",
-    "tiny",
-    "trajectory",
-    "unit_roundoff",
-    "weyl",
-]
-
 Tier: TypeAlias = Literal["exact", "tie-band", "forward-error", "certificate", "trajectory", "statistical"]
 TIERS: tuple[Tier, ...] = ("exact", "tie-band", "forward-error", "certificate", "trajectory", "statistical")
 
@@ -394,11 +352,7 @@ def exact_bytes(observed: npt.NDArray[Any], expected: npt.NDArray[Any], what: st
 
 
 def codes(
-    observed: npt.ArrayLike,
-    expected: npt.ArrayLike,
-    ratio: npt.ArrayLike,
-    band: npt.ArrayLike,
-    what: str = "codes",
+    observed: npt.ArrayLike, expected: npt.ArrayLike, ratio: npt.ArrayLike, band: npt.ArrayLike, what: str = "codes"
 ) -> Comparison:
     """Tier tie-band: integers that came from rounding ``ratio``, which may be off by ``band``.
 

@@ -21,6 +21,9 @@ F64: TypeAlias = npt.NDArray[np.float64]
 Rule: TypeAlias = dict[str, Any]
 Found: TypeAlias = Iterator[compare.Comparison]
 
+KNOWN = frozenset(["exact", "same", "forward", "codes", "interval", "certificate", "candidate"])
+KNOWN |= frozenset(["objective", "residual", "enclosure", "triangular", "trajectory"])
+
 
 def part(backend: Any, result: Any, path: str) -> npt.NDArray[Any]:
     """Part of a result, or a product of parts in double precision.
@@ -63,23 +66,10 @@ class Judge:
         Raises:
             ValueError: the rule has a name that this version does not know.
         """
-        judges: dict[str, Callable[[Rule], Found]] = {
-            "exact": self.exact,
-            "same": self.same,
-            "forward": self.forward,
-            "codes": self.codes,
-            "interval": self.interval,
-            "certificate": self.certificate,
-            "candidate": self.candidate,
-            "objective": self.objective,
-            "residual": self.residual,
-            "enclosure": self.enclosure,
-            "triangular": self.triangular,
-            "trajectory": self.trajectory,
-        }
-        if rule["rule"] not in judges:
+        if rule["rule"] not in KNOWN:
             raise ValueError(f"no rule {rule['rule']!r}: the files are newer than this reader")
-        yield from judges[rule["rule"]](rule)
+        judge: Callable[[Rule], Found] = getattr(self, rule["rule"])
+        yield from judge(rule)
 
     def part(self, path: str) -> npt.NDArray[Any]:
         """Part of the result."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from lowbit.reference.errors import Unsupported
@@ -98,7 +98,10 @@ class Kit(Subject):
     def _draw(self, check: Check) -> None:
         __tracebackhide__ = True
         from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+        from hypothesis.strategies import sampled_from
 
+        inputs = {k: sampled_from(v) if isinstance(v, list | tuple) else v for k, v in check.inputs.items()}
+        check = replace(check, inputs=inputs)
         phases = [Phase.explicit, Phase.generate] + ([Phase.shrink] if self.shrink else [])
 
         @settings(

@@ -18,27 +18,6 @@ import numpy.typing as npt
 
 from . import compare
 
-__all__ = [
-    "Damped",
-    "Updated",
-    "bit_stream",
-    "code_range",
-    "coded_weight",
-    "damped",
-    "expand",
-    "least_error",
-    "optimum",
-    "padded_words",
-    "patch_objective",
-    "processing_order",
-    "quadratic_loss",
-    "root",
-    "round_to",
-    "signs",
-    "squared_spectrum",
-    "updated",
-]
-
 F64: TypeAlias = npt.NDArray[np.float64]
 
 

@@ -15,9 +15,9 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from .clauses import CLAUSES, ClauseError, chapters
 
@@ -156,25 +156,9 @@ def _verdict(own: Sequence[Result]) -> tuple[ClauseStatus, str]:
 
 def to_json(run: Run) -> str:
     """The record as JSON; a margin without measure is null."""
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "spec": run.spec,
-        "suite": run.suite,
-        "backend": run.backend,
-        "device": run.device,
-        "profile": run.profile,
-        "clauses": [
-            {
-                "id": c.id,
-                "tier": c.tier,
-                "level": c.level,
-                "status": c.status,
-                "margin": c.margin if c.margin is not None and math.isfinite(c.margin) else None,
-                "note": c.note,
-            }
-            for c in run.clauses
-        ],
-    }
+    record = {"schema": SCHEMA, **asdict(run)}
+    for c in record["clauses"]:
+        c["margin"] = c["margin"] if c["margin"] is not None and math.isfinite(c["margin"]) else None
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 

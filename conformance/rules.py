@@ -13,28 +13,6 @@ import numpy.typing as npt
 
 from .hexfloat import encode
 
-__all__ = [
-    "Case",
-    "Earlier",
-    "LookupTable",
-    "Node",
-    "candidate",
-    "case",
-    "certificate",
-    "codes",
-    "earlier",
-    "enclosure",
-    "exact",
-    "forward",
-    "interval",
-    "magnitude",
-    "objective",
-    "residual",
-    "same",
-    "trajectory",
-    "triangular",
-]
-
 Case = dict[str, Any]
 
 
@@ -90,36 +68,28 @@ def case(about: str, arrays: Iterable[Any], options: dict[str, Any], expect: lis
     return {"about": about, "arrays": [encoded(a) for a in arrays], "options": options, "expect": expect}
 
 
+def _rule(field: str, rule: str, **more: Any) -> dict[str, Any]:
+    return {"field": field, "rule": rule, **more}
+
+
 def exact(field: str, value: Any) -> dict[str, Any]:
-    return {"field": field, "rule": "exact", "value": encode(value)}
+    return _rule(field, "exact", value=encode(value))
 
 
 def forward(field: str, value: Any, magnitude: Any, roundings: int) -> dict[str, Any]:
     shaped = np.broadcast_to(np.asarray(magnitude, np.float64), np.shape(value))
-    return {
-        "field": field,
-        "rule": "forward",
-        "value": encode(np.asarray(value, np.float64)),
-        "magnitude": encode(shaped),
-        "roundings": int(roundings),
-    }
+    wide = encode(np.asarray(value, np.float64))
+    return _rule(field, "forward", value=wide, magnitude=encode(shaped), roundings=int(roundings))
 
 
 def codes(field: str, value: Any, ratio: Any, roundings: int) -> dict[str, Any]:
     shaped = np.broadcast_to(np.asarray(ratio, np.float64), np.shape(value))
-    return {"field": field, "rule": "codes", "value": encode(value), "ratio": encode(shaped), "roundings": roundings}
+    return _rule(field, "codes", value=encode(value), ratio=encode(shaped), roundings=roundings)
 
 
 def objective(d: Any, c: Any, best: float, norm: float, amplification: int = 1) -> dict[str, Any]:
-    return {
-        "field": "",
-        "rule": "objective",
-        "d": encode(d),
-        "c": encode(c),
-        "optimum": float(best).hex(),
-        "norm": float(norm).hex(),
-        "amplification": amplification,
-    }
+    sizes = {"optimum": float(best).hex(), "norm": float(norm).hex(), "amplification": amplification}
+    return _rule("", "objective", d=encode(d), c=encode(c), **sizes)
 
 
 def magnitude(value: Any) -> dict[str, Any]:
@@ -130,81 +100,50 @@ def magnitude(value: Any) -> dict[str, Any]:
     return encode(short.ravel()[0] if short.size and np.all(short == short.ravel()[0]) else short)
 
 
+def _bound(size: Any, roundings: int) -> dict[str, Any]:
+    return {"magnitude": magnitude(size), "roundings": int(roundings)}
+
+
 def same(field: str, number: int, of: str | None = None) -> dict[str, Any]:
     """The part equals a part of the result of another case of the file."""
-    return {"field": field, "rule": "same", "case": number, "of": field if of is None else of}
+    return _rule(field, "same", case=number, of=field if of is None else of)
 
 
 def interval(field: str, low: Any, high: Any) -> dict[str, Any]:
     """Nothing is below ``low`` or above ``high``."""
-    return {"field": field, "rule": "interval", "low": encode(low), "high": encode(high)}
+    return _rule(field, "interval", low=encode(low), high=encode(high))
 
 
 def certificate(field: str, optimum: Any, size: Any, roundings: int, *, least: bool = False) -> dict[str, Any]:
     """The part is at most the optimum; with ``least`` at least."""
-    best = np.asarray(optimum, np.float64)
-    return {
-        "field": field,
-        "rule": "certificate",
-        "optimum": encode(best),
-        "least": least,
-        "magnitude": magnitude(size),
-        "roundings": int(roundings),
-    }
+    best = encode(np.asarray(optimum, np.float64))
+    return _rule(field, "certificate", optimum=best, least=least, **_bound(size, roundings))
 
 
 def candidate(field: str, values: Any, costs: npt.NDArray[np.float64], size: Any, roundings: int) -> dict[str, Any]:
     """The part is one of ``values`` (n,), and its cost (n, ...) the least."""
-    return {
-        "field": field,
-        "rule": "candidate",
-        "values": encode(values),
-        "costs": encode(costs),
-        "magnitude": magnitude(size),
-        "roundings": int(roundings),
-    }
+    return _rule(field, "candidate", values=encode(values), costs=encode(costs), **_bound(size, roundings))
 
 
 def residual(d: Any, c: Any, optimum: float, size: float, roundings: int) -> dict[str, Any]:
     """‖(d − BA) c‖_F is at most the optimum."""
-    return {
-        "field": "",
-        "rule": "residual",
-        "d": encode(d),
-        "c": encode(c),
-        "optimum": encode(np.float64(optimum)),
-        "magnitude": magnitude(size),
-        "roundings": int(roundings),
-    }
+    best = encode(np.float64(optimum))
+    return _rule("", "residual", d=encode(d), c=encode(c), optimum=best, **_bound(size, roundings))
 
 
 def enclosure(field: str, radius: str, spectrum: Any, size: Any, roundings: int) -> dict[str, Any]:
     """Within its radius of every value lies a number of the spectrum."""
-    return {
-        "field": field,
-        "rule": "enclosure",
-        "radius": radius,
-        "spectrum": encode(spectrum),
-        "magnitude": magnitude(size),
-        "roundings": int(roundings),
-    }
+    return _rule(field, "enclosure", radius=radius, spectrum=encode(spectrum), **_bound(size, roundings))
 
 
 def triangular(field: str, z: Any, calls: int = 0) -> dict[str, Any]:
     """The part Q is orthogonal and Qᵀz upper triangular with a diagonal that is not negative."""
-    return {"field": field, "rule": "triangular", "z": encode(z), "calls": calls}
+    return _rule(field, "triangular", z=encode(z), calls=calls)
 
 
 def trajectory(
     value: Any, fitness: npt.NDArray[np.float64], objective: float, size: Any, roundings: int
 ) -> dict[str, Any]:
     """The population is this one, or a decision was near and the search ends as well."""
-    return {
-        "field": "population",
-        "rule": "trajectory",
-        "value": encode(value),
-        "fitness": encode(fitness),
-        "objective": encode(np.float64(objective)),
-        "magnitude": magnitude(size),
-        "roundings": int(roundings),
-    }
+    ends = {"fitness": encode(fitness), "objective": encode(np.float64(objective)), **_bound(size, roundings)}
+    return _rule("population", "trajectory", value=encode(value), **ends)

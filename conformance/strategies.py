@@ -14,35 +14,9 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-__all__ = [
-    "BOUNDARY_RANGES",
-    "DAMPINGS",
-    "EPSILONS",
-    "LEFT_OVER",
-    "PUBLISHED_FLOOR",
-    "SCHEMES",
-    "SMOOTHINGS",
-    "STEP_FLOORS",
-    "TOLERANCES",
-    "UNITS",
-    "GridInput",
-    "PatchProblem",
-    "WeightProblem",
-    "degenerate_groups",
-    "dyadic",
-    "float_dtypes",
-    "grid_inputs",
-    "hessians",
-    "integers",
-    "matrices",
-    "patch_problems",
-    "seeds",
-    "sorted_levels",
-    "symmetric",
-    "weight_problems",
-]
-
 Array = npt.NDArray[Any]
+WIDE_FLOATS = ("float32", "float64")
+FLOATS = (*WIDE_FLOATS, "float16")  # input dtypes of the contract
 SCHEMES = ("asymmetric", "symmetric", "symmetric-full", "symmetric-gptq")
 UNITS = (1.0, 0.125, 1 / 3, 0.1, 0.0078125, 2.7182818284590451)  # dyadic ones keep arithmetic exact, the others round
 DAMPINGS = (0.01, 0.1, 1.0)
@@ -58,11 +32,11 @@ TOLERANCES = (1e-6, 1e-3)  # asked of the certified solve; an option of the oper
 
 def float_dtypes(*, half: bool = False) -> st.SearchStrategy[str]:
     """Input dtypes of the contract; ``half`` adds float16."""
-    return st.sampled_from(["float32", "float64", "float16"] if half else ["float32", "float64"])
+    return st.sampled_from(FLOATS if half else WIDE_FLOATS)
 
 
-def integers(shape: tuple[int, ...], limit: int) -> st.SearchStrategy[Array]:
-    """int64 between ``limit`` and its opposite."""
+def integers(shape: Any, limit: int) -> st.SearchStrategy[Array]:
+    """int64 between ``limit`` and its opposite; ``shape`` may be drawn itself."""
     # no fill value: every entry is drawn, or most of a large array would be one repeated number
     return arrays(np.int64, shape, elements=st.integers(-limit, limit), fill=st.nothing())
 

@@ -138,13 +138,7 @@ class Subject:
             self.fail(message)
 
     def refused(
-        self,
-        op: str,
-        /,
-        *arrays: Any,
-        clauses: Sequence[str],
-        words: Sequence[str] = (),
-        **options: Any,
+        self, op: str, /, *arrays: Any, clauses: Sequence[str], words: Sequence[str] = (), **options: Any
     ) -> None:
         """The call must raise SpecError that cites one of ``clauses`` and contains ``words``."""
         try:

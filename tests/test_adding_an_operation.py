@@ -55,8 +55,8 @@ EDITS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "conformance/clauses.py": (
         (
-            '    Clause("R-3a",',
-            '    Clause("R-4", "the smallest multiple not below", "core", "exact", ("round_up",)),\n',
+            '    ("R-3a",',
+            '    ("R-4", "the smallest multiple not below", "core", "exact", "round_up"),\n',
         ),
     ),
     "conformance/suite/test_rounding.py": (
@@ -118,8 +118,8 @@ def round_up(x: Tensor, /, *, multiple: int = 1) -> Tensor:
     ),
     "conformance/frozen/rounding.py": (
         (
-            '    table["R-3a"] =',
-            '    table["R-4"] = [exactly("round_up", "either side of multiples", [ties], {"multiple": 2})]\n',
+            '    table.exactly("R-3a",',
+            '    table.exactly("R-4", "either side of multiples", [ties], multiple=2)\n',
         ),
     ),
     "docs/chapters/rounding.md": (("## Traps", "::: lowbit.reference.rounding.round_up\n\n"),),

@@ -45,6 +45,7 @@ __all__ = [
     "leaves",
     "named",
     "ordinary",
+    "seen",
     "wrong",
 ]
 
@@ -103,6 +104,15 @@ def empty() -> list[Empty]:
 def wrong() -> list[Wrong]:
     """Calls that must be refused, in the order of the contract."""
     return _sorted([call for module in _chapters() for call in module.wrong()])
+
+
+def seen(result: Any, like: Any) -> Any:
+    """What of a result answers an expectation: parts if that is a dictionary, the shape if a tuple, else values."""
+    if isinstance(like, dict):
+        return {k: seen(getattr(result, k) if isinstance(k, str) else result[k], part) for k, part in like.items()}
+    if isinstance(like, tuple):
+        return np.shape(result)
+    return None if result is None else np.asarray(result).tolist()
 
 
 def arguments(op: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
+from .given import Call, Empty, Given, Wrong, floats, i32, integers, ones
 
 CITES = {"bcq_from_grid": "Q"}  # chapters whose rules the operation applies to its arguments
 
@@ -34,66 +34,39 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
+        Empty("bcq", (floats(0, 4),), {"bits": 2}, {"codes": (0, 4), "scale": (0, 1, 2), "offset": None}),
         Empty(
-            "bcq",
-            (floats(0, 4),),
-            {"bits": 2},
-            ((0, 4), (0, 1, 2), None),
-            lambda r: (r.codes.shape, r.scale.shape, r.offset),
+            "bcq", (floats(2, 0),), {"bits": 2, "offset": True}, {"scale": [[[0.0, 0.0]]] * 2, "offset": [[0.0]] * 2}
         ),
-        Empty(
-            "bcq",
-            (floats(2, 0),),
-            {"bits": 2, "offset": True},
-            ([[[0.0, 0.0]]] * 2, [[0.0]] * 2),
-            lambda r: (r.scale.tolist(), r.offset.tolist()),
-        ),
-        Empty(
-            "bcq_refit",
-            (floats(2, 0), integers(2, 0)),
-            {"bits": 1, "group_size": 4},
-            (2, 0, 1),
-            lambda r: r.scale.shape,
-        ),
-        Empty("bcq_assign", (floats(0, 4), np.ones((0, 2, 1), f32), None), {}, (0, 4)),
-        Empty("bcq_weight", (integers(2, 0), np.ones((2, 1, 1), f32), None), {}, (2, 0)),
+        Empty("bcq_refit", (floats(2, 0), integers(2, 0)), {"bits": 1, "group_size": 4}, {"scale": (2, 0, 1)}),
+        Empty("bcq_assign", (floats(0, 4), ones(0, 2, 1), None), {}, (0, 4)),
+        Empty("bcq_weight", (integers(2, 0), ones(2, 1, 1), None), {}, (2, 0)),
         Empty(
             "bcq_from_grid",
-            (integers(0, 4), np.ones((0, 2), f32), integers(0, 2)),
+            (integers(0, 4), ones(0, 2), integers(0, 2)),
             {"bits": 3},
-            ((0, 2, 3), (0, 2)),
-            lambda r: (r.scale.shape, r.offset.shape),
+            {"scale": (0, 2, 3), "offset": (0, 2)},
         ),
+        Empty("bcq_pack", (integers(2, 0), ones(2, 1, 3), None), {}, {"planes": (0, 3, 2), "scale": (1, 3, 2)}),
         Empty(
-            "bcq_pack",
-            (integers(2, 0), np.ones((2, 1, 3), f32), None),
-            {},
-            ((0, 3, 2), (1, 3, 2)),
-            lambda r: (r.planes.shape, r.scale.shape),
-        ),
-        Empty(
-            "bcq_unpack",
-            (integers(1, 3, 0), np.ones((2, 3, 0), f32), None),
-            {"length": 8},
-            ((0, 8), (0, 2, 3)),
-            lambda r: (r.codes.shape, r.scale.shape),
+            "bcq_unpack", (integers(1, 3, 0), ones(2, 3, 0), None), {"length": 8}, {"codes": (0, 8), "scale": (0, 2, 3)}
         ),
         Empty("lookup_tables", (floats(0, 5),), {"width": 2}, (0, 3, 4)),
         Empty("lookup_tables", (floats(2, 0),), {"width": 2}, (2, 0, 4)),
         *(
-            Empty("bcq_product", arrays, {"method": method}, result, np.ndarray.tolist)
+            Empty("bcq_product", arrays, {"method": method}, result)
             for method in ("auto", "lookup", "dequantize")
             for arrays, result in (
-                ((floats(0, 8), integers(1, 2, 3), np.ones((1, 2, 3), f32), None), []),
-                ((floats(2, 0), integers(0, 2, 1), np.ones((1, 2, 1), f32), None), [[0.0], [0.0]]),
-                ((np.ones((2, 8), f32), integers(1, 2, 0), np.ones((1, 2, 0), f32), None), [[], []]),
+                ((floats(0, 8), integers(1, 2, 3), ones(1, 2, 3), None), []),
+                ((floats(2, 0), integers(0, 2, 1), ones(1, 2, 1), None), [[0.0], [0.0]]),
+                ((ones(2, 8), integers(1, 2, 0), ones(1, 2, 0), None), [[], []]),
             )
         ),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, vector, one, none = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 1), f32), integers(4, 1)
+    w, vector, one, none = ones(4, 8), ones(8), ones(4, 1), integers(4, 1)
     codes = np.ones((4, 8), i32)
     return [
         Wrong("bcq", (w,), {"bits": 0}),
@@ -106,29 +79,27 @@ def wrong() -> list[Wrong]:
         Wrong("bcq_refit", (w, codes[:2]), {"bits": 2}),
         Wrong("bcq_refit", (w, 4 * codes), {"bits": 2}, ("4",)),
         Wrong("bcq_refit", (w, codes), {"bits": 2, "group_size": 3}, ("3", "8")),
-        Wrong("bcq_assign", (w, np.ones((4, 3, 2), f32), None), {}),
-        Wrong("bcq_assign", (w, np.ones((4, 2), f32), None), {}),
-        Wrong("bcq_assign", (w, np.ones((4, 2, 1), f32), np.ones((4, 1), f32)), {}),
-        Wrong("bcq_weight", (codes, np.ones((3, 1, 1), f32), None), {}),
-        Wrong("bcq_weight", (2 * codes, np.ones((4, 1, 1), f32), None), {}, ("2",)),
-        Wrong("bcq_weight", (-codes, np.ones((4, 1, 1), f32), None), {}, ("-1",)),
-        Wrong("bcq_weight", (codes, np.ones((4, 1, 9), f32), None), {}, ("9",)),
+        Wrong("bcq_assign", (w, ones(4, 3, 2), None), {}),
+        Wrong("bcq_assign", (w, ones(4, 2), None), {}),
+        Wrong("bcq_assign", (w, ones(4, 2, 1), ones(4, 1)), {}),
+        Wrong("bcq_weight", (codes, ones(3, 1, 1), None), {}),
+        Wrong("bcq_weight", (2 * codes, ones(4, 1, 1), None), {}, ("2",)),
+        Wrong("bcq_weight", (-codes, ones(4, 1, 1), None), {}, ("-1",)),
+        Wrong("bcq_weight", (codes, ones(4, 1, 9), None), {}, ("9",)),
         Wrong("bcq_from_grid", (4 * codes, one, none), {"bits": 2}, ("4",)),
         Wrong("bcq_from_grid", (codes, one, none), {"bits": 2, "scheme": "signed"}, ("signed",)),
-        Wrong("bcq_from_grid", (codes, np.ones((4, 3), f32), integers(4, 3)), {"bits": 2}, ("3", "8")),
+        Wrong("bcq_from_grid", (codes, ones(4, 3), integers(4, 3)), {"bits": 2}, ("3", "8")),
         Wrong("bcq_from_grid", (codes, 0 * one, none), {"bits": 2}),
-        Wrong("bcq_pack", (4 * codes, np.ones((4, 1, 2), f32), None), {}, ("4",)),
-        Wrong("bcq_pack", (codes, np.ones((4, 1, 2), f32), np.ones(4, f32)), {}),
-        Wrong("bcq_unpack", (np.ones((2, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"length": 8}, ("8",)),
-        Wrong("bcq_unpack", (np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"length": -1}),
-        Wrong("bcq_unpack", (np.ones((1, 1, 4), i32), np.ones((3, 1, 4), f32), None), {"length": 8}),
+        Wrong("bcq_pack", (4 * codes, ones(4, 1, 2), None), {}, ("4",)),
+        Wrong("bcq_pack", (codes, ones(4, 1, 2), ones(4)), {}),
+        Wrong("bcq_unpack", (np.ones((2, 1, 4), i32), ones(1, 1, 4), None), {"length": 8}, ("8",)),
+        Wrong("bcq_unpack", (np.ones((1, 1, 4), i32), ones(1, 1, 4), None), {"length": -1}),
+        Wrong("bcq_unpack", (np.ones((1, 1, 4), i32), ones(3, 1, 4), None), {"length": 8}),
         Wrong("lookup_tables", (w,), {"width": 0}),
         Wrong("lookup_tables", (w,), {"width": 17}, ("17",)),
         Wrong("lookup_tables", (vector,), {}),
-        Wrong("bcq_product", (w, np.ones((2, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}, ("8",)),
-        Wrong("bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 2, 4), f32), None), {}),
-        Wrong(
-            "bcq_product", (w, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {"method": "fast"}, ("fast",)
-        ),
-        Wrong("bcq_product", (vector, np.ones((1, 1, 4), i32), np.ones((1, 1, 4), f32), None), {}),
+        Wrong("bcq_product", (w, np.ones((2, 1, 4), i32), ones(1, 1, 4), None), {}, ("8",)),
+        Wrong("bcq_product", (w, np.ones((1, 1, 4), i32), ones(1, 2, 4), None), {}),
+        Wrong("bcq_product", (w, np.ones((1, 1, 4), i32), ones(1, 1, 4), None), {"method": "fast"}, ("fast",)),
+        Wrong("bcq_product", (vector, np.ones((1, 1, 4), i32), ones(1, 1, 4), None), {}),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, ones
 
 FLOAT64 = ("normal_float", "dynamic_float")
 
@@ -33,35 +33,25 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     return [
         Empty("block_scale", (floats(0, 4),), {}, (0,)),
-        Empty("quantize_blocks", (floats(0, 3), floats(0), np.ones(1, f32)), {}, (0, 3)),
-        Empty("quantize_blocks", (np.array(3.0, f32), np.ones(1, f32), np.arange(5, dtype=f32)), {}, ()),
-        Empty("dequantize_blocks", (integers(3, 0), floats(0), np.ones(1, f32)), {}, (3, 0)),
+        Empty("quantize_blocks", (floats(0, 3), floats(0), ones(1)), {}, (0, 3)),
+        Empty("quantize_blocks", (np.array(3.0, f32), ones(1), np.arange(5, dtype=f32)), {}, ()),
+        Empty("dequantize_blocks", (integers(3, 0), floats(0), ones(1)), {}, (3, 0)),
+        Empty("quantize_scale", (floats(0), ones(1)), {}, {"codes": (0,), "scale": (0,), "offset": 0.0}),
+        Empty("dequantize_scale", (integers(0), floats(0), np.array(2.0, f32), ones(1)), {}, (0,)),
         Empty(
-            "quantize_scale",
-            (floats(0), np.ones(1, f32)),
-            {},
-            ((0,), (0,), 0.0),
-            lambda r: (r.codes.shape, r.scale.shape, float(r.offset)),
-        ),
-        Empty("dequantize_scale", (integers(0), floats(0), np.array(2.0, f32), np.ones(1, f32)), {}, (0,)),
-        Empty(
-            "codebook_matmul",
-            (floats(0, 16), integers(3, 1), np.ones(1, f32), np.arange(4, dtype=f32)),
-            {"bits": 2},
-            (0, 3),
+            "codebook_matmul", (floats(0, 16), integers(3, 1), ones(1), np.arange(4, dtype=f32)), {"bits": 2}, (0, 3)
         ),
         Empty(
             "codebook_matmul",
             (floats(2, 0), integers(3, 0), floats(0), np.arange(4, dtype=f32)),
             {"bits": 2},
             [[0.0] * 3] * 2,
-            lambda r: r.tolist(),
         ),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, vector, one, codes = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 1), f32), np.ones((4, 8), i32)
+    w, vector, one, codes = ones(4, 8), ones(8), ones(4, 1), np.ones((4, 8), i32)
     words, ramp = np.ones((4, 1), i32), np.arange(4, dtype=f32)
     return [
         Wrong("normal_float", (), {"bits": 1}, ("1",)),
@@ -70,22 +60,22 @@ def wrong() -> list[Wrong]:
         Wrong("normal_float", (), {"bits": 4, "offset": 0.5}),
         Wrong("dynamic_float", (), {"bits": 2}, ("2",)),
         Wrong("block_scale", (w,), {"block_size": 0}, ("0",)),
-        Wrong("quantize_blocks", (w, np.ones(3, f32), ramp), {"block_size": 8}, ("3", "4")),
+        Wrong("quantize_blocks", (w, ones(3), ramp), {"block_size": 8}, ("3", "4")),
         Wrong("quantize_blocks", (w, one, ramp), {"block_size": 8}),
-        Wrong("quantize_blocks", (w, -np.ones(4, f32), ramp), {"block_size": 8}),
-        Wrong("quantize_blocks", (w, np.ones(4, f32), ramp[::-1].copy()), {"block_size": 8}),
-        Wrong("quantize_blocks", (w, np.ones(4, f32), ramp[:0]), {"block_size": 8}),
-        Wrong("dequantize_blocks", (codes, np.ones(3, f32), ramp), {"block_size": 8}, ("3", "4")),
-        Wrong("dequantize_blocks", (9 * codes, np.ones(4, f32), ramp), {"block_size": 8}, ("9",)),
-        Wrong("dequantize_blocks", (-codes, np.ones(4, f32), ramp), {"block_size": 8}, ("-1",)),
+        Wrong("quantize_blocks", (w, -ones(4), ramp), {"block_size": 8}),
+        Wrong("quantize_blocks", (w, ones(4), ramp[::-1].copy()), {"block_size": 8}),
+        Wrong("quantize_blocks", (w, ones(4), ramp[:0]), {"block_size": 8}),
+        Wrong("dequantize_blocks", (codes, ones(3), ramp), {"block_size": 8}, ("3", "4")),
+        Wrong("dequantize_blocks", (9 * codes, ones(4), ramp), {"block_size": 8}, ("9",)),
+        Wrong("dequantize_blocks", (-codes, ones(4), ramp), {"block_size": 8}, ("-1",)),
         Wrong("quantize_scale", (w, ramp), {}),
         Wrong("quantize_scale", (vector, ramp), {"block_size": 0}),
-        Wrong("dequantize_scale", (codes[0], np.ones(2, f32), np.array(1.0, f32), ramp), {}, ("2", "1")),
-        Wrong("dequantize_scale", (codes[0], np.ones(1, f32), np.ones(2, f32), ramp), {}),
-        Wrong("codebook_matmul", (w, words, np.ones(1, f32), ramp), {"bits": 3}, ("8", "4")),
-        Wrong("codebook_matmul", (w, words, np.ones(2, f32), ramp), {"bits": 2}, ("2", "1")),
-        Wrong("codebook_matmul", (vector, words, np.ones(1, f32), ramp), {"bits": 2}),
-        Wrong("codebook_matmul", (np.ones((2, 40), f32), words, np.ones(3, f32), ramp), {"bits": 2}),
+        Wrong("dequantize_scale", (codes[0], ones(2), np.array(1.0, f32), ramp), {}, ("2", "1")),
+        Wrong("dequantize_scale", (codes[0], ones(1), ones(2), ramp), {}),
+        Wrong("codebook_matmul", (w, words, ones(1), ramp), {"bits": 3}, ("8", "4")),
+        Wrong("codebook_matmul", (w, words, ones(2), ramp), {"bits": 2}, ("2", "1")),
+        Wrong("codebook_matmul", (vector, words, ones(1), ramp), {"bits": 2}),
+        Wrong("codebook_matmul", (ones(2, 40), words, ones(3), ramp), {"bits": 2}),
         Wrong("loftq", (w,), {"rank": 5}, ("5", "4")),
         Wrong("loftq", (vector,), {"rank": 1}),
         Wrong("loftq", (w,), {"rank": 1, "bits": 1}, ("1",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
+from .given import Call, Empty, Given, Wrong, floats, i32, integers, ones
 
 FLOAT64 = ("random_score",)
 
@@ -46,22 +46,22 @@ def empty() -> list[Empty]:
         Empty("select_coreset", (floats(3), None), {"fraction": 0.0}, (0,)),
         Empty("el2n_score", (floats(2, 0, 4), integers(0)), {}, (0,)),
         Empty("grand_score", (floats(0, 4), floats(0, 2), integers(0)), {}, (0,)),
-        Empty("grand_score", (floats(1, 1), floats(1, 0), integers(1)), {}, [0.0], lambda r: r.tolist()),
+        Empty("grand_score", (floats(1, 1), floats(1, 0), integers(1)), {}, [0.0]),
         Empty("forgetting_score", (np.zeros((3, 0), np.bool_),), {}, (0,)),
-        Empty("forgetting_score", (np.zeros((0, 2), np.bool_),), {}, [0, 0], lambda r: r.tolist()),
+        Empty("forgetting_score", (np.zeros((0, 2), np.bool_),), {}, [0, 0]),
         Empty("moderate_score", (floats(0, 4), integers(0)), {}, (0,)),
-        Empty("moderate_score", (floats(2, 0), integers(2)), {}, [0.0, 0.0], lambda r: r.tolist()),
-        Empty("contextual_diversity", (floats(0, 4), np.ones((3, 4), f32)), {}, (0, 3)),
-        Empty("contextual_diversity", (np.ones((3, 4), f32), floats(0, 4)), {}, (3, 0)),
-        Empty("k_center", (floats(3, 0), np.array([2], i32)), {"count": 2}, [2, 0, 1], lambda r: r.tolist()),
+        Empty("moderate_score", (floats(2, 0), integers(2)), {}, [0.0, 0.0]),
+        Empty("contextual_diversity", (floats(0, 4), ones(3, 4)), {}, (0, 3)),
+        Empty("contextual_diversity", (ones(3, 4), floats(0, 4)), {}, (3, 0)),
+        Empty("k_center", (floats(3, 0), np.array([2], i32)), {"count": 2}, [2, 0, 1]),
         Empty("herding", (floats(0, 4),), {"count": 0}, (0,)),
-        Empty("herding", (floats(3, 0),), {"count": 2}, [0, 1], lambda r: r.tolist()),
+        Empty("herding", (floats(3, 0),), {"count": 2}, [0, 1]),
         Empty("random_score", (), {"size": 0, "seed": 1}, (0,)),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, vector, b, names = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 2), f32), np.array([3, 0, 2, 3], i32)
+    w, vector, b, names = ones(4, 8), ones(8), ones(4, 2), np.array([3, 0, 2, 3], i32)
     return [
         Wrong("error_vector_score", (w, names[:3]), {}, ("3",)),
         Wrong("error_vector_score", (w, names + 5), {}, ("8",)),

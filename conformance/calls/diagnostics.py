@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -23,30 +23,23 @@ def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
         Empty("ranking_loss", (floats(0, 3, 3),) * 2, {}, (0,)),
-        Empty("ranking_loss", (floats(2, 0, 0),) * 2, {}, [0, 0], np.ndarray.tolist),
-        Empty("cover_length", (floats(2, 0, 0),) * 2, {}, [0, 0], np.ndarray.tolist),
+        Empty("ranking_loss", (floats(2, 0, 0),) * 2, {}, [0, 0]),
+        Empty("cover_length", (floats(2, 0, 0),) * 2, {}, [0, 0]),
         Empty("cover_length", (floats(0, 5, 5),) * 2, {}, (0,)),
-        Empty("attention_range", (floats(0, 3),), {}, ((0,), (0,)), lambda r: (r.low.shape, r.high.shape)),
+        Empty("attention_range", (floats(0, 3),), {}, {"low": (0,), "high": (0,)}),
         Empty(
             "attention_norms",
             (floats(2, 0, 0), floats(0, 4), eye, None, eye),
             {},
-            ((2, 0),) * 3,
-            lambda r: (r.probability.shape, r.value.shape, r.weighted.shape),
+            {"probability": (2, 0), "value": (2, 0), "weighted": (2, 0)},
         ),
-        Empty(
-            "power_eigenvalues",
-            (eye, floats(0, 4)),
-            {},
-            ((0,), (0, 4), (0,)),
-            lambda r: (r.value.shape, r.vector.shape, r.steps.shape),
-        ),
+        Empty("power_eigenvalues", (eye, floats(0, 4)), {}, {"value": (0,), "vector": (0, 4), "steps": (0,)}),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, cube, eye, vector = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32)
-    scores = np.ones((1, 2, 4, 4), f32)
+    w, cube, eye, vector = ones(4, 8), ones(2, 2, 8), np.eye(8, dtype=f32), ones(8)
+    scores = ones(1, 2, 4, 4)
     return [
         Wrong("ranking_loss", (cube, cube), {}),
         Wrong("ranking_loss", (scores[0], scores[0, :1]), {}),
@@ -61,9 +54,9 @@ def wrong() -> list[Wrong]:
         Wrong("attention_norms", (scores[0], w, w[:3], None, w[:, :3]), {}, ("3", "2")),
         Wrong("attention_norms", (scores[0], w, w, vector, w[:, :4]), {}),
         Wrong("attention_norms", (scores[0], w[:3], w, None, w[:, :4]), {}),
-        Wrong("power_eigenvalues", (eye, np.ones((9, 8), f32)), {}, ("9", "8")),
+        Wrong("power_eigenvalues", (eye, ones(9, 8)), {}, ("9", "8")),
         Wrong("power_eigenvalues", (eye[:4, :4], w), {}),
-        Wrong("power_eigenvalues", (eye + np.triu(np.ones((8, 8), f32)), w), {}),
+        Wrong("power_eigenvalues", (eye + np.triu(ones(8, 8)), w), {}),
         Wrong("power_eigenvalues", (eye, 0 * w), {}, ("0",)),
         Wrong("power_eigenvalues", (eye, w), {}, ("1",)),
         Wrong("power_eigenvalues", (eye, w[:1]), {"iterations": 0}, ("0",)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, i32, integers, nan
+from .given import Call, Empty, Given, Wrong, f32, i32, integers, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -41,20 +41,14 @@ def empty() -> list[Empty]:
         ("attention_map_loss", (2, 0, 3, 3), (one,)),
     ]
     return [
-        Empty(
-            op,
-            (np.zeros(shape, f32), np.zeros(shape, f32), *more),
-            {},
-            (0.0, shape),
-            lambda r: (float(r.loss), r.gradient.shape),
-        )
+        Empty(op, (np.zeros(shape, f32), np.zeros(shape, f32), *more), {}, {"loss": 0.0, "gradient": shape})
         for op, shape, more in losses
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, cube, vector, codes = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones(8, f32), np.ones((4, 8), i32)
-    scores = np.ones((1, 2, 4, 4), f32)
+    w, cube, vector, codes = ones(4, 8), ones(2, 2, 8), ones(8), np.ones((4, 8), i32)
+    scores = ones(1, 2, 4, 4)
     return [
         Wrong("logit_loss", (w, w[:3]), {}),
         Wrong("logit_loss", (vector, vector), {}),

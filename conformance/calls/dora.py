@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -36,37 +36,28 @@ def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
         Empty("dora_magnitude", (floats(0, 4),), {}, (0,)),
-        Empty("dora_magnitude", (floats(2, 0),), {}, [0, 0], np.ndarray.tolist),
-        Empty("dora_norm", (eye, floats(4, 0), floats(0, 4)), {"scaling": 1.0}, [1] * 4, np.ndarray.tolist),
-        Empty(
-            "dora_weight", (floats(2, 0), np.ones((2, 1), f32), floats(1, 0), np.ones(2, f32)), {"scaling": 1.0}, (2, 0)
-        ),
-        Empty(
-            "dora_forward",
-            (*[floats(0, 4)] * 2, eye, np.ones(4, f32), eye, eye, np.ones(4, f32)),
-            {"scaling": 1.0},
-            (0, 4),
-        ),
+        Empty("dora_magnitude", (floats(2, 0),), {}, [0, 0]),
+        Empty("dora_norm", (eye, floats(4, 0), floats(0, 4)), {"scaling": 1.0}, [1] * 4),
+        Empty("dora_weight", (floats(2, 0), ones(2, 1), floats(1, 0), ones(2)), {"scaling": 1.0}, (2, 0)),
+        Empty("dora_forward", (*[floats(0, 4)] * 2, eye, ones(4), eye, eye, ones(4)), {"scaling": 1.0}, (0, 4)),
         Empty(
             "dora_gradient",
-            (eye, eye, floats(4, 0), floats(0, 4), np.ones(4, f32)),
+            (eye, eye, floats(4, 0), floats(0, 4), ones(4)),
             {"scaling": 1.0},
-            ((4, 0), (0, 4), [1] * 4),
-            lambda r: (r.B.shape, r.A.shape, r.magnitude.tolist()),
+            {"B": (4, 0), "A": (0, 4), "magnitude": [1] * 4},
         ),
         Empty(
             "dora_merge",
             (floats(0, 4), floats(0, 1), floats(1, 4), floats(0)),
             {"scaling": 1.0},
-            ((0, 4), (0,)),
-            lambda r: (r.weight.shape, r.factor.shape),
+            {"weight": (0, 4), "factor": (0,)},
         ),
-        Empty("decomposition_change", (floats(0, 4),) * 2, {}, (0, 0), tuple),
+        Empty("decomposition_change", (floats(0, 4),) * 2, {}, {"magnitude": 0, "direction": 0}),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, vector, b, a = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 2), f32), np.ones((2, 8), f32)
+    w, vector, b, a = ones(4, 8), ones(8), ones(4, 2), ones(2, 8)
     return [
         Wrong("dora_magnitude", (vector,), {}),
         Wrong("dora_magnitude", (w,), {"layout": "rows"}, ("rows",)),
@@ -77,7 +68,7 @@ def wrong() -> list[Wrong]:
         Wrong("factored_norm", (w, vector, b, a), {"scaling": 1.0}),
         Wrong("factored_norm", (w, -vector[:4], b, a), {"scaling": 1.0}),
         Wrong("dora_weight", (w, b, a, vector), {"scaling": 1.0}),
-        Wrong("dora_weight", (w, b, np.ones((3, 8), f32), vector[:4]), {"scaling": 1.0}),
+        Wrong("dora_weight", (w, b, ones(3, 8), vector[:4]), {"scaling": 1.0}),
         Wrong("dora_forward", (w, w[:3], w, vector[:4], b, a, vector[:4]), {"scaling": 1.0}),
         Wrong("dora_forward", (b, b, w, vector[:4], b, a, vector[:4]), {"scaling": 1.0}, ("8",)),
         Wrong("dora_forward", (w, w, w, vector, b, a, vector[:4]), {"scaling": 1.0}),
@@ -88,7 +79,7 @@ def wrong() -> list[Wrong]:
         Wrong("dora_unmerge", (w, b, a, vector), {"scaling": 1.0}),
         Wrong("dora_unmerge", (w, b, a, np.array([1, 1, 0, 1], f32)), {"scaling": 1.0}, ("2",)),
         Wrong("dvora_factors", (b, a, vector[:4], vector), {}),
-        Wrong("dvora_factors", (b, np.ones((3, 8), f32), vector[:4], vector[:3]), {}),
+        Wrong("dvora_factors", (b, ones(3, 8), vector[:4], vector[:3]), {}),
         Wrong("dvora_gradient", (b, a, b, b), {}),
         Wrong("decomposition_change", (w, b), {}),
         Wrong("dora_to_lora", (w, b, a, vector[:4]), {"scaling": 1.0, "rank": 5}, ("5", "4")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats
+from .given import Call, Empty, Given, Wrong, f32, floats, ones
 
 CITES = {"quantize_adapter": "QG"}  # chapters whose rules the operation applies to its arguments
 
@@ -27,7 +27,7 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("objective", (floats(0, 4), eye), {}, 0.0, float),
+        Empty("objective", (floats(0, 4), eye), {}, 0.0),
         Empty("error_spectrum", (floats(0, 4), eye), {}, (0,)),
         Empty("error_spectrum", (floats(3, 0), floats(0, 0)), {}, (0,)),
         Empty("residual_moment", (eye, floats(0, 4)), {}, (4, 4)),
@@ -36,8 +36,8 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, eye, vector, b = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32), np.ones((4, 2), f32)
-    a = np.ones((2, 8), f32)
+    w, eye, vector, b = ones(4, 8), np.eye(8, dtype=f32), ones(8), ones(4, 2)
+    a = ones(2, 8)
     return [
         Wrong("objective", (w, np.eye(4, dtype=f32)), {}),
         Wrong("objective", (vector, eye), {}),
@@ -49,11 +49,11 @@ def wrong() -> list[Wrong]:
         Wrong("eora_published", (w, eye), {"rank": 1, "policy": "ignore"}, ("ignore",)),
         Wrong("eora_certified", (w, eye), {"rank": 1, "tolerance": -1.0}),
         Wrong("eora_certified", (w, eye), {"rank": 9}, ("9",)),
-        Wrong("stationarity", (w, eye, b, np.ones((3, 8), f32)), {}),
-        Wrong("stationarity", (w, eye, np.ones((3, 2), f32), a), {}),
+        Wrong("stationarity", (w, eye, b, ones(3, 8)), {}),
+        Wrong("stationarity", (w, eye, ones(3, 2), a), {}),
         Wrong("quantize_adapter", (b, a, eye), {"bits": 4, "method": "awq"}, ("awq",)),
-        Wrong("quantize_adapter", (np.ones((4, 3), f32), a, eye), {"bits": 4}),
+        Wrong("quantize_adapter", (ones(4, 3), a, eye), {"bits": 4}),
         Wrong("quantize_adapter", (b, a, np.eye(4, dtype=f32)), {"bits": 4}),
-        Wrong("residual_moment", (eye, np.ones((2, 4), f32)), {}),
-        Wrong("residual_moment", (np.triu(np.ones((8, 8), f32)), a), {}),
+        Wrong("residual_moment", (eye, ones(2, 4)), {}),
+        Wrong("residual_moment", (np.triu(ones(8, 8)), a), {}),
     ]

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from lowbit.reference.types import MomentNode
 
-__all__ = ["Array", "Call", "Empty", "Given", "Wrong", "each", "f32", "floats", "i32", "integers", "leaves", "nan"]
-
 Array = npt.NDArray[Any]
 f32, i32, nan = np.float32, np.int32, float("nan")
 
@@ -19,6 +17,11 @@ f32, i32, nan = np.float32, np.int32, float("nan")
 def floats(*shape: int) -> Array:
     """Zeros in float32: nothing, where a length is 0."""
     return np.zeros(shape, f32)
+
+
+def ones(*shape: int) -> Array:
+    """Ones in float32."""
+    return np.ones(shape, f32)
 
 
 def integers(*shape: int) -> Array:
@@ -35,13 +38,12 @@ class Call(NamedTuple):
 
 
 class Empty(NamedTuple):
-    """A call with nothing in it, and what comes back."""
+    """A call with nothing in it, and what :func:`~lowbit.conformance.calls.seen` finds of its result."""
 
     op: str
     arrays: tuple[Any, ...]
     options: dict[str, Any]
     expected: Any
-    look: Callable[[Any], Any] = np.shape  # at the result, for what is expected
 
 
 class Wrong(NamedTuple):

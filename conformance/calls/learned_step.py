@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats
+from .given import Call, Empty, Given, Wrong, f32, floats, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -24,23 +24,22 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty("lsq_init", (floats(2, 0),), {"bits": 3, "axis": 0}, [1.0, 1.0], lambda r: r.step.tolist()),
-        Empty("lsq_init", (floats(2, 0),), {"bits": 3, "axis": 1}, (0,), lambda r: r.step.shape),
-        Empty("lsq_code", (floats(0, 4), np.ones(1, f32)), {"bits": 3}, (0, 4)),
-        Empty("lsq", (floats(2, 0), np.ones(2, f32)), {"bits": 3, "axis": 0}, (2, 0)),
-        Empty("lsq", (np.array(0.75, f32), np.ones(1, f32)), {"bits": 3}, 1.0, np.ndarray.tolist),
+        Empty("lsq_init", (floats(2, 0),), {"bits": 3, "axis": 0}, {"step": [1.0, 1.0]}),
+        Empty("lsq_init", (floats(2, 0),), {"bits": 3, "axis": 1}, {"step": (0,)}),
+        Empty("lsq_code", (floats(0, 4), ones(1)), {"bits": 3}, (0, 4)),
+        Empty("lsq", (floats(2, 0), ones(2)), {"bits": 3, "axis": 0}, (2, 0)),
+        Empty("lsq", (np.array(0.75, f32), ones(1)), {"bits": 3}, 1.0),
         Empty(
             "lsq_gradient",
-            (floats(0, 4), floats(0, 4), np.ones(4, f32), np.ones(4, f32)),
+            (floats(0, 4), floats(0, 4), ones(4), ones(4)),
             {"bits": 3, "axis": 1, "count": "features"},
-            ((0, 4), [0.0] * 4, [0.0] * 4),
-            lambda r: (r.x.shape, r.step.tolist(), r.offset.tolist()),
+            {"x": (0, 4), "step": [0.0] * 4, "offset": [0.0] * 4},
         ),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, vector, one = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 1), f32)
+    w, vector, one = ones(4, 8), ones(8), ones(4, 1)
     return [
         Wrong("lsq_init", (w,), {"bits": 1}, ("1",)),
         Wrong("lsq_init", (w,), {"bits": 9, "signed": False}, ("9",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, ones
 
 FLOAT64 = ("genome_fitness", "genetic_search", "knot_grid", "search_problem", "optimal_search")
 
@@ -42,7 +42,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, vector, ramp = np.ones((4, 8), f32), np.ones(8, f32), np.arange(4, dtype=f32)
+    w, vector, ramp = ones(4, 8), ones(8), np.arange(4, dtype=f32)
     four = np.array([[0, 1, 2, 4]], i32)
     return [
         Wrong("genome_fitness", (w,), {"function": "relu"}, ("relu",)),
@@ -83,8 +83,8 @@ def wrong() -> list[Wrong]:
         Wrong("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 2, "objective": "mae"}, ("mae",)),
         Wrong("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 2, "fit": "spline"}, ("spline",)),
         Wrong("optimal_search", (ramp, ramp, ramp, ramp, four), {"entries": 2, "fraction_bits": 25}, ("25",)),
-        Wrong("optimality_bound", (ramp, ramp, ramp, ramp, four, np.ones((3, 3), f32)), {}, ("3",)),
-        Wrong("optimality_bound", (ramp, ramp, ramp, ramp, four, np.ones((1, 4), f32)), {}, ("1",)),
+        Wrong("optimality_bound", (ramp, ramp, ramp, ramp, four, ones(3, 3)), {}, ("3",)),
+        Wrong("optimality_bound", (ramp, ramp, ramp, ramp, four, ones(1, 4)), {}, ("1",)),
         Wrong("table_objective", (ramp, ramp, four, ramp[:3], ramp[:2]), {}, ("3", "2")),
         Wrong("table_objective", (ramp, ramp, four[:, :3], ramp[:3], ramp[:3]), {}, ("4", "3")),
         Wrong("table_objective", (ramp, ramp, four, ramp[:0], ramp[:0]), {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers
+from .given import Call, Empty, Given, Wrong, floats, i32, integers, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -25,8 +25,7 @@ def empty() -> list[Empty]:
             "allocate_bits",
             (floats(0, 3), integers(0, 3)),
             {"budget": 0},
-            ((0,), 0, 0.0, 0.0),
-            lambda r: (r.bits.shape, int(r.size), float(r.error), float(r.lower_bound)),
+            {"bits": (0,), "size": 0, "error": 0.0, "lower_bound": 0.0},
         ),
         Empty("project_rows", (floats(0, 4), integers(0)), {}, (0, 4)),
         Empty("project_rows", (floats(2, 0), np.ones(2, i32)), {}, (2, 0)),
@@ -34,7 +33,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, vector, codes, words = np.ones((4, 8), f32), np.ones(8, f32), np.ones((4, 8), i32), np.ones((4, 1), i32)
+    w, vector, codes, words = ones(4, 8), ones(8), np.ones((4, 8), i32), np.ones((4, 1), i32)
     sizes = np.arange(1, 9, dtype=i32) * words
     return [
         Wrong("row_bits", (codes,), {"clusters": 2}),

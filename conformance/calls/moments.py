@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from .given import Call, Empty, Given, Wrong, f32, floats
+from .given import Call, Empty, Given, Wrong, floats, ones
 
 FLOAT64 = ("moment_leaf", "moment_merge", "moment_total")
 
@@ -21,23 +19,15 @@ def ordinary(given: Given) -> list[Call]:
 
 
 def empty() -> list[Empty]:
-    return [
-        Empty(
-            "moment_leaf",
-            (floats(0, 2),),
-            {"index": 1},
-            ([[0, 0]] * 2, 0),
-            lambda r: (r[0].sum.tolist(), int(r[0].tokens)),
-        ),
-    ]
+    return [Empty("moment_leaf", (floats(0, 2),), {"index": 1}, {0: {"sum": [[0, 0]] * 2, "tokens": 0}})]
 
 
 def wrong() -> list[Wrong]:
-    w, cube, vector = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones(8, f32)
+    w, cube, vector = ones(4, 8), ones(2, 2, 8), ones(8)
     return [
         Wrong("moment_leaf", (vector,), {"index": 0}),
         Wrong("moment_leaf", (w,), {"index": -1}),
         Wrong("recency_moment", ([cube],), {"total": 0}),
         Wrong("recency_moment", ([],), {"total": 1}),
-        Wrong("recency_moment", ([cube, np.ones((1, 2, 3), f32)],), {"total": 2}),
+        Wrong("recency_moment", ([cube, ones(1, 2, 3)],), {"total": 2}),
     ]

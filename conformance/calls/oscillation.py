@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan, ones
 
 FLOAT32 = ("start_oscillation",)  # integers alone come in: float32, or the wider compute dtype
 
@@ -35,42 +35,36 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("statsq", (floats(0, 4),), {"bits": 2}, ((0, 4), (0, 1)), lambda r: (r.codes.shape, r.scale.shape)),
-        Empty("statsq", (floats(3, 0),), {"bits": 2}, [[0.0]] * 3, lambda r: r.scale.tolist()),
-        Empty("statsq", (floats(0, 2, 4),), {"bits": 2}, [[[0.0]] * 2], lambda r: r.scale.tolist()),
+        Empty("statsq", (floats(0, 4),), {"bits": 2}, {"codes": (0, 4), "scale": (0, 1)}),
+        Empty("statsq", (floats(3, 0),), {"bits": 2}, {"scale": [[0.0]] * 3}),
+        Empty("statsq", (floats(0, 2, 4),), {"bits": 2}, {"scale": [[[0.0]] * 2]}),
         Empty("statsq_grad", (floats(0, 4), floats(0, 4)), {"bits": 2, "path": "scale"}, (0, 4)),
-        Empty("start_oscillation", (integers(0, 3),), {}, (0, 3), lambda r: r.average.shape),
-        Empty("start_oscillation", (np.array(7, i32),), {}, ((), 7.0), lambda r: (r.average.shape, float(r.average))),
+        Empty("start_oscillation", (integers(0, 3),), {}, {"average": (0, 3)}),
+        Empty("start_oscillation", (np.array(7, i32),), {}, {"average": 7.0}),
         Empty(
             "track_oscillation",
             (*[integers(0)] * 3, floats(0), integers(0), floats(0), np.zeros(0, np.bool_), integers(0)),
             {},
-            (0,),
-            lambda r: r.codes.shape,
+            {"codes": (0,)},
         ),
-        Empty("boundary_statistics", (floats(0, 4),) * 3, {"bits": 2}, (0, 0.0, 0.0, 0.0), tuple),
+        Empty(
+            "boundary_statistics",
+            (floats(0, 4),) * 3,
+            {"bits": 2},
+            {"near": 0, "share": 0, "flips": 0, "flips_elsewhere": 0},
+        ),
         Empty("cga_mask", (floats(2, 0),), {"bits": 2, "thresholds": "occupied"}, (2, 0)),
         Empty(
-            "cga_step",
-            (*[floats(0, 4)] * 4, np.zeros((0, 4), np.bool_)),
-            {"step": 1, "lr": 0.5},
-            (0, 4),
-            lambda r: r.weight.shape,
+            "cga_step", (*[floats(0, 4)] * 4, np.zeros((0, 4), np.bool_)), {"step": 1, "lr": 0.5}, {"weight": (0, 4)}
         ),
-        Empty("qkr_weight", (floats(0, 4), floats(0, 4)), {"heads": 2}, [[0] * 4] * 8, np.ndarray.tolist),
-        Empty(
-            "qkr_grad",
-            (floats(2, 0), floats(2, 0), floats(0, 0)),
-            {"heads": 2},
-            ((2, 0), (2, 0)),
-            lambda r: (r.q.shape, r.k.shape),
-        ),
+        Empty("qkr_weight", (floats(0, 4), floats(0, 4)), {"heads": 2}, [[0] * 4] * 8),
+        Empty("qkr_grad", (floats(2, 0), floats(2, 0), floats(0, 0)), {"heads": 2}, {"q": (2, 0), "k": (2, 0)}),
         Empty("qkr_attention", (floats(2, 0, 4), eye[:4], eye[:4], eye[:2]), {"heads": 2}, (2, 0, 2)),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, cube, vector, codes = np.ones((4, 8), f32), np.ones((2, 2, 8), f32), np.ones(8, f32), np.ones((4, 8), i32)
+    w, cube, vector, codes = ones(4, 8), ones(2, 2, 8), ones(8), np.ones((4, 8), i32)
     tracked = (codes, codes, w, codes, w, w > 0, codes)
     return [
         Wrong("statsq", (w,), {"bits": 0}, ("0",)),
@@ -105,8 +99,8 @@ def wrong() -> list[Wrong]:
         Wrong("qkr_weight", (w, w), {"heads": 3}, ("3", "4")),
         Wrong("qkr_weight", (w, w), {"heads": 0}, ("0",)),
         Wrong("qkr_grad", (w, w, w), {"heads": 2}),
-        Wrong("qkr_grad", (w, w, np.ones((16, 8), f32), np.ones((16, 8), f32)), {"heads": 2}),
-        Wrong("qkr_grad", (w, w, np.ones((16, 8), f32)), {"heads": 2, "freeze": "all"}, ("all",)),
+        Wrong("qkr_grad", (w, w, ones(16, 8), ones(16, 8)), {"heads": 2}),
+        Wrong("qkr_grad", (w, w, ones(16, 8)), {"heads": 2, "freeze": "all"}, ("all",)),
         Wrong("qkr_attention", (cube[..., :4], w, w, w), {"heads": 2}, ("4", "8")),
         Wrong("qkr_attention", (w, w, w, w), {"heads": 2}),
         Wrong("qkr_attention", (cube, w, w, w[:3]), {"heads": 2}, ("2", "3")),

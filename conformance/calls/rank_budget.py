@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, i32, integers, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -41,52 +41,42 @@ def empty() -> list[Empty]:
     eye, nobody = np.eye(4, dtype=f32), tuple(integers(0) for _ in range(3))
     two = np.ones(2, i32), integers(2), integers(2)
     return [
-        Empty("explained_error", (floats(2, 0),), {}, [[1.0], [1.0]], lambda r: r.tolist()),
+        Empty("explained_error", (floats(2, 0),), {}, [[1.0], [1.0]]),
         Empty("residual_damage", (floats(0, 4), floats(0)), {}, (0, 5)),
-        Empty("gradient_importance", (floats(0, 4),), {}, 0.0, float),
-        Empty("loss_importance", (np.ones(2, f32), floats(2, 0)), {"base": 0.0}, [0.0, 0.0], lambda r: r.tolist()),
+        Empty("gradient_importance", (floats(0, 4),), {}, 0.0),
+        Empty("loss_importance", (ones(2), floats(2, 0)), {"base": 0.0}, [0.0, 0.0]),
         Empty("rank_cost", (integers(0, 2),), {}, (0,)),
         Empty("allocate_greedy", (floats(0, 4), floats(0), *nobody), {"budget": 1}, (0,)),
-        Empty("allocate_greedy", (floats(2, 0), np.ones(2, f32), *two), {"budget": 1}, [0, 0], lambda r: r.tolist()),
+        Empty("allocate_greedy", (floats(2, 0), ones(2), *two), {"budget": 1}, [0, 0]),
         Empty("threshold_ranks", (floats(0, 4), *nobody[1:]), {"threshold": 0.5}, (0,)),
         Empty("allocate_threshold", (floats(0, 4), *nobody), {"budget": 1}, (0,)),
         Empty("allocate_proportional", (floats(0), *nobody), {"budget": 1}, (0,)),
-        Empty("allocation_objective", (floats(0, 4), floats(0), nobody[0]), {}, 0.0, float),
-        Empty("allocation_bound", (floats(0, 4), floats(0), *nobody), {"budget": 1}, 0.0, float),
+        Empty("allocation_objective", (floats(0, 4), floats(0), nobody[0]), {}, 0.0),
+        Empty("allocation_bound", (floats(0, 4), floats(0), *nobody), {"budget": 1}, 0.0),
+        Empty("pool_modules", (floats(0, 4), floats(0), *nobody, nobody[0]), {}, {"spectra": (0, 4), "cost": (0,)}),
         Empty(
-            "pool_modules",
-            (floats(0, 4), floats(0), *nobody, nobody[0]),
-            {},
-            ((0, 4), (0,)),
-            lambda r: (r.spectra.shape, r.cost.shape),
+            "reallocate_ranks", (floats(2, 0), floats(2, 3), ones(2), *two, two[1]), {"budget": 1, "step": 1}, [0, 0]
         ),
-        Empty(
-            "reallocate_ranks",
-            (floats(2, 0), floats(2, 3), np.ones(2, f32), *two, two[1]),
-            {"budget": 1, "step": 1},
-            [0, 0],
-            lambda r: r.tolist(),
-        ),
-        Empty("nest_patch", (floats(3, 0), floats(0, 4), eye), {}, ((3, 0), (0, 4)), lambda r: (r.B.shape, r.A.shape)),
+        Empty("nest_patch", (floats(3, 0), floats(0, 4), eye), {}, {"B": (3, 0), "A": (0, 4)}),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, eye, b, a = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones((4, 2), f32), np.ones((2, 8), f32)
-    s, g, rising = np.array([[3, 1], [2, 2]], f32), np.ones(2, f32), np.array([[1, 1], [1, 2]], f32)
+    w, eye, b, a = ones(4, 8), np.eye(8, dtype=f32), ones(4, 2), ones(2, 8)
+    s, g, rising = np.array([[3, 1], [2, 2]], f32), ones(2), np.array([[1, 1], [1, 2]], f32)
     cost, low, high = np.array([1, 2], i32), integers(2), np.full(2, 2, i32)
     return [
         Wrong("explained_error", (rising,), {}, ("descend",)),
         Wrong("explained_error", (-s,), {}, ("-3",)),
         Wrong("explained_error", (g,), {}),
         Wrong("residual_damage", (s, -g), {}, ("-1",)),
-        Wrong("residual_damage", (s, np.ones(3, f32)), {}),
+        Wrong("residual_damage", (s, ones(3)), {}),
         Wrong("subspace_overlap", (w, w[:3], eye), {"rank": 1}),
         Wrong("subspace_overlap", (w, w, np.eye(4, dtype=f32)), {"rank": 1}),
         Wrong("subspace_overlap", (w, w, eye), {"rank": 5}, ("5", "4")),
         Wrong("gradient_importance", (w,), {"normalisation": "max"}, ("max",)),
         Wrong("gradient_importance", (g,), {}),
-        Wrong("loss_importance", (np.ones(3, f32), s), {"base": 0.0}),
+        Wrong("loss_importance", (ones(3), s), {"base": 0.0}),
         Wrong("loss_importance", (g, s), {"base": nan}),
         Wrong("rank_cost", (np.array([[4, 0]], i32),), {}, ("0",)),
         Wrong("rank_cost", (np.array([[4, 1, 2]], i32),), {}, ("3",)),
@@ -119,8 +109,8 @@ def wrong() -> list[Wrong]:
             "reallocate_ranks", (s, s, g, cost, low, high, high), {"budget": 9, "step": 1, "hysteresis": -1.0}, ("-1",)
         ),
         Wrong("reallocate_ranks", (s, s[:1], g, cost, low, high, high), {"budget": 9, "step": 1}),
-        Wrong("nest_patch", (b, np.ones((3, 8), f32), eye), {}),
-        Wrong("nest_patch", (np.ones((1, 2), f32), a, eye), {}),
+        Wrong("nest_patch", (b, ones(3, 8), eye), {}),
+        Wrong("nest_patch", (ones(1, 2), a, eye), {}),
         Wrong("nest_patch", (b, a, np.eye(4, dtype=f32)), {}),
         Wrong("nest_patch", (b, a, eye), {"split": "right"}, ("right",)),
     ]

@@ -6,7 +6,7 @@ import numpy as np
 
 from lowbit.reference.types import DecoderBlock
 
-from .given import Array, Call, Empty, Given, Wrong, f32, floats
+from .given import Array, Call, Empty, Given, Wrong, f32, floats, ones
 
 FLOAT64 = ("random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip")
 
@@ -50,30 +50,30 @@ def empty() -> list[Empty]:
     return [
         Empty("hadamard_transform", (floats(0, 12),), {}, (0, 12)),
         Empty("hadamard_transform", (floats(2, 0),), {"block_size": 4}, (2, 0)),
-        Empty("kronecker_transform", (floats(0, 4), np.ones((1, 1), f32)), {}, (0, 4)),
+        Empty("kronecker_transform", (floats(0, 4), ones(1, 1)), {}, (0, 4)),
         Empty("orthogonal_factor", (floats(0, 0),), {}, (0, 0)),
-        Empty("fuse_norm", (floats(0, 4), np.ones(4, f32)), {}, (0, 4)),
+        Empty("fuse_norm", (floats(0, 4), ones(4)), {}, (0, 4)),
         Empty("rotate_inputs", (floats(0, 4), eye), {}, (0, 4)),
         Empty("rotate_outputs", (floats(4, 0), eye), {}, (4, 0)),
-        Empty("outlier_measures", (floats(0, 4),), {}, (0,), lambda r: r.peak.shape),
-        Empty("quantize_activations", (floats(0, 4),), {"bits": 4}, (0, 4), lambda r: r.values.shape),
-        Empty("activation_clip", (floats(0, 4),), {"bits": 4}, 1.0, lambda r: float(r.ratio)),
+        Empty("outlier_measures", (floats(0, 4),), {}, {"peak": (0,)}),
+        Empty("quantize_activations", (floats(0, 4),), {"bits": 4}, {"values": (0, 4)}),
+        Empty("activation_clip", (floats(0, 4),), {"bits": 4}, {"ratio": 1.0}),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, eye, vector = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32)
+    w, eye, vector = ones(4, 8), np.eye(8, dtype=f32), ones(8)
     block: DecoderBlock[Array] = DecoderBlock(vector, w, w, w, w.T, vector, w, w, w.T)
-    six = np.ones((6, 8), f32)
+    six = ones(6, 8)
     return [
         Wrong("hadamard_matrix", (), {"order": 428}, ("428",)),
         Wrong("hadamard_matrix", (), {"order": 0}, ("0",)),
-        Wrong("hadamard_transform", (np.ones((2, 6), f32),), {}, ("6",)),
+        Wrong("hadamard_transform", (ones(2, 6),), {}, ("6",)),
         Wrong("hadamard_transform", (w,), {"block_size": 3}, ("3",)),
         Wrong("hadamard_transform", (w,), {"block_size": 16}, ("16", "8")),
         Wrong("hadamard_transform", (np.array(1.0, f32),), {}),
-        Wrong("kronecker_transform", (w, np.ones((2, 2), f32)), {}),
-        Wrong("kronecker_transform", (w, 2 * np.ones((1, 1), f32)), {}),
+        Wrong("kronecker_transform", (w, ones(2, 2)), {}),
+        Wrong("kronecker_transform", (w, 2 * ones(1, 1)), {}),
         Wrong("kronecker_transform", (w[:, :6], np.array([[1, 1], [1, -1]], f32)), {}, ("6",)),
         Wrong("random_hadamard", (), {"order": 6, "seed": 1}, ("6",)),
         Wrong("random_hadamard", (), {"order": 4, "seed": -1}, ("-1",)),
@@ -81,20 +81,20 @@ def wrong() -> list[Wrong]:
         Wrong("orthogonal_factor", (w,), {}),
         Wrong("random_orthogonal", (), {"order": 0, "seed": 1}, ("0",)),
         Wrong("random_orthogonal", (), {"order": 4, "seed": 1, "index": 2**32}),
-        Wrong("fuse_norm", (w, np.ones(4, f32)), {}, ("4", "8")),
+        Wrong("fuse_norm", (w, ones(4)), {}, ("4", "8")),
         Wrong("rotate_inputs", (w, np.eye(3, dtype=f32)), {}, ("3", "8")),
-        Wrong("rotate_inputs", (w, np.ones((3, 2, 2), f32)), {}, ("3", "8")),
+        Wrong("rotate_inputs", (w, ones(3, 2, 2)), {}, ("3", "8")),
         Wrong("rotate_inputs", (w, np.eye(8, dtype=f32)), {"repeats": 2}, ("2",)),
         Wrong("rotate_inputs", (w, np.eye(8, dtype=f32)), {"repeats": 0}, ("0",)),
-        Wrong("rotate_outputs", (w, np.ones((4, 2), f32)), {}),
+        Wrong("rotate_outputs", (w, ones(4, 2)), {}),
         Wrong("rotate_block", (block, np.eye(4, dtype=f32), None), {}, ("r1",)),
         Wrong("rotate_block", (block._replace(up=w[:2]), eye, None), {}, ("up",)),
         Wrong("rotate_block", (block._replace(gate=six, up=six, down=six.T), eye, None), {}, ("6",)),
         Wrong("rotate_block", (block, eye, np.eye(3, dtype=f32)), {}, ("3",)),
-        Wrong("rotate_ends", (w, np.ones(4, f32), None, eye), {}),
-        Wrong("rotate_ends", (w, vector, np.ones((4, 4), f32), eye), {}),
+        Wrong("rotate_ends", (w, ones(4), None, eye), {}),
+        Wrong("rotate_ends", (w, vector, ones(4, 4), eye), {}),
         Wrong("rotate_ends", (w, vector, None, np.eye(4, dtype=f32)), {}),
-        Wrong("outlier_measures", (np.ones((3, 0), f32),), {}),
+        Wrong("outlier_measures", (ones(3, 0),), {}),
         Wrong("quantize_activations", (w,), {"bits": 1}, ("1",)),
         Wrong("quantize_activations", (w,), {"bits": 4, "group_size": 3}, ("3", "8")),
         Wrong("quantize_activations", (w,), {"bits": 4, "clip_ratio": 0.0}),

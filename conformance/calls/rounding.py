@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats
+from .given import Call, Empty, Given, Wrong, f32, floats, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -26,7 +26,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w = np.ones((4, 8), f32)
+    w = ones(4, 8)
     return [
         Wrong("round_clip", (w,), {"low": 3, "high": 2}),
         Wrong("nearest_level", (w, np.array([1.0, 0.0], f32)), {}),

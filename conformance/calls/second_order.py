@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
 CITES = {"gptq": "Q", "sparsegpt": "Q"}  # chapters whose rules the operation applies to its arguments
 
@@ -24,15 +24,15 @@ def ordinary(given: Given) -> list[Call]:
 def empty() -> list[Empty]:
     eye = np.eye(4, dtype=f32)
     return [
-        Empty("gptq", (floats(0, 4), eye), {"bits": 4}, ((0, 4), 0.0), lambda r: (r.codes.shape, float(r.loss))),
-        Empty("sparsegpt", (floats(0, 4), eye), {}, ((0, 4), 0.0), lambda r: (r.mask.shape, float(r.loss))),
-        Empty("wanda", (floats(0, 4), np.ones(4, f32)), {}, (0, 4), lambda r: r.mask.shape),
-        Empty("inverse_cholesky", (floats(0, 0),), {}, (0, 0), lambda r: r.factor.shape),
+        Empty("gptq", (floats(0, 4), eye), {"bits": 4}, {"codes": (0, 4), "loss": 0.0}),
+        Empty("sparsegpt", (floats(0, 4), eye), {}, {"mask": (0, 4), "loss": 0.0}),
+        Empty("wanda", (floats(0, 4), ones(4)), {}, {"mask": (0, 4)}),
+        Empty("inverse_cholesky", (floats(0, 0),), {}, {"factor": (0, 0)}),
     ]
 
 
 def wrong() -> list[Wrong]:
-    w, eye, vector = np.ones((4, 8), f32), np.eye(8, dtype=f32), np.ones(8, f32)
+    w, eye, vector = ones(4, 8), np.eye(8, dtype=f32), ones(8)
     return [
         Wrong("inverse_cholesky", (w,), {}),
         Wrong("inverse_cholesky", (eye,), {"damping": -0.1}),
@@ -48,7 +48,7 @@ def wrong() -> list[Wrong]:
         Wrong("sparsegpt", (w, eye), {"keep": 2, "of": 3}, ("3", "8")),
         Wrong("sparsegpt", (w, eye), {"block_size": 6}),
         Wrong("sparsegpt", (w, np.eye(4, dtype=f32)), {}),
-        Wrong("wanda", (w, np.ones(4, f32)), {}),
+        Wrong("wanda", (w, ones(4)), {}),
         Wrong("wanda", (w, -vector), {}),
         Wrong("wanda", (w, vector), {"keep": 2, "of": 3}, ("3", "8")),
     ]

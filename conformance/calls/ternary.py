@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, nan
+from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
 
 def ordinary(given: Given) -> list[Call]:
@@ -25,15 +25,9 @@ def ordinary(given: Given) -> list[Call]:
 
 def empty() -> list[Empty]:
     return [
-        Empty(
-            "twn_code",
-            (floats(2, 0),),
-            {"granularity": "row"},
-            ((2, 0), [[0.0], [0.0]]),
-            lambda r: (r.codes.shape, r.scale.tolist()),
-        ),
+        Empty("twn_code", (floats(2, 0),), {"granularity": "row"}, {"codes": (2, 0), "scale": [[0.0], [0.0]]}),
         Empty("twn", (floats(0, 4),), {}, (0, 4)),
-        Empty("twn", (np.array(3.0, f32),), {}, 3.0, np.ndarray.tolist),
+        Empty("twn", (np.array(3.0, f32),), {}, 3.0),
         Empty("clamped_uniform", (floats(0, 4),), {"granularity": "row"}, (0, 4)),
         Empty("min_max", (floats(2, 0),), {"granularity": "row", "scheme": "asymmetric"}, (2, 0)),
         Empty("min_max", (floats(0, 3, 4),), {"granularity": "matrix"}, (0, 3, 4)),
@@ -42,7 +36,7 @@ def empty() -> list[Empty]:
 
 
 def wrong() -> list[Wrong]:
-    w, vector = np.ones((4, 8), f32), np.ones(8, f32)
+    w, vector = ones(4, 8), ones(8)
     return [
         Wrong("twn_code", (w,), {"threshold": 1.0}, ("1.0",)),
         Wrong("twn_code", (w,), {"threshold": -0.5}, ("-0.5",)),

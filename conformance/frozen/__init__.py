@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections import defaultdict
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,6 @@ from lowbit import SPEC_VERSION
 
 from .. import vectors
 from ..clauses import CLAUSES
-from ..suite import MODULES
 from .inputs import Table
 
 __all__ = ["CLEAR", "Mistake", "build", "caught", "records", "write"]
@@ -54,10 +53,10 @@ class Mistake(Protocol):
 
 def build() -> dict[str, list[dict[str, Any]]]:
     """Clause → cases, in reading order."""
-    table: Table = defaultdict(list)
-    for module in MODULES:
-        if module != "test_contract":
-            importlib.import_module(f".{module.removeprefix('test_')}", __name__).build(table)
+    table = Table()
+    for info in pkgutil.iter_modules(__path__):
+        if info.name != "inputs":
+            importlib.import_module(f".{info.name}", __name__).build(table)
     return {clause: table[clause] for clause in CLAUSES if clause in table}
 
 

@@ -7,33 +7,13 @@ from typing import Any
 import numpy as np
 
 from .. import compare, rules
-from .inputs import (
-    NARROW,
-    SPEC,
-    U32,
-    Array,
-    Options,
-    Table,
-    call,
-    clear,
-    eighths,
-    exactly,
-    generator,
-    near,
-    recorded,
-    settled,
-    suite,
-)
-
-__all__ = ["build"]
+from .inputs import NARROW, SPEC, U32, Array, Options, Table, clear, eighths, fractions, generator, near, settled, suite
 
 
 def build(table: Table) -> None:
-    options: Options
     zeros = np.array([[0, 4, -4, 0], [0, 0, 0, 0], [3, -3, 3, 3], [0, 0, -8, 0]], np.float32)
     for group in (None, 2):
-        options = {"bits": 2, "method": "greedy", "group_size": group}
-        table["B-1a"].append(exactly("bcq", "zeros", [zeros], options, "codes", "scale"))
+        table.exactly("B-1a", "zeros", [zeros], "codes", "scale", bits=2, method="greedy", group_size=group)
     w = np.array([[4, -4, 12, -12, 4, 4, -12, -4], [1, 3, 5, 7, -1, -3, -5, -7]], np.float32)
     for bits, group, offset in ((2, None, False), (3, 4, False), (2, 4, True)):
         options = {"bits": bits, "group_size": group, "method": "greedy", "offset": offset}
@@ -46,29 +26,19 @@ def build(table: Table) -> None:
         expect = [clear("codes", found.codes), rules.forward("scale", found.scale, reach, rounds)]
         if offset:
             expect.append(rules.forward("offset", found.offset, size, g + 1))
-        table["B-1"].append(call("bcq", f"{bits} planes, groups of {g}, offset {offset}", [w], options, expect))
+        table.call("B-1", f"{bits} planes, groups of {g}, offset {offset}", [w], *expect, **options)
     dyadic = np.array([[0, 4, -4, 0, 1, -3, 3, 5], [2, -2, 2, 6, -0.0, 0, 0, 0]], np.float32)
     for size in (2, 4):
         options = {"bits": 2, "group_size": size, "method": "greedy"}
-        about = f"groups of {size}, one of zeros"
-        table["B-1b"].append(exactly("bcq", about, [dyadic], options, "codes", "scale"))
+        table.exactly("B-1b", f"groups of {size}, one of zeros", [dyadic], "codes", "scale", **options)
     general = generator("B-2").integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16)
     for clause, method, more in (("B-2", "refined", {}), ("B-3", "alternating", {"rounds": 1})):
         for bits, offset in ((2, False), (2, True), (3, False)):
             options = {"bits": bits, "method": method, "offset": offset, **more}
-            given = settled(
-                clause, lambda r: r.integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16), _rounds, options
-            )
+            given = settled(clause, fractions(99, 16, 3, 12), _rounds, options)
             found = SPEC.bcq(given, **options)
-            table[clause].append(
-                call(
-                    "bcq",
-                    f"{bits} planes, offset {offset}",
-                    [given],
-                    options,
-                    [clear("codes", found.codes), *_solved(given, found, bits)],
-                )
-            )
+            expect = [clear("codes", found.codes), *_solved(given, found, bits)]
+            table.call(clause, f"{bits} planes, offset {offset}", [given], *expect, op="bcq", **options)
     codes = generator("B-4").integers(0, 4, (3, 12)).astype(np.int32)
     equal, opposite = (np.where(codes & 1, one, other).astype(np.int32) for one, other in ((3, 0), (1, 2)))
     for clause, planes in (
@@ -79,70 +49,39 @@ def build(table: Table) -> None:
             for offset in (False, True):
                 options = {"bits": 2, "offset": offset}
                 found = SPEC.bcq_refit(general, held, **options)
-                table[clause].append(
-                    call(
-                        "bcq_refit",
-                        f"{about}, offset {offset}",
-                        [general, held],
-                        options,
-                        [rules.exact("codes", held), *_solved(general, found, 2)],
-                    )
-                )
+                expect = [rules.exact("codes", held), *_solved(general, found, 2)]
+                table.call(clause, f"{about}, offset {offset}", [general, held], *expect, op="bcq_refit", **options)
     scale = np.array([[[0.5, 1.25]], [[-0.75, 0.25]], [[1, 1]]], np.float32)
     shift = np.array([[2.125], [-0.5], [-1]], np.float32)
-    general = settled(
-        "B-5",
-        lambda r: r.integers(-99, 100, (3, 12)).astype(np.float32) / np.float32(16),
-        lambda v: SPEC.bcq_assign(v[:2], scale[:2], shift[:2]),
-    )
+    general = settled("B-5", fractions(99, 16, 3, 12), lambda v: SPEC.bcq_assign(v[:2], scale[:2], shift[:2]))
     arrays: list[Any] = [general[:2], scale[:2], shift[:2]]
-    table["B-5"] = [call("bcq_assign", "two planes", arrays, {}, [clear("", SPEC.bcq_assign(*arrays))])]
+    table.call("B-5", "two planes", arrays, clear("", SPEC.bcq_assign(*arrays)))
     three = np.array([[[1, 0.75, 0.625]], [[-0.25, 1, 0.5625]]], np.float32)
     middle = np.array([[0.0], [0.25]], np.float32)
-    weights = settled(
-        "B-5",
-        lambda r: r.integers(-99, 100, (2, 12)).astype(np.float32) / np.float32(37),
-        lambda v: SPEC.bcq_assign(v, three, middle),
-    )
-    table["B-5"].append(
-        call(
-            "bcq_assign",
-            "three planes",
-            [weights, three, middle],
-            {},
-            [clear("", SPEC.bcq_assign(weights, three, middle))],
-        )
-    )
+    weights = settled("B-5", fractions(99, 37, 2, 12), lambda v: SPEC.bcq_assign(v, three, middle))
+    table.call("B-5", "three planes", [weights, three, middle], clear("", SPEC.bcq_assign(weights, three, middle)))
     shape = suite("binary_coding").BinaryInput(codes, scale, shift, general, eighths("B-10a", 2, 12))
-    recorded(
-        table,
-        "B-10a",
-        "test_spare_bits_are_not_looked_at",
-        ("with offsets", {"case": shape}),
-        ("without", {"case": shape._replace(offset=None)}),
-    )
+    table.recorded("B-10a", "test_spare_bits_are_not_looked_at", "with offsets", case=shape)
+    table.recorded("B-10a", "test_spare_bits_are_not_looked_at", "without", case=shape._replace(offset=None))
     _products(table)
 
 
 def _products(table: Table) -> None:
     """Decisions on dyadic numbers, which are exact in any precision, and products within their rounding."""
-    options: Options
     random = np.random.default_rng(20240302)
     scale = random.integers(-9, 10, (3, 2, 3)).astype(np.float32) / 4
     scale[0, 0] = scale[0, 0, 0]  # equal levels
     offset = random.integers(-9, 10, (3, 2)).astype(np.float32) / 4
     halves = random.integers(-64, 65, (3, 24)).astype(np.float32) / 8
     codes = SPEC.bcq_assign(halves, scale, offset)
-    table["B-5a"] = [exactly("bcq_assign", "midpoints and equal levels", [halves, scale, offset], {})]
+    table.exactly("B-5a", "midpoints and equal levels", [halves, scale, offset])
     reach = np.repeat(np.abs(scale).sum(axis=-1) + np.abs(offset), 12, axis=1)
     arrays: list[Any] = [codes, (scale / 3).astype(np.float32), (offset / 3).astype(np.float32)]
-    expect = [rules.forward("", SPEC.bcq_weight(*arrays), reach, 5)]
-    table["B-6"] = [call("bcq_weight", "two groups", arrays, {}, expect)]
+    table.call("B-6", "two groups", arrays, rules.forward("", SPEC.bcq_weight(*arrays), reach, 5))
     steps, zero = np.array([[0.25, 2.0], [1.0, 0.5]], np.float32), np.array([[3, 0], [7, -2]], np.int32)
     for scheme, first in (("asymmetric", 0), ("symmetric", -4)):
         held = random.integers(first, first + 8, (2, 6)).astype(np.int32)
-        options = {"bits": 3, "scheme": scheme}
-        table["B-7"].append(exactly("bcq_from_grid", scheme, [held, steps, zero], options, "codes", "scale", "offset"))
+        table.exactly("B-7", scheme, [held, steps, zero], "codes", "scale", "offset", bits=3, scheme=scheme)
     for m, groups, size, bits in ((3, 1, 5, 1), (2, 2, 16, 2), (5, 2, 35, 3), (17, 1, 64, 2)):
         k = groups * size
         held = random.integers(0, 2**bits, (m, k)).astype(np.int32)
@@ -150,14 +89,14 @@ def _products(table: Table) -> None:
         shift = random.standard_normal((m, groups)).astype(np.float32)
         packed = SPEC.bcq_pack(held, alpha, shift)
         about = f"{m} rows of {groups} x {size} columns, {bits} planes"
-        table["B-8"].append(exactly("bcq_pack", about, [held, alpha, shift], {}, "planes", "scale", "offset"))
+        table.exactly("B-8", about, [held, alpha, shift], "planes", "scale", "offset", op="bcq_pack")
         x = random.standard_normal((2, k)).astype(np.float32)
         arrays = [x, packed.planes, packed.scale.astype(np.float32), packed.offset.astype(np.float32)]
         size_of = np.repeat(np.abs(alpha).sum(axis=-1) + np.abs(shift), size, axis=1).astype(np.float64)
         roundings = k + (groups + 1) * (bits + 1) + 34
         rule = rules.forward("", SPEC.bcq_product(*arrays), np.abs(x).astype(np.float64) @ size_of.T, roundings)
         for method in ("lookup", "dequantize"):
-            table["B-10"].append(call("bcq_product", f"{about}, {method}", arrays, {"method": method}, [rule]))
+            table.call("B-10", f"{about}, {method}", arrays, rule, method=method)
     planes = suite("binary_coding").BinaryInput(
         generator("B-8").integers(0, 8, (2, 35)).astype(np.int32),
         eighths("B-8", 2, 1, 3),
@@ -165,13 +104,8 @@ def _products(table: Table) -> None:
         eighths("B-8", 2, 35),
         eighths("B-8", 1, 35),
     )
-    recorded(
-        table,
-        "B-8",
-        "test_planes",
-        ("and back", {"case": planes}),
-        ("and back, no offset", {"case": planes._replace(offset=None)}),
-    )
+    table.recorded("B-8", "test_planes", "and back", case=planes)
+    table.recorded("B-8", "test_planes", "and back, no offset", case=planes._replace(offset=None))
     x = random.standard_normal((2, 7)).astype(np.float32)
     padded = np.zeros((2, 8))
     padded[:, :7] = np.abs(x)
@@ -179,7 +113,7 @@ def _products(table: Table) -> None:
     for half in (False, True):
         options = {"width": 4, "half": half}
         expect = [rules.forward("", SPEC.lookup_tables(x, **options), bulk, 9)]
-        table["B-9"].append(call("lookup_tables", "the last of eight inputs is none", [x], options, expect))
+        table.call("B-9", "the last of eight inputs is none", [x], *expect, **options)
 
 
 def _rounds(w: Array, options: Options) -> Array:

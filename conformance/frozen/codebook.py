@@ -7,26 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import compare, rules
-from .inputs import (
-    SPEC,
-    U32,
-    Array,
-    Options,
-    Table,
-    call,
-    clear,
-    eighths,
-    exactly,
-    generator,
-    hard_scales,
-    near,
-    recorded,
-    settled,
-    steady,
-    suite,
-)
-
-__all__ = ["build"]
+from .inputs import SPEC, U32, Array, Table, clear, eighths, generator, hard_scales, near, settled, steady, suite
 
 
 def build(table: Table) -> None:
@@ -37,42 +18,34 @@ def build(table: Table) -> None:
 
 
 def _levels_and_products(table: Table) -> None:
-    options: Options
     random = np.random.default_rng(20240301)
     names = {bits: SPEC.normal_float(bits=bits) for bits in (2, 3, 4, 8)}
     slack = 32  # roundings of a quantile and its probability, in units of the largest level
     for bits, found in names.items():
-        expect = [rules.forward("", found, 1, slack)]
-        table["N-1"].append(call("normal_float", f"{bits} bits", [], {"bits": bits}, expect))
-    recorded(
-        table,
-        "N-1",
-        "test_normal_float",
-        *((f"{b} bits, offset {o}", {"bits": b, "offset": o}) for b, o in ((3, 0.75), (4, 0.99))),
-    )
+        table.call("N-1", f"{bits} bits", [], rules.forward("", found, 1, slack), bits=bits)
+    for b, o in ((3, 0.75), (4, 0.99)):
+        table.recorded("N-1", "test_normal_float", f"{b} bits, offset {o}", bits=b, offset=o)
     dynamic = {bits: SPEC.dynamic_float(bits=bits) for bits in (3, 8)}
     for bits, found in dynamic.items():
-        expect = [rules.forward("", found, np.abs(found), 6)]
-        table["N-1a"].append(call("dynamic_float", f"{bits} bits", [], {"bits": bits}, expect))
+        table.call("N-1a", f"{bits} bits", [], rules.forward("", found, np.abs(found), 6), bits=bits)
     x = random.standard_normal((3, 10)).astype(np.float32)
     x.ravel()[8:16] = 0
     size = {"block_size": 8}
     expect = [rules.exact("", SPEC.block_scale(x, **size).astype(np.float32))]
-    table["N-2"] = [call("block_scale", "blocks cross rows, one is zero", [x], size, expect)]
+    table.call("N-2", "blocks cross rows, one is zero", [x], *expect, **size)
     codes = random.integers(0, 16, (3, 10)).astype(np.int32)
     arrays: list[Any] = [codes, SPEC.block_scale(x, **size).astype(np.float32), names[4]]
     values = SPEC.dequantize_blocks(*arrays, **size)
-    table["N-4"] = [call("dequantize_blocks", "NF4", arrays, size, [rules.forward("", values, np.abs(values), 2)])]
+    table.call("N-4", "NF4", arrays, rules.forward("", values, np.abs(values), 2), **size)
     blocks = suite("codebook").BlockInput(
         eighths("N-4", 2, 5), np.array([0.3, 0, 1.7], np.float32), np.array([-1, -0.3, 0, 0.7], np.float32), 4
     )
-    recorded(table, "N-4", "test_values_of_codes", ("scales of both signs and 0", {"case": blocks}))
+    table.recorded("N-4", "test_values_of_codes", "scales of both signs and 0", case=blocks)
     offset, few = np.array(1.25, np.float32), random.integers(0, 256, 20).astype(np.int32)
     second = (0.5 + random.random(3)).astype(np.float32)
     arrays = [few, second, offset, dynamic[8]]
     restored = SPEC.dequantize_scale(*arrays, **size)
-    expect = [rules.forward("", restored, np.abs(restored - 1.25) + 1.25, 3)]
-    table["N-5a"] = [call("dequantize_scale", "around 1.25", arrays, size, expect)]
+    table.call("N-5a", "around 1.25", arrays, rules.forward("", restored, np.abs(restored - 1.25) + 1.25, 3), **size)
     for bits, k, block, about in ((4, 128, 64, "blocks in rows"), (2, 24, 16, "blocks across rows"), (3, 20, 7, "odd")):
         codes = random.integers(0, 2**bits, (3, k)).astype(np.int32)
         scales = (0.5 + random.random(-(-3 * k // block))).astype(np.float32)
@@ -82,17 +55,19 @@ def _levels_and_products(table: Table) -> None:
         weight = SPEC.dequantize_blocks(codes, scales, names[bits], block_size=block)
         reach = np.abs(inputs.astype(np.float64)) @ np.abs(weight).T
         expect = [rules.forward("", SPEC.codebook_matmul(*arrays, **options), reach, k + 4)]
-        table["N-6"].append(call("codebook_matmul", f"{bits} bits, {about}", arrays, options, expect))
+        table.call("N-6", f"{bits} bits, {about}", arrays, *expect, **options)
     few = ((np.arange(32) - 11.25) / 23).astype(np.float32)
     held, strength = generator("N-6a").integers(0, 32, (3, 24)).astype(np.int32), np.array([0.7, 1.9, 0.4], np.float32)
-    recorded(
-        table,
+    table.recorded(
         "N-6a",
         suite("codebook").check_product,
-        (
-            "5 bits, codes across words, blocks across rows",
-            {"x": eighths("N-6a", 2, 24), "codes": held, "scale": strength, "levels": few, "bits": 5, "block_size": 32},
-        ),
+        "5 bits, codes across words, blocks across rows",
+        x=eighths("N-6a", 2, 24),
+        codes=held,
+        scale=strength,
+        levels=few,
+        bits=5,
+        block_size=32,
     )
 
 
@@ -102,11 +77,9 @@ def _blocks(table: Table) -> None:
     codes = generator("N-2a").integers(0, 5, (3, 24)).astype(np.int32)
     values = dyadic[codes] * np.repeat(scale, 16)[:72].reshape(3, 24)
     about = "72 values in blocks of 16"
-    table["N-2a"] = [
-        call("dequantize_blocks", about, [codes, scale, dyadic], size, [rules.exact("", values)]),
-        call("quantize_blocks", about, [values, scale, dyadic], size, [rules.exact("", codes)]),
-        exactly("block_scale", about, [values], size),
-    ]
+    table.call("N-2a", about, [codes, scale, dyadic], rules.exact("", values), op="dequantize_blocks", **size)
+    table.call("N-2a", about, [values, scale, dyadic], rules.exact("", codes), op="quantize_blocks", **size)
+    table.exactly("N-2a", about, [values], op="block_scale", **size)
     levels = SPEC.normal_float(bits=4).astype(np.float32)
     middles = (levels[1:].astype(np.float64) + levels[:-1]) / 2
     values = np.concatenate([levels, *(middles * (1 + s * 2.0**-12) for s in (-1, 1)), [-1, 1]])
@@ -116,26 +89,23 @@ def _blocks(table: Table) -> None:
     codes = SPEC.quantize_blocks(x, scale, levels, **size)
     if not np.array_equal(codes, SPEC.quantize_blocks(exact, scale, levels, **size)):
         raise ValueError("N-3: a value lies in the band of a midpoint")
-    about = "next to midpoints of NF4, blocks across rows"
-    table["N-3"] = [call("quantize_blocks", about, [x, scale, levels], size, [clear("", codes)])]
+    table.call("N-3", "next to midpoints of NF4, blocks across rows", [x, scale, levels], clear("", codes), **size)
     grid = (np.array([-4, -3, -1, 0, 1, 2, 4]) / 4).astype(np.float32)
     points = np.concatenate([grid, (grid[1:] + grid[:-1]) / 2, grid + 0.125]).astype(np.float32)[:20]
     odd = hard_scales().ravel()[:5]
     tied = (points * np.repeat(odd, 4)).reshape(2, 10).astype(np.float32)
     about = "levels, midpoints and their neighbours, times scales whose reciprocals are not exact"
-    table["N-3a"] = [exactly("quantize_blocks", about, [tied, odd, grid], {"block_size": 4})]
+    table.exactly("N-3a", about, [tied, odd, grid], block_size=4)
     x, size = np.zeros((3, 7), np.float32), {"block_size": 5}
     x[1, 2], x[2, 0] = -3, -0.0
     scale = SPEC.block_scale(x, **size).astype(np.float32)
     codes = SPEC.quantize_blocks(x, scale, levels, **size)
     back = SPEC.dequantize_blocks(codes, scale, levels, **size).astype(np.float32)
     few = np.array([-1, -0.25, 0.5, 1], np.float32)
-    table["N-3b"] = [
-        call("block_scale", "zeros of both signs around one block", [x], size, [rules.exact("", scale)]),
-        call("quantize_blocks", "NF4", [x, scale, levels], size, [rules.exact("", codes)]),
-        call("dequantize_blocks", "NF4", [codes, scale, levels], size, [rules.exact("", back)]),
-        exactly("quantize_blocks", "levels without 0", [x, scale, few], size),
-    ]
+    table.call("N-3b", "zeros of both signs around one block", [x], rules.exact("", scale), op="block_scale", **size)
+    table.call("N-3b", "NF4", [x, scale, levels], rules.exact("", codes), op="quantize_blocks", **size)
+    table.call("N-3b", "NF4", [codes, scale, levels], rules.exact("", back), op="dequantize_blocks", **size)
+    table.exactly("N-3b", "levels without 0", [x, scale, few], op="quantize_blocks", **size)
 
 
 def _scales(table: Table) -> None:
@@ -152,56 +122,38 @@ def _scales(table: Table) -> None:
         rules.forward("scale", found.scale, found.scale, 1),
         clear("codes", found.codes),
     ]
-    about = "integers with an integer mean"
-    table["N-5"] = [call("quantize_scale", about, [scale, steps], {"block_size": 10}, expect)]
+    table.call("N-5", "integers with an integer mean", [scale, steps], *expect, block_size=10)
 
 
 def _loftq(table: Table) -> None:
-    options: Options
     w = eighths("N-7", 4, 12)
     w[2] = 0
     options = {"rank": 2, "bits": 2, "block_size": 8, "iterations": 1}
     first = SPEC.loftq(w, **options)
     steady(lambda v: SPEC.loftq(v, **options).codes, w, "N-7")
     block = np.repeat(first.scale, 8).reshape(4, 12)
-    table["N-7"] = [
-        call(
-            "loftq",
-            "the first iterate, a row of zeros",
-            [w],
-            options,
-            [
-                rules.forward("scale", first.scale, first.scale, 1),
-                clear("codes", first.codes),
-                near(
-                    "weight", first.weight, compare.gamma(3, U32) * np.abs(first.weight) + compare.gamma(4, U32) * block
-                ),
-            ],
-        )
+    expect = [
+        rules.forward("scale", first.scale, first.scale, 1),
+        clear("codes", first.codes),
+        near("weight", first.weight, compare.gamma(3, U32) * np.abs(first.weight) + compare.gamma(4, U32) * block),
     ]
+    table.call("N-7", "the first iterate, a row of zeros", [w], *expect, **options)
     target = w.astype(np.float64) - first.weight
     tail = float(np.linalg.norm(np.linalg.svd(target, compute_uv=False)[2:]))
     formed = 2 * compare.gamma(4, U32) * float(np.linalg.norm(np.abs(w) + np.abs(first.weight)))
     # the weight that a backend stores is off by its own error, which moves the target as much
     moved = float(np.linalg.norm(compare.gamma(3, U32) * np.abs(first.weight) + compare.gamma(4, U32) * block))
     allowed = compare.residual_gap(float(np.linalg.norm(target)), 12, U32) + formed + 2 * moved
-    table["N-7a"] = [
-        call(
-            "loftq",
-            "the first iterate, a row of zeros",
-            [w],
-            options,
-            [rules.residual(target, np.eye(12), tail, allowed / compare.gamma(1, U32), 1)],
-        )
-    ]
+    rule = rules.residual(target, np.eye(12), tail, allowed / compare.gamma(1, U32), 1)
+    table.call("N-7a", "the first iterate, a row of zeros", [w], rule, **options)
     later = {**options, "iterations": 2, "keep": "last"}
     w = settled(
         "N-7",
         lambda r: r.integers(-24, 25, (4, 12)).astype(np.float32) / np.float32(8),
         lambda v: SPEC.loftq(v, **later).codes,
     )
-    table["N-7"].append(call("loftq", "the second iterate", [w], later, [clear("codes", SPEC.loftq(w, **later).codes)]))
-    recorded(table, "N-7d", "test_uniform_quantizer_of_a_constant_weight", ("a constant weight", {}))
+    table.call("N-7", "the second iterate", [w], clear("codes", SPEC.loftq(w, **later).codes), **later)
+    table.recorded("N-7d", "test_uniform_quantizer_of_a_constant_weight", "a constant weight")
 
     def outlying(random: np.random.Generator) -> Array:
         w = random.integers(-24, 25, (3, 6)).astype(np.float32) / np.float32(8)
@@ -213,17 +165,10 @@ def _loftq(table: Table) -> None:
     found = SPEC.loftq(w, **uniform)
     slack = compare.deviation_slack(w.size, 9.0, U32)
     values, error = np.abs(found.offset) + found.scale * found.codes, slack + 7 * 3 * slack / 7
-    table["N-7d"].append(
-        call(
-            "loftq",
-            "a weight beyond two deviations",
-            [w],
-            uniform,
-            [
-                near("offset", found.offset, [slack]),
-                near("scale", found.scale, [3 * slack / 7]),
-                clear("codes", found.codes),
-                near("weight", found.weight, error + compare.gamma(4, U32) * values),
-            ],
-        )
-    )
+    expect = [
+        near("offset", found.offset, [slack]),
+        near("scale", found.scale, [3 * slack / 7]),
+        clear("codes", found.codes),
+        near("weight", found.weight, error + compare.gamma(4, U32) * values),
+    ]
+    table.call("N-7d", "a weight beyond two deviations", [w], *expect, **uniform)

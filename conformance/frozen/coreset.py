@@ -9,9 +9,7 @@ import numpy as np
 
 from .. import compare, rules
 from ..recording import Draws
-from .inputs import NARROW, SPEC, U32, Options, Table, call, eighths, exactly, generator, recorded, suite
-
-__all__ = ["build"]
+from .inputs import NARROW, SPEC, U32, Table, eighths, generator, suite
 
 
 def build(table: Table) -> None:
@@ -27,7 +25,7 @@ def build(table: Table) -> None:
     _gradients(table, sample)
     _geometry(table, random)
     for seed in (0, 2**64 - 1):
-        table["X-12"].append(exactly("random_score", f"seed {seed}", [], {"size": 5, "seed": seed, "index": 3}))
+        table.exactly("X-12", f"seed {seed}", [], size=5, seed=seed, index=3)
 
 
 def _scores(table: Table, random: np.random.Generator) -> None:
@@ -38,40 +36,25 @@ def _scores(table: Table, random: np.random.Generator) -> None:
     roundings = 2 * (3 * 6 + 4) + 5 + 2  # of probabilities whose logits lie within 6 of the largest
     own, gap = SPEC.error_vector_score(x, y), SPEC.disagreement_score(x, t)
     twos = np.full(8, 2.0)  # at least the sum of the norms of both distributions
-    expect = [rules.forward("", own, own, 2 * roundings + 18)]
-    table["X-1"] = [call("error_vector_score", "eighths", [x, y], {}, expect)]
-    recorded(table, "X-1", "test_large_logits", *((f"logits of {t}", {"dtype": NARROW, "top": t}) for t in (90, 30000)))
-    expect = [rules.forward("", gap, twos, roundings + 13)]
-    table["X-2"] = [call("disagreement_score", "eighths", [x, t], {}, expect)]
+    table.call("X-1", "eighths", [x, y], rules.forward("", own, own, 2 * roundings + 18))
+    for top in (90, 30000):
+        table.recorded("X-1", "test_large_logits", f"logits of {top}", dtype=NARROW, top=top)
+    table.call("X-2", "eighths", [x, t], rules.forward("", gap, twos, roundings + 13))
     for schedule in ("paper", "cosine", "linear"):
-        options: Options = {"epoch": 10, "epochs": 40, "schedule": schedule}
+        options = {"epoch": 10, "epochs": 40, "schedule": schedule}
         mixed = SPEC.acs_score(x, t, y, **options)
         expect = [rules.forward("", mixed, own + twos + gap, 2 * roundings + 24)]
-        table["X-3"].append(call("acs_score", schedule, [x, t, y], options, expect))
+        table.call("X-3", schedule, [x, t, y], *expect, **options)
     x, t = np.array([[2, 0, -1], [1, 3, 2]], np.float32), np.array([[0, 2, -1], [1, 3, 1]], np.float32)
-    recorded(
-        table,
-        "X-3",
-        coreset.mix,
-        *(
-            (f"{s} at 10 of 40", {"case": (x, t, np.array([1, 2], np.int32)), "schedule": s, "epoch": 10, "epochs": 40})
-            for s in ("quadratic", "sqrt", "half", "error-vector", "disagreement")
-        ),
-    )
+    for s in ("quadratic", "sqrt", "half", "error-vector", "disagreement"):
+        case = (x, t, np.array([1, 2], np.int32))
+        table.recorded("X-3", coreset.mix, f"{s} at 10 of 40", case=case, schedule=s, epoch=10, epochs=40)
 
 
 def _of_samples(table: Table, x: Any, t: Any, y: Any) -> None:
-    options: Options
     coreset, sample = suite("coreset"), (x, t, y)
-    recorded(
-        table,
-        "X-1a",
-        "test_confident_samples",
-        *(
-            (f"{g} ahead of {c} classes", {"dtype": NARROW, "gap": g, "classes": c})
-            for g, c in ((8, 2), (25, 10), (60, 3))
-        ),
-    )
+    for g, c in ((8, 2), (25, 10), (60, 3)):
+        table.recorded("X-1a", "test_confident_samples", f"{g} ahead of {c} classes", dtype=NARROW, gap=g, classes=c)
     more = [np.concatenate([v, v[[0, 4]] / np.float32(3)]) for v in sample[:2]]
     batch, other, label = *more, np.append(y, [1, 3]).astype(np.int32)
     for op, arrays, options in (
@@ -80,14 +63,13 @@ def _of_samples(table: Table, x: Any, t: Any, y: Any) -> None:
         ("acs_score", [batch, other, label], {"epoch": 1, "epochs": 3}),
     ):
         n = len(table["X-1b"])
-        table["X-1b"].append(call(op, "all samples", arrays, options, []))
+        table.call("X-1b", "all samples", arrays, op=op, **options)
         for rows in ([0], [4, 1], [3, 2], [6, 5]):
             few = [v[rows] for v in arrays]
             expect = [rules.same(str(i), n, str(row)) for i, row in enumerate(rows)]
-            table["X-1b"].append(call(op, f"samples {rows}", few, options, expect))
-    recorded(
-        table, "X-2a", "test_equal_outputs", *((f"shifted by {s}", {"case": sample, "shift": s}) for s in (7, -64))
-    )
+            table.call("X-1b", f"samples {rows}", few, *expect, op=op, **options)
+    for s in (7, -64):
+        table.recorded("X-2a", "test_equal_outputs", f"shifted by {s}", case=sample, shift=s)
     one = np.full(5, np.sqrt(2))
     kit = coreset.Kit(SimpleNamespace(compute_dtype=NARROW))
     for op, arrays, allowed in (
@@ -95,129 +77,74 @@ def _of_samples(table: Table, x: Any, t: Any, y: Any) -> None:
         ("disagreement_score", [x, t], coreset.gap_allowed(kit, x, t, one, U32)),
     ):
         size = allowed / compare.gamma(1, U32)
-        table["X-2b"].append(
-            call(
-                op,
-                "certain and wrong, undecided, equal",
-                arrays,
-                {},
-                [rules.certificate("", one, size, 1), rules.certificate("", np.zeros(5), 0, 1, least=True)],
-            )
-        )
+        expect = [rules.certificate("", one, size, 1), rules.certificate("", np.zeros(5), 0, 1, least=True)]
+        table.call("X-2b", "certain and wrong, undecided, equal", arrays, *expect, op=op)
     apart = np.abs(SPEC.error_vector_score(x, y) - SPEC.error_vector_score(t, y))
     table["X-2b"][-1]["expect"].append(rules.certificate("", apart, size, 1, least=True))
-    recorded(table, "X-3a", "test_ends_of_the_schedule", ("five samples", {"case": sample, "epochs": 40}))
+    table.recorded("X-3a", "test_ends_of_the_schedule", "five samples", case=sample, epochs=40)
 
 
 def _selection(table: Table, random: np.random.Generator) -> None:
-    options: Options
     scores = (generator("X-4").permutation(11) - 4).astype(np.float32)
     for keep in ("largest", "smallest"):
         for fraction in (0.0, 0.25, 0.5, 1.0):
-            options = {"fraction": fraction, "keep": keep}
-            table["X-4"].append(exactly("select_coreset", f"{keep} {fraction}", [scores, None], options))
+            table.exactly("X-4", f"{keep} {fraction}", [scores, None], fraction=fraction, keep=keep)
     scores = random.integers(-2, 3, 24).astype(np.float32)
     labels = random.integers(0, 4, 24).astype(np.int32)
     for fraction in (0.0, 0.25, 0.5, 1.0):
-        options = {"fraction": fraction}
-        table["X-4a"].append(exactly("select_coreset", f"fraction {fraction}", [scores, labels], options))
+        table.exactly("X-4a", f"fraction {fraction}", [scores, labels], fraction=fraction)
     equal = np.array([1, -1, 0, -0.0, 1, 0, 1, -0.0, 2, -1], np.float32)
-    recorded(
-        table,
-        "X-4b",
-        "test_equal_scores",
-        *(
-            (f"zeros of both signs, {k} {f}", {"case": (equal, np.zeros(10, np.int32)), "fraction": f, "keep": k})
-            for f in (0.5, 0.7)
-            for k in ("largest", "smallest")
-        ),
-    )
+    for f in (0.5, 0.7):
+        for k in ("largest", "smallest"):
+            about = f"zeros of both signs, {k} {f}"
+            table.recorded("X-4b", "test_equal_scores", about, case=(equal, np.zeros(10, np.int32)), fraction=f, keep=k)
     for n, fraction in ((5, 0.5), (7, 0.5), (10, 0.25), (10, 0.05), (3, 0.35)):
-        arrays = [np.arange(n, dtype=np.float32), None]
-        table["X-4c"].append(exactly("select_coreset", f"{fraction} of {n}", arrays, {"fraction": fraction}))
+        table.exactly("X-4c", f"{fraction} of {n}", [np.arange(n, dtype=np.float32), None], fraction=fraction)
     ones = np.arange(4, dtype=np.int32)
-    table["X-4c"].append(
-        call(
-            "select_coreset",
-            "half of classes of one",
-            [np.zeros(4, np.float32), ones],
-            {"fraction": 0.5},
-            [rules.exact("", np.zeros(0, np.int32))],
-        )
-    )
+    about = "half of classes of one"
+    table.call("X-4c", about, [np.zeros(4, np.float32), ones], rules.exact("", np.zeros(0, np.int32)), fraction=0.5)
 
 
 def _gradients(table: Table, sample: tuple[Any, ...]) -> None:
-    recorded(table, "X-5", "test_el2n", ("three models", {"case": sample}))
-    recorded(table, "X-5a", "test_el2n_of_raw_logits", ("two models", {"case": sample}))
+    table.recorded("X-5", "test_el2n", "three models", case=sample)
+    table.recorded("X-5a", "test_el2n_of_raw_logits", "two models", case=sample)
     features = generator("X-6").integers(-20, 21, (5, 3))
     features[4] = 0
-    recorded(
-        table,
-        "X-6",
-        "test_grand_is_the_outer_product",
-        *((f"bias {b}, features of 0", {"case": sample, "data": Draws(3, features), "bias": b}) for b in (True, False)),
-    )
-    recorded(
-        table,
-        "X-6a",
-        "test_grand_of_a_batch_mean",
-        *((f"batches of {b}", {"case": sample, "batch": b}) for b in (2, 8)),
-    )
+    for b in (True, False):
+        about = f"bias {b}, features of 0"
+        table.recorded("X-6", "test_grand_is_the_outer_product", about, case=sample, data=Draws(3, features), bias=b)
+    for n in (2, 8):
+        table.recorded("X-6a", "test_grand_of_a_batch_mean", f"batches of {n}", case=sample, batch=n)
 
 
 def _geometry(table: Table, random: np.random.Generator) -> None:
     correct = random.random((7, 9)) < 0.5
     correct[:, 4] = False
     for rule in ("most", "zero"):
-        table["X-7"].append(exactly("forgetting_score", rule, [correct], {"never_learnt": rule}))
+        table.exactly("X-7", rule, [correct], never_learnt=rule)
     z, labels = eighths("X-8", 8, 3), np.array([0, 7, 0, 1, 7, 0, 7, 7], np.int32)
-    recorded(table, "X-8", "test_moderate", ("a class of one, one of four", {"case": (z, labels)}))
-    recorded(
-        table,
-        "X-8a",
-        "test_moderate_variants",
-        *(
-            (f"{c}, {a}", {"case": (z, labels), "center": c, "against": a})
-            for c in ("mean", "median")
-            for a in ("median", "class-median", "nothing")
-        ),
-    )
+    table.recorded("X-8", "test_moderate", "a class of one, one of four", case=(z, labels))
+    for c in ("mean", "median"):
+        for a in ("median", "class-median", "nothing"):
+            table.recorded("X-8a", "test_moderate_variants", f"{c}, {a}", case=(z, labels), center=c, against=a)
     p = np.array([[1, 1, 2, 4], [8, 0.25, 0.25, 0.5], [2, 2, 2, 2], [1, 1, 2, 4]], np.float32) / np.float32(8)
     p[1] = p[1] / p[1].sum()
-    recorded(
-        table,
-        "X-9",
-        "test_contextual_diversity",
-        *((f"epsilon {e}, equal rows", {"p": p, "data": Draws(1), "epsilon": e}) for e in (0.0, 0.25)),
-        skip=("definition",),
-    )
+    for e in (0.0, 0.25):
+        about = f"epsilon {e}, equal rows"
+        table.recorded("X-9", "test_contextual_diversity", about, skip=("definition",), p=p, data=Draws(1), epsilon=e)
     holed = p.copy()
     holed[2] = [0.5, 0, 0.5, 0]
-    table["X-9a"] = [
-        call(
-            "contextual_diversity",
-            "rows from themselves",
-            [p, p],
-            {},
-            [rules.exact(f"{i}.{i}", np.float64(0)) for i in range(4)],
-        ),
-        call(
-            "contextual_diversity",
-            "zeros with an epsilon",
-            [holed, holed],
-            {"epsilon": 0.125},
-            [rules.exact(f"{i}.{i}", np.float64(0)) for i in range(4)],
-        ),
-    ]
+    table.call("X-9a", "rows from themselves", [p, p], *(rules.exact(f"{i}.{i}", np.float64(0)) for i in range(4)))
+    expect = [rules.exact(f"{i}.{i}", np.float64(0)) for i in range(4)]
+    table.call("X-9a", "zeros with an epsilon", [holed, holed], *expect, epsilon=0.125)
     points = random.integers(-2, 3, (16, 2)).astype(np.float32)
     first = np.array([5], np.int32)
-    table["X-10a"] = [exactly("k_center", "a lattice", [points, first], {"count": 9})]
-    table["X-11a"] = [exactly("herding", "a lattice", [points], {"count": 9})]
+    table.exactly("X-10a", "a lattice", [points, first], count=9)
+    table.exactly("X-11a", "a lattice", [points], count=9)
     cross = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 0], [-1, 0], [0, 0]], np.float32)
     square = np.array([[2, 1], [-2, -1], [1, 2], [-1, -2], [2, -2], [-2, 2], [0, 1], [0, -1]], np.float32)
     first = np.array([3], np.int32)
     for about, points in (("points twice", cross), ("a lattice", square)):
         about, n = f"all of {about}", len(points)
-        table["X-10a"].append(exactly("k_center", about, [points, first], {"count": n - 1}))
-        table["X-11a"].append(exactly("herding", about, [points], {"count": n}))
+        table.exactly("X-10a", about, [points, first], count=n - 1)
+        table.exactly("X-11a", about, [points], count=n)

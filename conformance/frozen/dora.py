@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import compare, rules
-from .inputs import NARROW, SPEC, U32, Options, Table, call, eighths, near, recorded, suite
-
-__all__ = ["build"]
+from .inputs import NARROW, SPEC, U32, Options, Table, eighths, near, suite
 
 
 def build(table: Table) -> None:
@@ -23,84 +21,44 @@ def build(table: Table) -> None:
     holed = suite("dora").DoraProblem(wz, bz, a, m + 1, 2.0)
     layouts = ("linear", "transposed", "conv")
     thirds = holed._replace(w=wz / np.float32(3))
-    recorded(
-        table,
-        "D-2a",
-        "test_nothing_changes_at_the_start",
-        *((f"{s}, a row of zeros", {"problem": thirds, "layout": s}) for s in layouts),
-    )
-    recorded(table, "D-3", "test_factored_norm", ("a row of zeros", {"problem": holed}))
-    table["D-4a"] = [
-        call("dora_weight", "a row of zeros", [wz, bz, a, m + 1], {"scaling": 2.0}, [rules.exact("1", np.zeros(6))])
-    ]
+    for s in layouts:
+        table.recorded("D-2a", "test_nothing_changes_at_the_start", f"{s}, a row of zeros", problem=thirds, layout=s)
+    table.recorded("D-3", "test_factored_norm", "a row of zeros", problem=holed)
+    table.call("D-4a", "a row of zeros", [wz, bz, a, m + 1], rules.exact("1", np.zeros(6)), scaling=2.0)
     x, bias = eighths("D-x", 3, 6), eighths("D-bias", 4)
-    table["D-5a"] = [
-        call(
-            "dora_forward",
-            "a row of zeros",
-            [x, x, wz, bias, bz, a, m + 1],
-            {"scaling": 2.0},
-            [near("T.1", np.full(3, bias[1]), compare.tiny(1, NARROW))],
-        )
-    ]
+    rule = near("T.1", np.full(3, bias[1]), compare.tiny(1, NARROW))
+    table.call("D-5a", "a row of zeros", [x, x, wz, bias, bz, a, m + 1], rule, scaling=2.0)
     grad = eighths("D-g", 4, 6)
     e = dora.exact(holed, U32)
     A, G = 2.0 * a.astype(np.float64), grad[1].astype(np.float64)
-    table["D-6b"] = [
-        call(
-            "dora_gradient",
-            f"a row of zeros, detach {detach}",
-            [grad, wz, bz, a, m + 1],
-            {"scaling": 2.0, "detach": detach},
-            [rules.exact("magnitude.1", np.float64(0)), rules.forward("B.1", A @ G, np.abs(A) @ np.abs(G), 9)],
-        )
-        for detach in (True, False)
-    ]
-    recorded(table, "D-7", "test_unmerge_uses_the_factor_that_it_is_given", ("any factor", {"problem": problem}))
+    for detach in (True, False):
+        expect = [rules.exact("magnitude.1", np.float64(0)), rules.forward("B.1", A @ G, np.abs(A) @ np.abs(G), 9)]
+        about = f"a row of zeros, detach {detach}"
+        table.call("D-6b", about, [grad, wz, bz, a, m + 1], *expect, scaling=2.0, detach=detach)
+    table.recorded("D-7", "test_unmerge_uses_the_factor_that_it_is_given", "any factor", problem=problem)
     merged = SPEC.dora_merge(wz, bz, a, m + 1, scaling=2.0)
-    table["D-7"].append(
-        call(
-            "dora_merge",
-            "a row of zeros",
-            [wz, bz, a, m + 1],
-            {"scaling": 2.0},
-            [
-                near("factor", merged.factor, np.abs(e.g) * (e.slip + compare.gamma(2, U32)) + compare.tiny(1, NARROW)),
-                near("weight", merged.weight, dora.weight_error(e)),
-            ],
-        )
-    )
+    expect = [
+        near("factor", merged.factor, np.abs(e.g) * (e.slip + compare.gamma(2, U32)) + compare.tiny(1, NARROW)),
+        near("weight", merged.weight, dora.weight_error(e)),
+    ]
+    table.call("D-7", "a row of zeros", [wz, bz, a, m + 1], *expect, op="dora_merge", scaling=2.0)
     lost = 2 * compare.gamma(2 * 2 + 12, U32) * e.bulk + compare.tiny(2 * 2 + 12, NARROW) / np.abs(e.g)[:, None]
     at = len(table["D-7"]) - 1
-    table["D-7"].append(
-        call(
-            "dora_unmerge",
-            "what was merged",
-            [rules.earlier(at, "weight"), bz, a, rules.earlier(at, "factor")],
-            {"scaling": 2.0},
-            [near("", wz, lost)],
-        )
-    )
-    recorded(table, "D-8", "test_dvora", ("factors and gradients", {"case": (problem, grad)}))
-    recorded(table, "D-9", "test_decomposition_change", ("rows that turn, one that vanishes", {"problem": problem}))
+    arrays = [rules.earlier(at, "weight"), bz, a, rules.earlier(at, "factor")]
+    table.call("D-7", "what was merged", arrays, near("", wz, lost), op="dora_unmerge", scaling=2.0)
+    table.recorded("D-8", "test_dvora", "factors and gradients", case=(problem, grad))
+    table.recorded("D-9", "test_decomposition_change", "rows that turn, one that vanishes", problem=problem)
     e = dora.exact(problem, U32)
     error = dora.weight_error(e) + compare.gamma(1, U32) * (np.abs(e.g)[:, None] * e.bulk + e.bulk)
     off, change = float(np.linalg.norm(error)), e.g[:, None] * e.v - e.w
     tail, size = float(np.linalg.norm(np.linalg.svd(change, compute_uv=False)[2:])), float(np.linalg.norm(change))
     allowed = compare.residual_gap(size + off, 6, U32) + 2 * off + compare.tiny(w.size, NARROW)
-    table["D-10"] = [
-        call(
-            "dora_to_lora",
-            "rank 2",
-            [w, b, a, m],
-            {"scaling": 2.0, "rank": 2},
-            [
-                rules.residual(change, np.eye(6), tail, allowed / compare.gamma(1, U32), 1),
-                near("residual", np.float64(tail), 2 * allowed),
-                near("update", np.float64(size), allowed),
-            ],
-        )
+    expect = [
+        rules.residual(change, np.eye(6), tail, allowed / compare.gamma(1, U32), 1),
+        near("residual", np.float64(tail), 2 * allowed),
+        near("update", np.float64(size), allowed),
     ]
+    table.call("D-10", "rank 2", [w, b, a, m], *expect, scaling=2.0, rank=2)
 
 
 def _layers(table: Table) -> None:
@@ -138,22 +96,18 @@ def _layers(table: Table) -> None:
             clause, op, given, more, wanted, rounding = case
             own = {**more, "layout": layout}
             expect = [rules.forward("", getattr(SPEC, op)(*given, **own), wanted, rounding)]
-            table[clause].append(call(op, f"{layout}, {about}", given, own, expect))
+            table.call(clause, f"{layout}, {about}", given, *expect, op=op, **own)
     problem = suite("dora").DoraProblem(
         eighths("D-4w", 3, 6), eighths("D-4b", 3, 2), eighths("D-4a", 2, 6), np.array([-1.5, 0, 2], np.float32), -0.5
     )
-    recorded(
-        table,
-        "D-4",
-        "test_weight",
-        *((f"negative magnitudes, {s}", {"problem": problem, "layout": s}) for s in ("linear", "transposed")),
-    )
+    for s in ("linear", "transposed"):
+        table.recorded("D-4", "test_weight", f"negative magnitudes, {s}", problem=problem, layout=s)
     dropped = (2 * x * (np.arange(k) % 2)).astype(np.float32)
     arrays = [x, dropped, w, bias, b, a, magnitude]
     total = (np.abs(x) + np.abs(dropped)).astype(np.float64) @ np.abs(w).T + bias
     total = total + np.abs(dropped).astype(np.float64) @ reach.T * 2
     expect = [rules.forward("", SPEC.dora_forward(*arrays, **options), total, n)]
-    table["D-5"] = [call("dora_forward", f"every second input dropped, {about}", arrays, options, expect)]
+    table.call("D-5", f"every second input dropped, {about}", arrays, *expect, **options)
     arrays = [grad, w, b, a, magnitude]
     inner = (np.abs(grad) * bulk).sum(axis=1) / live
     for clause, detach in (("D-6", True), ("D-6a", False)):
@@ -165,4 +119,4 @@ def _layers(table: Table) -> None:
             rules.forward("A", found.A, scaling * np.abs(b).T @ spread, n + m),
             rules.forward("magnitude", found.magnitude, inner * swell * 2, n + m),
         ]
-        table[clause] = [call("dora_gradient", about, arrays, {"scaling": scaling, "detach": detach}, expect)]
+        table.call(clause, about, arrays, *expect, op="dora_gradient", scaling=scaling, detach=detach)

@@ -13,7 +13,6 @@ from .inputs import (
     Array,
     Options,
     Table,
-    call,
     clear,
     eighths,
     first_draws,
@@ -21,14 +20,11 @@ from .inputs import (
     hessian,
     near,
     rank_three,
-    recorded,
     settled,
     six_inputs,
     suite,
     unit_rows,
 )
-
-__all__ = ["build"]
 
 
 def build(table: Table) -> None:
@@ -44,8 +40,7 @@ def _optima(table: Table) -> None:
     d, h = drawn.d, drawn.h
     wide = d.astype(np.float64)
     reach = float(np.sum((np.abs(wide) @ np.abs(h.astype(np.float64))) * np.abs(wide)))
-    expect = [rules.forward("", SPEC.objective(d, h), reach, 6 * 8 + 8 + 2)]
-    table["E-1"] = [call("objective", "general", [d, h], {}, expect)]
+    table.call("E-1", "general", [d, h], rules.forward("", SPEC.objective(d, h), reach, 6 * 8 + 8 + 2))
     few = (drawn.tokens[:3].T @ drawn.tokens[:3]).astype(np.float32)
     diagonal = np.diag(np.array([1, 4, 1, 4, 1, 1, 4, 4], np.float32))
     for about, c in (("full rank", h), ("rank 3", few), ("diagonal", diagonal)):
@@ -53,31 +48,21 @@ def _optima(table: Table) -> None:
         best = laws.optimum(d, c, 2)
         for clause, op, more in (("E-2", "eora", 1), ("E-4", "eora_published", 8), ("E-5a", "eora_certified", 1)):
             if clause != "E-4" or about == "full rank":
-                expect = [rules.objective(d, c, best, norm, more)]
-                table[clause].append(call(op, about, [d, c], {"rank": 2}, expect))
+                table.call(clause, about, [d, c], rules.objective(d, c, best, norm, more), op=op, rank=2)
         if about == "full rank":  # small singular values of a singular moment have no relative bound
             spectrum = SPEC.error_spectrum(d, c)
-            expect = [rules.forward("", spectrum, norm / spectrum, 4 * 8)]
-            table["E-3"] = [call("error_spectrum", about, [d, c], {}, expect)]
-        expect = [rules.forward("", best, norm, 16 * 8)]
-        table["E-3a"].append(call("optimum", about, [d, c], {"rank": 2}, expect))
+            table.call("E-3", about, [d, c], rules.forward("", spectrum, norm / spectrum, 4 * 8))
+        table.call("E-3a", about, [d, c], rules.forward("", best, norm, 16 * 8), rank=2)
     tokens = generator("G-2").integers(-3, 4, (24, 8)).astype(np.float64)
     h = (tokens.T @ tokens + 4 * np.eye(8)).astype(np.float32)
     d = generator("E-5a").integers(-9, 10, (4, 8)).astype(np.float32)
     eigen, best = suite("eigenspace"), laws.optimum(d, h, 2)
     size = eigen.gap(d, h, 2, U32) / compare.gamma(1, U32)
-    table["E-5a"] += [
-        call(
-            "eora_certified",
-            "the objective told",
-            [d, h],
-            {"rank": 2, "tolerance": 0.125},
-            [
-                rules.certificate("objective", 1.125 * best, size, 1),
-                rules.certificate("objective", best, size, 1, least=True),
-            ],
-        )
+    expect = [
+        rules.certificate("objective", 1.125 * best, size, 1),
+        rules.certificate("objective", best, size, 1, least=True),
     ]
+    table.call("E-5a", "the objective told", [d, h], *expect, rank=2, tolerance=0.125)
 
 
 def _patches(table: Table) -> None:
@@ -91,35 +76,14 @@ def _patches(table: Table) -> None:
         gap = squares[1] - squares[2]
         turn = compare.davis_kahan(gap / eigen.size_of(d, c), 3 * 6 + 2, U32) * float(np.linalg.norm(wide))
         if about == "full rank":  # the subspace is determined, and so is the product
-            table["E-2a"].append(
-                call(
-                    "eora",
-                    f"{about}, left",
-                    [d, c],
-                    {"rank": 2, "split": "left"},
-                    [near("B.T @ B", np.eye(2), slip), near("B @ A", patch.B @ patch.A, 2 * slip * size + turn)],
-                )
-            )
+            expect = [near("B.T @ B", np.eye(2), slip), near("B @ A", patch.B @ patch.A, 2 * slip * size + turn)]
+            table.call("E-2a", f"{about}, left", [d, c], *expect, rank=2, split="left")
         quarter = np.diag(np.sqrt(squares[:2]))
-        table["E-2a"].append(
-            call(
-                "eora",
-                f"{about}, balanced",
-                [d, c],
-                {"rank": 2},
-                [near("B.T @ B", quarter, (off + 4 * slip * squares[0]) / np.sqrt(squares[1]))],
-            )
-        )
+        rule = near("B.T @ B", quarter, (off + 4 * slip * squares[0]) / np.sqrt(squares[1]))
+        table.call("E-2a", f"{about}, balanced", [d, c], rule, rank=2)
         judge = compare.gram_gap(eigen.size_of(d, c), 2, 6, U64) + compare.tiny(d.size, NARROW)
-        table["E-5"].append(
-            call(
-                "eora_certified",
-                about,
-                [d, c],
-                {"rank": 2},
-                [rules.certificate("lower_bound", laws.optimum(d, c, 2), judge / compare.gamma(1, U32), 1)],
-            )
-        )
+        rule = rules.certificate("lower_bound", laws.optimum(d, c, 2), judge / compare.gamma(1, U32), 1)
+        table.call("E-5", about, [d, c], rule, rank=2)
 
 
 def _published(table: Table) -> None:
@@ -134,38 +98,16 @@ def _published(table: Table) -> None:
     allowed = compare.residual_gap(
         float(np.linalg.norm(wide) * np.linalg.norm(root, 2)), 12, U32, float(np.sqrt(values[-1] / values[0]))
     )
-    table["E-4a"].append(
-        call(
-            "eora_published",
-            "an eigenvalue of -1 becomes 4",
-            [d, c.astype(np.float32)],
-            {"rank": 2, "policy": "nvlabs"},
-            [rules.residual(d, root, tail, (allowed + compare.tiny(d.size, NARROW)) / compare.gamma(1, U32), 1)],
-        )
-    )
+    rule = rules.residual(d, root, tail, (allowed + compare.tiny(d.size, NARROW)) / compare.gamma(1, U32), 1)
+    table.call("E-4a", "an eigenvalue of -1 becomes 4", [d, c.astype(np.float32)], rule, rank=2, policy="nvlabs")
     holed = np.diag([1.0, 2, 0, 3, 5, 0]).astype(np.float32)
-    table["E-4b"] = [
-        call(
-            "eora_published",
-            "two zeros, truncated",
-            [d, holed],
-            {"rank": 2, "policy": "truncate"},
-            [rules.exact(f"A.T.{i}", np.zeros(2)) for i in (2, 5)],
-        )
-    ]
-    recorded(
-        table,
-        "E-6",
-        "test_stationarity",
-        (
-            "a patch of integers",
-            {"problem": strategies.PatchProblem(d, six_inputs()["full rank"], 2), "best": False, "seed": 1},
-        ),
-    )
+    expect = [rules.exact(f"A.T.{i}", np.zeros(2)) for i in (2, 5)]
+    table.call("E-4b", "two zeros, truncated", [d, holed], *expect, rank=2, policy="truncate")
+    problem = strategies.PatchProblem(d, six_inputs()["full rank"], 2)
+    table.recorded("E-6", "test_stationarity", "a patch of integers", problem=problem, best=False, seed=1)
 
 
 def _adapters(table: Table) -> None:
-    options: Options
     b, a = unit_rows("E-7b", 3, 4), unit_rows("E-7a", 4, 8)
     options = {"bits": 3, "method": "rtn", "group_size": None}
     found = SPEC.quantize_adapter(b, a, hessian("E-7", 8), **options)
@@ -179,7 +121,7 @@ def _adapters(table: Table) -> None:
             rules.exact(f"{name}.group_index", part.group_index),
             rules.forward(f"{name}.weight", part.weight, np.abs(part.weight), 5),
         ]
-    table["E-7"] = [call("quantize_adapter", "rounded, whole rows", [b, a, hessian("E-7", 8)], options, expect)]
+    table.call("E-7", "rounded, whole rows", [b, a, hessian("E-7", 8)], *expect, **options)
     moment = hessian("E-7", 8, 2)
     for method, size in (("gptq", None), ("gptq", 3), ("rtn", 3)):
         options = {"bits": 3, "method": method, "group_size": size}
@@ -204,32 +146,25 @@ def _adapters(table: Table) -> None:
                 rules.exact(f"{name}.group_index", part.group_index),
             ]
         about = f"{method}, groups of {size}, which do not fit" if size else f"{method}, whole rows"
-        table["E-7"].append(call("quantize_adapter", about, [whole[4:, :4].copy(), whole[:4], moment], options, expect))
+        table.call("E-7", about, [whole[4:, :4].copy(), whole[:4], moment], *expect, **options)
 
 
 def _residual_moments(table: Table) -> None:
     eigen, rows = suite("eigenspace"), eighths("E-8", 3, 6)
     moment = hessian("E-8", 6, 2)
     holes = np.diag([4.0, 0, 9, 1, 0, 2]).astype(np.float32)
-    recorded(
-        table,
-        "E-8",
-        "test_residual_moment",
-        ("rows in general", {"reach": eigen.Reach(moment, rows)}),
-        (
-            "one row twice, one of zeros",
-            {"reach": eigen.Reach(moment, np.concatenate([rows, rows[:1] * -4, 0 * rows[:1]]))},
-        ),
-        ("channels, two of them dead", {"reach": eigen.Reach(holes, np.eye(6, dtype=np.float32)[:3] * 3)}),
-    )
+    table.recorded("E-8", "test_residual_moment", "rows in general", reach=eigen.Reach(moment, rows))
+    reach = eigen.Reach(moment, np.concatenate([rows, rows[:1] * -4, 0 * rows[:1]]))
+    table.recorded("E-8", "test_residual_moment", "one row twice, one of zeros", reach=reach)
+    about = "channels, two of them dead"
+    table.recorded("E-8", "test_residual_moment", about, reach=eigen.Reach(holes, np.eye(6, dtype=np.float32)[:3] * 3))
     dead = np.zeros(6, np.float32)
-    alive = [rules.interval(f"{i}.{i}", np.float64(2.0**-60), np.float64(1.0)) for i in (0, 2)]
-    table["E-8a"] = [
-        call(
-            "residual_moment",
-            "channels restored in full, two of them dead",
-            [holes, np.eye(6, dtype=np.float32)[:3] * 3],
-            {},
-            [rules.exact("1", dead), rules.exact("4", dead), rules.exact("T.4", dead), *alive],
-        )
-    ]
+    table.call(
+        "E-8a",
+        "channels restored in full, two of them dead",
+        [holes, np.eye(6, dtype=np.float32)[:3] * 3],
+        rules.exact("1", dead),
+        rules.exact("4", dead),
+        rules.exact("T.4", dead),
+        *[rules.interval(f"{i}.{i}", np.float64(2.0**-60), np.float64(1.0)) for i in (0, 2)],
+    )

@@ -14,43 +14,51 @@ import numpy.typing as npt
 from lowbit import reference
 
 from .. import compare, judging, rules
+from ..clauses import CLAUSES
 from ..recording import bounded, record
-
-__all__ = [
-    "NARROW",
-    "SPEC",
-    "U32",
-    "U64",
-    "Array",
-    "Case",
-    "Options",
-    "Table",
-    "call",
-    "clear",
-    "eighths",
-    "exactly",
-    "first_draws",
-    "generator",
-    "hard_scales",
-    "hessian",
-    "near",
-    "near_wide",
-    "rank_three",
-    "recorded",
-    "settled",
-    "six_inputs",
-    "steady",
-    "suite",
-    "unit_rows",
-]
 
 Array = npt.NDArray[Any]
 Case = rules.Case
 Options: TypeAlias = dict[str, Any]
-Table: TypeAlias = defaultdict[str, list[Case]]
 SPEC: Any = reference
 U32, U64 = (compare.unit_roundoff(name) for name in ("float32", "float64"))
 NARROW = "float32"
+
+
+class Table(defaultdict[str, list[Case]]):
+    """Cases by clause. An operation is named where it is not the only one that its clause needs."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def call(self, clause: str, about: str, arrays: Iterable[Any], *expect: Any, op: Any = "", **options: Any) -> None:
+        """Add a case with its rules."""
+        (op,) = (op,) if op else CLAUSES[clause].ops
+        self[clause].append({**rules.case(about, arrays, options, list(expect)), "op": op})
+
+    def exactly(
+        self, clause: str, about: str, arrays: Iterable[Any], *fields: str, op: Any = "", **options: Any
+    ) -> None:
+        """Add a case whose parts, all if none is named, are those of the specification's answer, value by value."""
+        arrays = list(arrays)
+        found = getattr(SPEC, op or CLAUSES[clause].ops[0])(*arrays, **options)
+        names = fields or getattr(found, "_fields", ("",))
+        parts = (rules.exact(f, judging.part(reference, found, f)) for f in names)
+        self.call(clause, about, arrays, *parts, op=op, **options)
+
+    def recorded(
+        self,
+        clause: str,
+        test: str | Callable[..., None],
+        about: str,
+        /,
+        *,
+        narrow: bool = False,
+        skip: tuple[str, ...] = (),
+        **drawn: Any,
+    ) -> None:
+        """Add the cases of a test, on what it would draw, to those of its clause."""
+        self[clause] += record(clause, test, [(about, drawn)], narrow=narrow, skip=skip, after=len(self[clause]))
 
 
 def suite(name: str) -> Any:
@@ -61,19 +69,6 @@ def suite(name: str) -> Any:
 def generator(clause: str) -> np.random.Generator:
     """Draws of one clause."""
     return np.random.default_rng([ord(letter) for letter in clause])
-
-
-def call(op: str, about: str, arrays: Iterable[Any], options: Options, expect: list[dict[str, Any]]) -> Case:
-    """A case that names its operation."""
-    return {**rules.case(about, arrays, options, expect), "op": op}
-
-
-def exactly(op: str, about: str, arrays: Iterable[Any], options: Options, *fields: str) -> Case:
-    """A case whose parts are those of the specification's answer, value by value; all parts if none is named."""
-    arrays = list(arrays)
-    found = getattr(SPEC, op)(*arrays, **options)
-    names = fields or getattr(found, "_fields", ("",))
-    return call(op, about, arrays, options, [rules.exact(f, judging.part(reference, found, f)) for f in names])
 
 
 def near(field: str, value: Any, allowed: Any, unit: float = U32) -> dict[str, Any]:
@@ -102,6 +97,11 @@ def steady(answer: Callable[[Any], Any], given: Array, what: str) -> Any:
     return want
 
 
+def fractions(limit: int, of: int, *shape: int) -> Callable[[np.random.Generator], Array]:
+    """To draw multiples of 1 / ``of``, up to a limit, float32."""
+    return lambda random: random.integers(-limit, limit + 1, shape).astype(np.float32) / np.float32(of)
+
+
 def settled(clause: str, draw: Callable[[np.random.Generator], Array], answer: Callable[..., Any], *more: Any) -> Array:
     """The first draw for which the decisions of an answer, given what else it needs, are clear."""
     for attempt in range(999):
@@ -112,13 +112,6 @@ def settled(clause: str, draw: Callable[[np.random.Generator], Array], answer: C
             continue
         return given
     raise ValueError(f"{clause}: no draw is clear")
-
-
-def recorded(
-    table: Table, clause: str, test: str | Callable[..., None], *examples: tuple[str, dict[str, Any]], **how: Any
-) -> None:
-    """Add the cases of a test to those of its clause."""
-    table[clause] += record(clause, test, examples, after=len(table[clause]), **how)
 
 
 def near_wide(field: str, value: Any, allowed: Any) -> dict[str, Any]:

@@ -6,45 +6,21 @@ import numpy as np
 
 from .. import laws, rules
 from ..recording import Draws
-from .inputs import NARROW, SPEC, Options, Table, call, exactly, generator, recorded, suite
-
-__all__ = ["build"]
+from .inputs import NARROW, SPEC, Table, generator, suite
 
 
 def build(table: Table) -> None:
-    recorded(
-        table,
-        "M-1",
-        "test_clusters_of_words",
-        *(
-            (f"{v} words, {b} clusters, ratio {r}", {"v": v, "clusters": b, "ratio": r})
-            for v, b, r in ((0, 2, 1), (1, 4, 1), (37, 4, 2), (60, 3, 9))
-        ),
-    )
+    for v, b, r in ((0, 2, 1), (1, 4, 1), (37, 4, 2), (60, 3, 9)):
+        table.recorded("M-1", "test_clusters_of_words", f"{v} words, {b} clusters, ratio {r}", v=v, clusters=b, ratio=r)
     _integers(table)
     allocation = suite("mixed_precision").Allocation
     sizes = np.tile(np.arange(1, 5, dtype=np.int32) * 2, (3, 1))
     convex = np.array([[40, 12, 5, 3], [9, 5, 2, 1], [30, 30, 30, 30]], np.float32)
-    recorded(
-        table,
-        "M-2a",
-        "test_convex_errors_reach_the_optimum",
-        *((f"budget {b}", {"case": allocation(convex, sizes, b)}) for b in (6, 11, 14, 24)),
-    )
-    recorded(
-        table,
-        "M-2b",
-        "test_equal_slopes",
-        ("errors on one line", {"dtype": NARROW, "blocks": 3, "widths": 3}),
-        skip=("error",),
-    )
-    recorded(
-        table,
-        "M-2b",
-        "test_points_on_one_line_keep_their_order",
-        ("0.1, -2.3, -4.7", {"dtype": "float64"}),
-        skip=("error",),
-    )
+    for b in (6, 11, 14, 24):
+        table.recorded("M-2a", "test_convex_errors_reach_the_optimum", f"budget {b}", case=allocation(convex, sizes, b))
+    table.recorded("M-2b", "test_equal_slopes", "errors on one line", skip=("error",), dtype=NARROW, blocks=3, widths=3)
+    about = "0.1, -2.3, -4.7"
+    table.recorded("M-2b", "test_points_on_one_line_keep_their_order", about, skip=("error",), dtype="float64")
     bent = np.array([[100, 0, -1], [5, 4, 3.5], [9, 8, 1]], np.float32) / np.float32(7)
     dear = np.array([[1, 9, 10], [1, 2, 3], [2, 4, 7]], np.int32)
     short = np.array([[55, 45, 15, 10], [46, 41, 7, 7], [28, 25, 22, 4]], np.float32)  # greedy does not reach the best
@@ -63,46 +39,31 @@ def build(table: Table) -> None:
             rules.certificate("lower_bound", best, size, n),
             rules.certificate("lower_bound", found.lower_bound, size, n, least=True),
         ]
-        table["M-2c"].append(
-            call(
-                "allocate_bits", f"steps that do not fit, budget {budget}", [errors, price], {"budget": budget}, expect
-            )
-        )
+        table.call("M-2c", f"steps that do not fit, budget {budget}", [errors, price], *expect, budget=budget)
     w = generator("M-3a").integers(-99, 100, (4, 10)).astype(np.float32) / np.float32(16)
     w[3] = 0
-    recorded(
-        table,
-        "M-3a",
-        "test_projection_of_general_rows",
-        ("1 to 4 bits, a row of zeros", {"w": w, "data": Draws([1, 2, 4, 3])}),
-    )
-    recorded(
-        table,
-        "M-3b",
-        "test_sign_of_zero",
-        *(
-            (f"{bits} bits, negative zeros {n}", {"dtype": NARROW, "negative": n, "bits": bits})
-            for bits in (1, 2)
-            for n in (False, True)
-        ),
-    )
+    about = "1 to 4 bits, a row of zeros"
+    table.recorded("M-3a", "test_projection_of_general_rows", about, w=w, data=Draws([1, 2, 4, 3]))
+    for bits in (1, 2):
+        for n in (False, True):
+            about = f"{bits} bits, negative zeros {n}"
+            table.recorded("M-3b", "test_sign_of_zero", about, dtype=NARROW, negative=n, bits=bits)
 
 
 def _integers(table: Table) -> None:
     """Nothing rounds."""
     counts = np.array([5, 900, 5, 40, 5, 7, 40, 0, 1, 5], np.int32)
     for clusters, ratio in ((1, 1), (3, 1), (3, 2), (4, 4)):
-        options: Options = {"clusters": clusters, "ratio": ratio}
-        table["M-1a"].append(exactly("row_bits", f"{clusters} clusters, ratio {ratio}", [counts], options))
+        options = {"clusters": clusters, "ratio": ratio}
+        table.exactly("M-1a", f"{clusters} clusters, ratio {ratio}", [counts], **options)
     errors = np.array([[40, 12, 5, 1], [9, 8, 2, 2], [30, 30, 0, -1], [7, 5, 3, 1]], np.float32)
     sizes = np.array([[3, 6, 9, 12], [1, 2, 3, 4], [2, 4, 6, 8], [2, 3, 4, 5]], np.int32)
     for budget in range(8, 30, 3):
         arrays, options = [errors, sizes], {"budget": budget}
-        case = exactly("allocate_bits", f"budget {budget}", arrays, options, "bits", "size", "error")
+        table.exactly("M-2", f"budget {budget}", arrays, "bits", "size", "error", **options)
         bound = SPEC.allocate_bits(*arrays, **options).lower_bound
-        case["expect"].append(rules.forward("lower_bound", bound, np.abs(errors).sum(), errors.size))
-        table["M-2"].append(case)
-    recorded(table, "M-2", "test_misfits_and_points_above_the_hull", ("misfits", {"dtype": NARROW}), skip=("error",))
+        table["M-2"][-1]["expect"].append(rules.forward("lower_bound", bound, np.abs(errors).sum(), errors.size))
+    table.recorded("M-2", "test_misfits_and_points_above_the_hull", "misfits", skip=("error",), dtype=NARROW)
     w = np.array([[1, -3, 2, -2], [1, -3, 2, -2], [0, 4, 0, -4], [5, 5, 5, 5]], np.float32)
     bits = np.array([1, 2, 3, 2], np.int32)
-    table["M-3"] = [exactly("project_rows", "integers, zeros among them", [w, bits], {})]
+    table.exactly("M-3", "integers, zeros among them", [w, bits])

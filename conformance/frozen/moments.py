@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import rules
-from .inputs import SPEC, Table, call, eighths, exactly, first_draws, generator
-
-__all__ = ["build"]
+from .inputs import SPEC, Table, eighths, first_draws, generator
 
 
 def build(table: Table) -> None:
@@ -23,10 +21,9 @@ def build(table: Table) -> None:
             rules.exact("0.index", index),
             rules.exact("0.tokens", len(leaf)),
         ]
-        table["C-1"].append(call("moment_leaf", f"leaf {index}", [leaf], {"index": index}, expect))
+        table.call("C-1", f"leaf {index}", [leaf], *expect, index=index)
     x = generator("C-1a").integers(-9999, 10000, (6, 4)).astype(np.float64)
-    parts = ("0.sum", "0.sum.T", "0.magnitude")
-    table["C-1a"] = [exactly("moment_leaf", "integers", [x], {"index": 3}, *parts)]
+    table.exactly("C-1a", "integers", [x], "0.sum", "0.sum.T", "0.magnitude", index=3)
     three = [SPEC.moment_leaf(eighths(f"C-2{i}", 3, 2), index=i)[0] for i in (1, 2, 3)]
     for about, one, other in (
         ("leaves 2, 5 and 0, 1", nodes[2:], nodes[:2]),
@@ -34,13 +31,13 @@ def build(table: Table) -> None:
     ):
         merged = SPEC.moment_merge(one, other)
         expect = [rules.exact(f"{i}.{f}", getattr(n, f)) for i, n in enumerate(merged) for f in n._fields]
-        table["C-2"].append(call("moment_merge", about, [one, other], {}, expect))
+        table.call("C-2", about, [one, other], *expect, op="moment_merge")
     merged = SPEC.moment_merge(nodes[2:], nodes[:2])
     total = SPEC.moment_total(merged)
     bulk = np.abs(total.matrix).max()
     expect = [rules.forward("matrix", total.matrix, bulk, 4), rules.exact("tokens", total.tokens)]
-    table["C-2a"] = [call("moment_total", "three nodes", [list(merged)], {}, expect)]
+    table.call("C-2a", "three nodes", [list(merged)], *expect, op="moment_total")
     found = SPEC.recency_moment(drawn.batches, total=4)
     rows = np.abs(np.concatenate([b.reshape(-1, 4) for b in drawn.batches])).astype(np.float64)
     expect = [rules.forward("", found, rows.T @ rows / 4, 32)]
-    table["C-3"] = [call("recency_moment", "two batches of four sequences", [drawn.batches], {"total": 4}, expect)]
+    table.call("C-3", "two batches of four sequences", [drawn.batches], *expect, total=4)

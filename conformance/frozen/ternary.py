@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .. import rules
-from .inputs import SPEC, Array, Options, Table, call, clear, eighths, exactly, recorded, settled, steady, suite
-
-__all__ = ["build"]
+from .inputs import SPEC, Array, Options, Table, clear, eighths, fractions, settled, steady, suite
 
 HALF: Options = {"granularity": "row", "threshold": 0.5}
 
@@ -25,9 +21,9 @@ def build(table: Table) -> None:
     _uniform(table, x)
     _min_max(table, x)
     grad, edge = np.arange(1, 7, dtype=np.float32), np.array([-2.5, -2.25, 0, 2.25, 2.5, 9], np.float32)
-    table["T-5"] = [exactly("straight_through", "values at the clip", [grad, edge], {"clip": 2.5})]
+    table.exactly("T-5", "values at the clip", [grad, edge], clip=2.5)
     near_clip = suite("ternary").FakeQuantInput(np.array([0.5, -0.0, 3], np.float32), {})
-    recorded(table, "T-5", "test_gradients_pass_inside", ("next to clips that no format holds", {"case": near_clip}))
+    table.recorded("T-5", "test_gradients_pass_inside", "next to clips that no format holds", case=near_clip)
 
 
 def _eighths() -> Array:
@@ -40,11 +36,7 @@ def _eighths() -> Array:
 
 def _codes(table: Table, x: Array, y: Array) -> None:
     tensor: Options = {"granularity": "tensor", "threshold": 0.5}
-    general = settled(
-        "T-1",
-        lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(7),
-        lambda v: SPEC.twn_code(v, **tensor).codes,
-    )
+    general = settled("T-1", fractions(24, 7, 3, 8), lambda v: SPEC.twn_code(v, **tensor).codes)
     for clause, about, v, options, count, codes in (
         ("T-1", "rows, zeros among them", x, {"granularity": "row"}, 8, clear),
         ("T-1", "a tensor, threshold 0.5", general, tensor, 24, clear),
@@ -52,100 +44,55 @@ def _codes(table: Table, x: Array, y: Array) -> None:
     ):
         found = SPEC.twn_code(v, **options)
         expect = [codes("codes", found.codes), rules.forward("scale", found.scale, found.scale, count + 4)]
-        table[clause].append(call("twn_code", about, [v], options, expect))
+        table.call(clause, about, [v], *expect, op="twn_code", **options)
     none = np.zeros((2, 4), np.float32)
     none[1] = -0.0
     for op, options in suite("ternary").QUANTIZERS:
         own = {**options, "granularity": "row"}
-        table["T-1b"] += [
-            call(op, f"zeros of both signs, {options}", [none], {**options, "clip": 0.5}, [rules.exact("", none)]),
-            call(op, f"a row of zeros above others, {options}", [y], own, [rules.exact("0", y[0])]),
-        ]
+        table.call("T-1b", f"zeros of both signs, {options}", [none], rules.exact("", none), op=op, **options, clip=0.5)
+        table.call("T-1b", f"a row of zeros above others, {options}", [y], rules.exact("0", y[0]), op=op, **own)
     about, fields = "a row of zeros above others", ("codes.0", "scale.0")
-    table["T-1b"].append(exactly("twn_code", about, [y], {"granularity": "row"}, *fields))
+    table.exactly("T-1b", about, [y], *fields, op="twn_code", granularity="row")
 
 
 def _values(table: Table, x: Array) -> None:
     given = _eighths()
-    near = settled(
-        "T-2",
-        lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(7),
-        lambda v: np.sign(SPEC.twn(v, **HALF)),
-    )
-    options: Options
+    near = settled("T-2", fractions(24, 7, 3, 8), lambda v: np.sign(SPEC.twn(v, **HALF)))
     for about, v, options, count in (
         ("by rows", given, {"granularity": "row"}, 8),
         ("clip of 2.5", given, {"granularity": "tensor", "clip": 2.5}, given.size),
         ("threshold 0.5", near, HALF, 8),
     ):
         found = SPEC.twn(v, **options)
-        table["T-2"].append(call("twn", about, [v], options, [rules.forward("", found, np.abs(found), count + 4)]))
+        table.call("T-2", about, [v], rules.forward("", found, np.abs(found), count + 4), **options)
     for op, options in suite("ternary").QUANTIZERS:
-        own: Options = {**options, "granularity": "row"}
-        n = len(table["T-2a"])
-        table["T-2a"] += [call(op, f"all rows, {options}", [x], own, [])] + [
-            call(op, f"row {i} alone, {options}", [x[i : i + 1]], own, [rules.same("0", n, str(i))]) for i in range(3)
-        ]
-        n, stack = len(table["T-2a"]), x.reshape(3, 2, 4)
-        matrix: dict[str, Any] = {**options, "granularity": "matrix"}
-        table["T-2a"] += [call(op, f"all matrices, {options}", [stack], matrix, [])] + [
-            call(op, f"matrix {i} alone, {options}", [stack[i : i + 1]], matrix, [rules.same("0", n, str(i))])
-            for i in (0, 2)
-        ]
+        for one, many, v, chosen in (("row", "rows", x, (0, 1, 2)), ("matrix", "matrices", x.reshape(3, 2, 4), (0, 2))):
+            n, own = len(table["T-2a"]), {**options, "granularity": one}
+            table.call("T-2a", f"all {many}, {options}", [v], op=op, **own)
+            for i in chosen:
+                rule = rules.same("0", n, str(i))
+                table.call("T-2a", f"{one} {i} alone, {options}", [v[i : i + 1]], rule, op=op, **own)
         for granularity in ("row", "tensor"):
-            n = len(table["T-2b"])
-            table["T-2b"] += [
-                call(
-                    op,
-                    f"clipped before, {options}, {granularity}",
-                    [np.clip(3 * x, -2.5, 2.5)],
-                    {**options, "granularity": granularity},
-                    [],
-                ),
-                call(
-                    op,
-                    f"clipped inside, {options}, {granularity}",
-                    [3 * x],
-                    {**options, "granularity": granularity, "clip": 2.5},
-                    [rules.same("", n)],
-                ),
-            ]
+            n, own, about = len(table["T-2b"]), {**options, "granularity": granularity}, f"{options}, {granularity}"
+            table.call("T-2b", f"clipped before, {about}", [np.clip(3 * x, -2.5, 2.5)], op=op, **own)
+            table.call("T-2b", f"clipped inside, {about}", [3 * x], rules.same("", n), op=op, **own, clip=2.5)
 
 
 def _uniform(table: Table, x: Array) -> None:
-    options: Options
     outer = np.array([[0, 5, -5, 5, 0, 5], [3, -3, 3, 3, -3, 3]], np.float32)
     for outermost in ("published", "bounded"):
         options = {"bits": 3, "granularity": "row", "outermost": outermost}
         found = SPEC.clamped_uniform(x, **options)
-        given = settled(
-            "T-3", lambda r: r.integers(-24, 25, (3, 8)).astype(np.float32) / np.float32(8), _uniform_codes, options
-        )
+        given = settled("T-3", fractions(24, 8, 3, 8), _uniform_codes, options)
         found = SPEC.clamped_uniform(given, **options)
-        table["T-3"].append(
-            call("clamped_uniform", outermost, [given], options, [rules.forward("", found, np.abs(found), 2 * 8 + 8)])
-        )
+        table.call("T-3", outermost, [given], rules.forward("", found, np.abs(found), 2 * 8 + 8), **options)
         level = np.array([[3, -3, 3, 3]], np.float32)
         found = SPEC.clamped_uniform(level, **options)
-        table["T-3"].append(
-            call(
-                "clamped_uniform",
-                f"equal magnitudes, {outermost}",
-                [level],
-                options,
-                [rules.forward("", found, np.abs(found), 2 * 4 + 8)],
-            )
-        )
+        about = f"equal magnitudes, {outermost}"
+        table.call("T-3", about, [level], rules.forward("", found, np.abs(found), 2 * 4 + 8), **options)
         found = SPEC.clamped_uniform(outer, **options)
-        table["T-3a"].append(
-            call(
-                "clamped_uniform",
-                f"magnitudes at the outermost level and zeros, {outermost}",
-                [outer],
-                options,
-                [rules.forward("", found, np.abs(found), 8 + 8)],
-            )
-        )
+        about = f"magnitudes at the outermost level and zeros, {outermost}"
+        table.call("T-3a", about, [outer], rules.forward("", found, np.abs(found), 8 + 8), **options)
     for bits in (3, 4):
         large = (np.array([1, -1, 1, 1, -1, 1]) * ((2**bits - 1) / 2)).astype(np.float32)
         ties = np.stack([[0.5, -0.5, 1.5, -1.5, 0.0, 1.0], [2.5, -2.5, 0.5, -1.5, -1.0, 2.0]]).astype(np.float32)
@@ -153,34 +100,21 @@ def _uniform(table: Table, x: Array) -> None:
         for outermost in ("published", "bounded"):
             options = {"bits": bits, "granularity": "row", "outermost": outermost}
             found = SPEC.clamped_uniform(given, **options)
-            about = f"half steps, {bits} bits, {outermost}"
-            table["T-3b"].append(call("clamped_uniform", about, [given], options, [rules.exact("", found)]))
+            table.call("T-3b", f"half steps, {bits} bits, {outermost}", [given], rules.exact("", found), **options)
 
 
 def _min_max(table: Table, x: Array) -> None:
     inputs, wide = suite("ternary").FakeQuantInput, x.reshape(3, 2, 4)
-    recorded(
-        table,
-        "T-4",
-        "test_min_max_values",
-        *(
-            (
+    for scheme, epsilon in (("symmetric", 0.0), ("asymmetric", 0.125)):
+        for granularity in ("row", "matrix", "tensor"):
+            about, case = (
                 f"{scheme}, {granularity}, epsilon {epsilon}",
-                {
-                    "case": inputs(wide, {"granularity": granularity, "clip": 2.5}),
-                    "bits": 3,
-                    "scheme": scheme,
-                    "epsilon": epsilon,
-                },
+                inputs(wide, {"granularity": granularity, "clip": 2.5}),
             )
-            for scheme, epsilon in (("symmetric", 0.0), ("asymmetric", 0.125))
-            for granularity in ("row", "matrix", "tensor")
-        ),
-    )
+            table.recorded("T-4", "test_min_max_values", about, case=case, bits=3, scheme=scheme, epsilon=epsilon)
     halves = np.concatenate([np.arange(-254, 255, 3)[None] / 2, [[127]]], axis=1).astype(np.float32)
     found = SPEC.min_max(halves)
-    expect = [rules.forward("", found, np.abs(found), 2)]
-    table["T-4a"] = [call("min_max", "halves up to 127", [halves], {}, expect)]
+    table.call("T-4a", "halves up to 127", [halves], rules.forward("", found, np.abs(found), 2))
 
 
 def _uniform_codes(x: Array, options: Options) -> Array:

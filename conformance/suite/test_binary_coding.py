@@ -189,7 +189,7 @@ def test_greedy(kit: Kit, case: tuple[Array, int | None], bits: int, offset: boo
         residual = residual - alpha[:, i, None] * b[..., i]
 
 
-@clause("B-1a", tier="exact", dtype=strategies.float_dtypes(half=True))
+@clause("B-1a", tier="exact", dtype=strategies.FLOATS)
 def test_the_sign_of_zero(kit: Kit, dtype: str) -> None:
     """Zeros among other weights, a group of zeros, and a residual that vanishes."""
     w = np.array([[0, 4, -4, 0], [0, 0, 0, 0], [3, -3, 3, 3], [0, 0, -8, 0]], dtype)
@@ -274,7 +274,7 @@ def check_values(kit: Kit, fit: Fit, n: int, expected: Array, solved: Solved, wh
     kit.check(compare.forward(got, expected, allowed, what))
 
 
-@clause("B-3", tier="forward-error", dtype=strategies.float_dtypes(), bits=st.integers(2, 4))
+@clause("B-3", tier="forward-error", dtype=strategies.WIDE_FLOATS, bits=st.integers(2, 4))
 def test_rounds_on_many_weights(kit: Kit, dtype: str, bits: int) -> None:
     """Ordinary weights, where every round moves codes."""
     w = np.random.default_rng(20240229).standard_normal((6, 64)).astype(dtype)
@@ -444,11 +444,7 @@ def test_round_trip_of_every_length(kit: Kit) -> None:
 
 
 @clause(
-    "B-9",
-    tier="forward-error",
-    x=strategies.matrices(columns=(1, 20)),
-    width=st.integers(1, 9),
-    half=st.booleans(),
+    "B-9", tier="forward-error", x=strategies.matrices(columns=(1, 20)), width=st.integers(1, 9), half=st.booleans()
 )
 def test_tables(kit: Kit, x: Array, width: int, half: bool) -> None:
     """Every signed sum of every chunk; half a table is the first half."""
@@ -486,7 +482,7 @@ def test_product(kit: Kit, case: BinaryInput) -> None:
         check_product(kit, case, found, f"product, method {method!r}")
 
 
-@clause("B-10", tier="forward-error", dtype=strategies.float_dtypes())
+@clause("B-10", tier="forward-error", dtype=strategies.WIDE_FLOATS)
 def test_product_of_ordinary_layers(kit: Kit, dtype: str) -> None:
     """Sizes at which a backend tiles: rows and columns that are no multiple of anything, 1 to 9 inputs."""
     random = np.random.default_rng(20240229)

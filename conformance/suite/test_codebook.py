@@ -138,7 +138,7 @@ def test_largest_magnitude_of_every_block(kit: Kit, case: BlockInput) -> None:
     kit.check(compare.exact(found, expected, "scale"))
 
 
-@clause("N-2", tier="exact", dtype=strategies.float_dtypes(half=True))
+@clause("N-2", tier="exact", dtype=strategies.FLOATS)
 def test_block_of_64_by_default(kit: Kit, dtype: str) -> None:
     """The sign does not matter, and neither does where in the block the largest value stands."""
     for size in (1, 63, 64, 65, 200):
@@ -167,7 +167,7 @@ def test_blocks_of_the_flattened_array(kit: Kit, case: BlockInput) -> None:
         kit.check(compare.exact(values.ravel()[at], restored, f"values of block {i}"))
 
 
-@clause("N-2a", tier="exact", dtype=strategies.float_dtypes())
+@clause("N-2a", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_rows_that_no_block_divides(kit: Kit, dtype: str) -> None:
     """Rows of 24 in blocks of 16 and of 64: powers of two, so that everything is exact."""
     random = np.random.default_rng(20240229)
@@ -185,7 +185,7 @@ def test_rows_that_no_block_divides(kit: Kit, dtype: str) -> None:
         kit.check(compare.exact(kit.call("block_scale", ramp, block_size=size), largest, "scale of a ramp"))
 
 
-@clause("N-2a", tier="exact", dtype=strategies.float_dtypes(), shape=st.sampled_from([(3, 96), (5, 32), (2, 200)]))
+@clause("N-2a", tier="exact", dtype=strategies.WIDE_FLOATS, shape=[(3, 96), (5, 32), (2, 200)])
 def test_nf4_blocks_of_64_across_rows(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
     """The common case: shapes do not matter, so the values are those of the codes in one row."""
     random = np.random.default_rng(20240229)
@@ -221,7 +221,7 @@ def test_nearest_levels_of_scaled_blocks(kit: Kit, case: BlockInput) -> None:
     check_codes(kit, codes, ratio, compare.gamma(1, u) * np.abs(ratio), levels, u)
 
 
-@clause("N-3", tier="tie-band", dtype=strategies.float_dtypes(half=True), bits=st.integers(2, 8))
+@clause("N-3", tier="tie-band", dtype=strategies.FLOATS, bits=st.integers(2, 8))
 def test_many_normal_values(kit: Kit, dtype: str, bits: int) -> None:
     """Blocks of 64 with NormalFloat levels, thousands of values."""
     x = np.random.default_rng(20240229).standard_normal((40, 112)).astype(dtype)
@@ -240,7 +240,7 @@ def test_midpoints_go_to_the_lower_level(kit: Kit, case: BlockInput) -> None:
     kit.check(compare.exact(codes, expected, "codes"))
 
 
-@clause("N-3a", tier="exact", dtype=strategies.float_dtypes())
+@clause("N-3a", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_division_is_not_a_multiplication(kit: Kit, dtype: str) -> None:
     """All midpoints of 32 levels over 60 odd scales: some reciprocal always lands above one."""
     levels = np.arange(-16, 16, dtype=dtype)
@@ -251,13 +251,7 @@ def test_division_is_not_a_multiplication(kit: Kit, dtype: str) -> None:
         kit.check(compare.exact(codes, np.arange(31), f"codes at scale {odd}/64"))
 
 
-@clause(
-    "N-3b",
-    tier="exact",
-    dtype=strategies.float_dtypes(half=True),
-    size=st.sampled_from([4, 5, 21, 64]),
-    bits=st.sampled_from([4, 2, 0]),
-)
+@clause("N-3b", tier="exact", dtype=strategies.FLOATS, size=[4, 5, 21, 64], bits=[4, 2, 0])
 def test_blocks_of_zeros(kit: Kit, dtype: str, size: int, bits: int) -> None:
     """Also between ordinary blocks, as the short last one, and as the whole array; with levels without 0 too."""
     levels = np.asarray(kit.spec.normal_float(bits=bits)) if bits else np.array([-1.0, -0.25, 0.5, 1.0])
@@ -289,7 +283,7 @@ def test_values_of_codes(kit: Kit, case: BlockInput) -> None:
         kit.check(compare.forward(values, expected, allowed, "value"))
 
 
-@clause("N-4", tier="forward-error", dtype=strategies.float_dtypes(half=True), bits=st.integers(2, 8))
+@clause("N-4", tier="forward-error", dtype=strategies.FLOATS, bits=st.integers(2, 8))
 def test_values_of_normal_float_codes(kit: Kit, dtype: str, bits: int) -> None:
     """Levels in float64, as the table comes; blocks of 64 in rows."""
     random = np.random.default_rng(20240229)
@@ -308,7 +302,7 @@ def test_double_quantization(kit: Kit, case: BlockInput, bits: int) -> None:
     check_double(kit, case.scale, np.asarray(kit.spec.dynamic_float(bits=bits)), case.block_size)
 
 
-@clause("N-5", tier="tie-band", dtype=strategies.float_dtypes(), n=st.sampled_from([1, 100, 256, 700]))
+@clause("N-5", tier="tie-band", dtype=strategies.WIDE_FLOATS, n=[1, 100, 256, 700])
 def test_double_quantization_of_qlora(kit: Kit, dtype: str, n: int) -> None:
     """Scales of normal weights, 8 bits, blocks of 256."""
     scale = (2.5 + np.random.default_rng(n).standard_normal(n) / 4).astype(dtype)
@@ -335,7 +329,7 @@ def check_double(kit: Kit, scale: Array, levels: Array, size: int) -> None:
     check_codes(kit, found.codes, ratio, band, levels, u)
 
 
-@clause("N-5", tier="tie-band", dtype=strategies.float_dtypes())
+@clause("N-5", tier="tie-band", dtype=strategies.WIDE_FLOATS)
 def test_double_quantization_of_many_scales(kit: Kit, dtype: str) -> None:
     """Exact numbers: integers with an integer mean, blocks of 256 by default, levels that are multiples of 1/4."""
     scale = np.random.default_rng(20240229).integers(0, 64, 600).astype(dtype)
@@ -348,13 +342,13 @@ def test_double_quantization_of_many_scales(kit: Kit, dtype: str) -> None:
     check_codes(kit, found.codes, ratio, compare.gamma(1, kit.u(scale)) * np.abs(ratio), levels, kit.u(scale))
 
 
-@clause("N-5a", tier="forward-error", case=block_inputs(), offset=st.sampled_from([0.0, -1.5, 1 / 3]))
+@clause("N-5a", tier="forward-error", case=block_inputs(), offset=[0.0, -1.5, 1 / 3])
 def test_restored_scales(kit: Kit, case: BlockInput, offset: float) -> None:
     """A product and a sum."""
     check_restored(kit, case.scale, case.levels, case.x.size, case.block_size, offset)
 
 
-@clause("N-5a", tier="forward-error", dtype=strategies.float_dtypes(), offset=st.sampled_from([0.0, 2.5]))
+@clause("N-5a", tier="forward-error", dtype=strategies.WIDE_FLOATS, offset=[0.0, 2.5])
 def test_restored_scales_of_qlora(kit: Kit, dtype: str, offset: float) -> None:
     """All 256 levels, blocks of 256."""
     scale = np.array([0.75, 1.5, 0.1]).astype(dtype)
@@ -405,7 +399,7 @@ WIDE = ((1, 64, 256, 64), (1, 3, 128, 64), (1, 70, 448, 32), (2, 5, 256, 128), (
 """(T, m, k, block size) of products wide enough for vector kernels, with and without remainders."""
 
 
-@clause("N-6", tier="forward-error", dtype=strategies.float_dtypes(half=True), shape=st.sampled_from(WIDE))
+@clause("N-6", tier="forward-error", dtype=strategies.FLOATS, shape=WIDE)
 def test_packed_product_of_4_bits(kit: Kit, dtype: str, shape: tuple[int, int, int, int]) -> None:
     """NF4 at the shapes that kernels are made for: one token, a few, many; blocks of 32 to 256 in rows."""
     random = np.random.default_rng(20240229)
@@ -417,7 +411,7 @@ def test_packed_product_of_4_bits(kit: Kit, dtype: str, shape: tuple[int, int, i
     check_product(kit, x, codes, scale, levels, 4, size)
 
 
-@clause("N-6a", tier="forward-error", bits=st.integers(1, 8), dtype=strategies.float_dtypes())
+@clause("N-6a", tier="forward-error", bits=st.integers(1, 8), dtype=strategies.WIDE_FLOATS)
 def test_packed_product_across_rows(kit: Kit, bits: int, dtype: str) -> None:
     """Row lengths that no block divides, and codes that cross words."""
     random = np.random.default_rng(bits)
@@ -451,11 +445,7 @@ def iterates(kit: Kit, w: Array, count: int, **options: Any) -> list[LoftQ[Array
 def loftq_inputs(draw: st.DrawFn) -> tuple[Array, dict[str, Any]]:
     """A weight of at least 2 × 2 and options of LoftQ."""
     w = draw(strategies.matrices(rows=(2, 6), columns=(2, 12)))
-    options = {
-        "rank": draw(st.integers(1, min(w.shape))),
-        "bits": draw(st.integers(2, 4)),
-        "block_size": draw(BLOCKS),
-    }
+    options = {"rank": draw(st.integers(1, min(w.shape))), "bits": draw(st.integers(2, 4)), "block_size": draw(BLOCKS)}
     return w, options
 
 
@@ -501,7 +491,7 @@ def larger(shape: tuple[int, int], dtype: str) -> Array:
     return np.random.default_rng(20240229).standard_normal(shape).astype(dtype)
 
 
-@clause("N-7", tier="tie-band", dtype=strategies.float_dtypes(), shape=LARGER)
+@clause("N-7", tier="tie-band", dtype=strategies.WIDE_FLOATS, shape=LARGER)
 def test_loftq_of_a_larger_weight(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
     """Four bits in blocks of 64, as PEFT does it."""
     w, options = larger(shape, dtype), {"rank": 8, "bits": 4, "block_size": 64}
@@ -532,7 +522,7 @@ def test_loftq_patches_what_the_quantizer_leaves(kit: Kit, case: tuple[Array, di
         check_patch(kit, w, found, options["rank"], 1.0)
 
 
-@clause("N-7a", tier="certificate", dtype=strategies.float_dtypes(), shape=LARGER)
+@clause("N-7a", tier="certificate", dtype=strategies.WIDE_FLOATS, shape=LARGER)
 def test_loftq_patches_a_larger_weight(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
     """The same law at an ordinary size."""
     w = larger(shape, dtype)
@@ -555,14 +545,14 @@ def check_errors(kit: Kit, w: Array, run: list[LoftQ[Array]], rank: int) -> None
         kit.check(compare.forward(last.errors[t], error, allowed, f"error of iterate {t + 1}"))
 
 
-@clause("N-7b", tier="forward-error", dtype=strategies.float_dtypes(), shape=LARGER)
+@clause("N-7b", tier="forward-error", dtype=strategies.WIDE_FLOATS, shape=LARGER)
 def test_loftq_tells_the_errors_of_a_larger_weight(kit: Kit, dtype: str, shape: tuple[int, int]) -> None:
     """Three iterates, the last returned."""
     w = larger(shape, dtype)
     check_errors(kit, w, iterates(kit, w, 3, rank=8, bits=4, block_size=64), 8)
 
 
-@clause("N-7b", tier="forward-error", dtype=strategies.float_dtypes())
+@clause("N-7b", tier="forward-error", dtype=strategies.WIDE_FLOATS)
 def test_loftq_by_default(kit: Kit, dtype: str) -> None:
     """Four bits, NormalFloat, blocks of 64, the best of five iterations, scaling 1."""
     w = larger((40, 128), dtype)
@@ -588,7 +578,7 @@ def test_loftq_tells_the_error_and_keeps_the_best(kit: Kit, case: tuple[Array, d
     kit.check(compare.exact(best.codes, run[best.step - 1].codes, "codes of the best iterate"))
 
 
-@clause("N-7b", tier="forward-error", dtype=strategies.float_dtypes())
+@clause("N-7b", tier="forward-error", dtype=strategies.WIDE_FLOATS)
 def test_loftq_keeps_the_first_of_equal_errors(kit: Kit, dtype: str) -> None:
     """Zeros: every iterate is exact. Two bits on a fixed weight: the third iterate is worse than the second."""
     found = kit.call("loftq", np.zeros((4, 6), dtype), rank=2, bits=2, iterations=3)
@@ -601,7 +591,7 @@ def test_loftq_keeps_the_first_of_equal_errors(kit: Kit, dtype: str) -> None:
     kit.require(found.step == expected.step, f"step is {found.step}, expected {expected.step}")
 
 
-@clause("N-7c", tier="forward-error", case=loftq_inputs(), scaling=st.sampled_from([0.25, 2.0, 3.0]))
+@clause("N-7c", tier="forward-error", case=loftq_inputs(), scaling=[0.25, 2.0, 3.0])
 def test_scaling_divides_b(kit: Kit, case: tuple[Array, dict[str, Any]], scaling: float) -> None:
     """Codes, A and errors as without it; B divided, so that weight + scaling · B A is the same start."""
     w, options = case
@@ -615,7 +605,7 @@ def test_scaling_divides_b(kit: Kit, case: tuple[Array, dict[str, Any]], scaling
     kit.check(compare.forward(np.abs(found.B), size, allowed, "B"))
 
 
-@clause("N-7d", tier="tie-band", dtype=strategies.float_dtypes(), bits=st.integers(2, 4))
+@clause("N-7d", tier="tie-band", dtype=strategies.WIDE_FLOATS, bits=st.integers(2, 4))
 def test_loftq_with_the_uniform_quantizer(kit: Kit, dtype: str, bits: int) -> None:
     """Clipped to mean ± 2σ (n − 1), one grid from end to end; the second iterate sees what the patch left."""
     random = np.random.default_rng(20240229)

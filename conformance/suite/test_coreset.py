@@ -24,9 +24,7 @@ def logits(draw: st.DrawFn, *, half: bool = True) -> tuple[Array, Array, Array]:
     """Logits of two models and labels: near each other or not, repeated rows, constant ones, up to 40 classes."""
     x = draw(strategies.matrices(rows=(1, 6), columns=(1, 40), dtype="float64"))
     x = np.clip(x / draw(st.sampled_from([8, 64, 512])), -3e4, 3e4)
-    t = x + draw(st.sampled_from([0.0, 0.125, 8.0])) * draw(
-        arrays(np.int64, x.shape, elements=st.integers(-9, 9), fill=st.nothing())
-    )
+    t = x + draw(st.sampled_from([0.0, 0.125, 8.0])) * draw(strategies.integers(x.shape, 9))
     y = draw(arrays(np.int32, len(x), elements=st.integers(0, x.shape[1] - 1), fill=st.nothing()))
     dtype = draw(strategies.float_dtypes(half=half))
     return x.astype(dtype), t.astype(dtype), y
@@ -68,7 +66,7 @@ def test_error_vector_score(kit: Kit, case: tuple[Array, Array, Array]) -> None:
     kit.check(compare.forward(found, want, error_allowed(kit, x, want, kit.u(x, result=found)), "score"))
 
 
-@clause("X-1", tier="forward-error", dtype=strategies.float_dtypes(half=True), top=st.sampled_from([90, 800, 30000]))
+@clause("X-1", tier="forward-error", dtype=strategies.FLOATS, top=[90, 800, 30000])
 def test_large_logits(kit: Kit, dtype: str, top: int) -> None:
     """Beyond the range of the exponential, of either sign: certain and right, certain and wrong, undecided."""
     x = np.array([[top, 0, -top], [top, 0, -top], [top, top, top], [-top, -top, -top]], dtype)
@@ -77,13 +75,7 @@ def test_large_logits(kit: Kit, dtype: str, top: int) -> None:
     kit.check(compare.forward(found, want, error_allowed(kit, x, want, kit.u(x, result=found)), "score"))
 
 
-@clause(
-    "X-1a",
-    tier="forward-error",
-    dtype=strategies.float_dtypes(half=True),
-    gap=st.integers(8, 60),
-    classes=st.integers(2, 40),
-)
+@clause("X-1a", tier="forward-error", dtype=strategies.FLOATS, gap=st.integers(8, 60), classes=st.integers(2, 40))
 def test_confident_samples(kit: Kit, dtype: str, gap: int, classes: int) -> None:
     """The right class ahead by up to 60: the score is the others' share, which a difference from 1 would lose."""
     x, y = np.zeros((2, classes), dtype), np.array([0, classes - 1], np.int32)
@@ -126,7 +118,7 @@ def test_scores_do_not_depend_on_the_batch(kit: Kit, case: tuple[Array, Array, A
         kit.check(compare.exact_bytes(score(slice(1)), whole[:1], f"{op} of one sample"))
 
 
-@clause("X-1b", tier="exact", dtype=strategies.float_dtypes(half=True))
+@clause("X-1b", tier="exact", dtype=strategies.FLOATS)
 def test_scores_of_a_large_batch(kit: Kit, dtype: str) -> None:
     """1000 classes, more rows than any one block holds, against rows 700 and 701 alone."""
     draw = np.random.default_rng(20230612)
@@ -206,7 +198,7 @@ def mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epoch: float,
     "X-3",
     tier="forward-error",
     case=logits(),
-    schedule=st.sampled_from(SCHEDULES),
+    schedule=SCHEDULES,
     epochs=st.integers(1, 200),
     part=st.floats(0, 1, width=16),
 )
@@ -215,7 +207,7 @@ def test_mix(kit: Kit, case: tuple[Array, Array, Array], schedule: str, epochs: 
     mix(kit, case, schedule, part * epochs, epochs)
 
 
-@clause("X-3", tier="forward-error", dtype=strategies.float_dtypes(half=True))
+@clause("X-3", tier="forward-error", dtype=strategies.FLOATS)
 def test_every_schedule_within_the_training(kit: Kit, dtype: str) -> None:
     """Quarters of the training, where all schedules differ, of two models that disagree."""
     x = np.array([[2, 0, -1], [0, 0, 0], [1, 3, 2]], dtype)
@@ -249,7 +241,7 @@ def best(scores: Array, members: list[int], fraction: float, keep: str) -> list[
 def scored(draw: st.DrawFn) -> tuple[Array, Array]:
     """Scores, many of them equal, zeros of both signs among them, and labels with gaps between the classes."""
     n = draw(st.integers(0, 40))
-    values = draw(arrays(np.int64, n, elements=st.integers(-3, 3), fill=st.nothing()))
+    values = draw(strategies.integers(n, 3))
     scores = (values * draw(st.sampled_from([1.0, 0.125, 1000.0]))).astype(draw(strategies.float_dtypes(half=True)))
     if draw(st.booleans()):
         scores[values == 0] *= -1  # minus zero
@@ -268,7 +260,7 @@ def test_global_selection(kit: Kit, n: int, data: st.DataObject, fraction: float
         kit.check(compare.exact(found, np.array(best(scores, list(range(n)), fraction, keep), int), "indices"))
 
 
-@clause("X-4a", tier="exact", case=scored(), fraction=FRACTIONS, keep=st.sampled_from(["largest", "smallest"]))
+@clause("X-4a", tier="exact", case=scored(), fraction=FRACTIONS, keep=["largest", "smallest"])
 def test_balanced_selection(kit: Kit, case: tuple[Array, Array], fraction: float, keep: str) -> None:
     """Each class by itself, classes in ascending order, those without samples left out."""
     scores, labels = case
@@ -279,7 +271,7 @@ def test_balanced_selection(kit: Kit, case: tuple[Array, Array], fraction: float
     kit.check(compare.exact(found, np.array(expected, int), "indices"))
 
 
-@clause("X-4b", tier="exact", case=scored(), fraction=FRACTIONS, keep=st.sampled_from(["largest", "smallest"]))
+@clause("X-4b", tier="exact", case=scored(), fraction=FRACTIONS, keep=["largest", "smallest"])
 def test_equal_scores(kit: Kit, case: tuple[Array, Array], fraction: float, keep: str) -> None:
     """Few different scores: among equals the first are taken, in their order."""
     scores, _ = case
@@ -288,7 +280,7 @@ def test_equal_scores(kit: Kit, case: tuple[Array, Array], fraction: float, keep
     kit.check(compare.exact(found, np.array(expected, int), "indices"))
 
 
-@clause("X-4b", tier="exact", dtype=strategies.float_dtypes(half=True))
+@clause("X-4b", tier="exact", dtype=strategies.FLOATS)
 def test_many_equal_scores(kit: Kit, dtype: str) -> None:
     """Beyond the length at which sorting algorithms change: 5000 samples with three scores."""
     scores = (np.arange(5000) * 7 % 3).astype(dtype)
@@ -356,7 +348,7 @@ def test_grand_is_the_outer_product(
     """The closed form against the materialised gradient of weight and bias."""
     x, _, y = case
     d = data.draw(st.integers(1, 6))
-    h = data.draw(arrays(np.int64, (len(x), d), elements=st.integers(-20, 20), fill=st.nothing())).astype(x.dtype) / 8
+    h = data.draw(strategies.integers((len(x), d), 20)).astype(x.dtype) / 8
     h = h.astype(x.dtype)
     found = kit.call("grand_score", x, h, y, bias=bias)
     want = gradients(x, h, y, bias)
@@ -431,8 +423,8 @@ def test_moderate(kit: Kit, case: tuple[Array, Array]) -> None:
     "X-8a",
     tier="forward-error",
     case=labelled(),
-    center=st.sampled_from(["mean", "median"]),
-    against=st.sampled_from(["median", "class-median", "nothing"]),
+    center=["mean", "median"],
+    against=["median", "class-median", "nothing"],
 )
 def test_moderate_variants(kit: Kit, case: tuple[Array, Array], center: str, against: str) -> None:
     """Median centres, medians of classes, and the bare distance of the published code."""
@@ -457,7 +449,7 @@ def divergence_allowed(a: Array, b: Array, u: float) -> Array:
     return np.asarray(terms.sum(axis=-1))
 
 
-@clause("X-9", tier="forward-error", p=distributions(), data=st.data(), epsilon=st.sampled_from(strategies.SMOOTHINGS))
+@clause("X-9", tier="forward-error", p=distributions(), data=st.data(), epsilon=strategies.SMOOTHINGS)
 def test_contextual_diversity(kit: Kit, p: Array, data: st.DataObject, epsilon: float) -> None:
     """All pairs against the two-sided sum of the definition."""
     q = p[:, ::-1][data.draw(st.integers(0, len(p) - 1)) :].copy()
@@ -524,9 +516,7 @@ def test_farthest_first(kit: Kit, x: Array, data: st.DataObject) -> None:
     farthest(kit, x, first, data.draw(st.integers(0, len(x) - len(first))), "euclidean", 0.0)
 
 
-@clause(
-    "X-10", tier="certificate", p=distributions(), data=st.data(), epsilon=st.sampled_from(strategies.SMOOTHINGS[:2])
-)
+@clause("X-10", tier="certificate", p=distributions(), data=st.data(), epsilon=strategies.SMOOTHINGS[:2])
 def test_farthest_first_by_divergence(kit: Kit, p: Array, data: st.DataObject, epsilon: float) -> None:
     """Contextual Diversity; its order differs from the Euclidean one wherever a class is nearly ruled out."""
     first = [data.draw(st.integers(0, len(p) - 1))]
@@ -537,7 +527,7 @@ def test_farthest_first_by_divergence(kit: Kit, p: Array, data: st.DataObject, e
 def lattice(draw: st.DrawFn, *, powers: bool = False) -> Array:
     """Points with small integer coordinates: distances and, for a power of two of them, means are exact."""
     n = draw(st.sampled_from([1, 2, 4, 8, 16])) if powers else draw(st.integers(1, 14))
-    points = draw(arrays(np.int64, (n, draw(st.integers(1, 3))), elements=st.integers(-2, 2), fill=st.nothing()))
+    points = draw(strategies.integers((n, draw(st.integers(1, 3))), 2))
     return points.astype(draw(strategies.float_dtypes(half=True)))
 
 
@@ -553,9 +543,7 @@ def test_equally_far(kit: Kit, x: Array, data: st.DataObject) -> None:
     kit.check(compare.exact(found, chosen, "centres"))
 
 
-@clause(
-    "X-10a", tier="exact", rows=st.lists(st.integers(0, 2), min_size=1, max_size=12), dtype=strategies.float_dtypes()
-)
+@clause("X-10a", tier="exact", rows=st.lists(st.integers(0, 2), min_size=1, max_size=12), dtype=strategies.WIDE_FLOATS)
 def test_equally_far_by_divergence(kit: Kit, rows: list[int], dtype: str) -> None:
     """Copies of three distributions, no two of them equally far: of each the first copy, then the rest in order."""
     p = np.array([[0.75, 0.125, 0.125], [0.125, 0.625, 0.25], [0.0625, 0.0625, 0.875]], dtype)[rows]

@@ -84,7 +84,7 @@ def test_objective(kit: Kit, problem: PatchProblem) -> None:
     kit.check(compare.forward(found, np.einsum("ij,jk,ik->", d, c, d, optimize=True), allowed, "objective"))
 
 
-@clause("E-1", tier="forward-error", seed=st.integers(0, 2**16), dtype=strategies.float_dtypes())
+@clause("E-1", tier="forward-error", seed=st.integers(0, 2**16), dtype=strategies.WIDE_FLOATS)
 def test_objective_keeps_its_precision(kit: Kit, seed: int, dtype: str) -> None:
     """Full significands: a product in TF32 (11 bits) is off by thousands of float32 roundings in one entry."""
     random = np.random.default_rng(seed)
@@ -212,7 +212,7 @@ def test_negative_eigenvalues_become_the_smallest_positive(kit: Kit, case: tuple
     check_published(kit, problem, "nvlabs", repaired)
 
 
-@clause("E-4b", tier="exact", dtype=strategies.float_dtypes(), dead=st.integers(0, 3), rank=st.integers(1, 3))
+@clause("E-4b", tier="exact", dtype=strategies.WIDE_FLOATS, dead=st.integers(0, 3), rank=st.integers(1, 3))
 def test_exact_zero_eigenvalue(kit: Kit, dtype: str, dead: int, rank: int) -> None:
     """A diagonal moment with a zero: nvlabs refuses where the published code answers NaN, truncate leaves it alone."""
     d = (np.arange(12).reshape(3, 4) % 5 - 2).astype(dtype)
@@ -255,7 +255,7 @@ def hard_problems(draw: st.DrawFn) -> PatchProblem:
 ANY = st.one_of(strategies.patch_problems(), hard_problems())
 
 
-@clause("E-5", tier="certificate", problem=ANY, split=SPLITS, tolerance=st.sampled_from([*strategies.TOLERANCES, 0.0]))
+@clause("E-5", tier="certificate", problem=ANY, split=SPLITS, tolerance=[*strategies.TOLERANCES, 0.0])
 def test_lower_bound_is_a_lower_bound(kit: Kit, problem: PatchProblem, split: str, tolerance: float) -> None:
     """No patch is below it: allowed is only what this judge's own float64 optimum may be off."""
     d, c, rank = problem
@@ -273,7 +273,7 @@ def certified(kit: Kit, problem: PatchProblem, split: str, tolerance: float) -> 
         return kit.call("eora_certified", problem.d, problem.c, rank=problem.rank, tolerance=tolerance, split=split)
 
 
-@clause("E-5a", tier="certificate", problem=ANY, split=SPLITS, tolerance=st.sampled_from(strategies.TOLERANCES))
+@clause("E-5a", tier="certificate", problem=ANY, split=SPLITS, tolerance=strategies.TOLERANCES)
 def test_certified_objective_is_honest(kit: Kit, problem: PatchProblem, split: str, tolerance: float) -> None:
     """The objective told is that of the factors, and at most (1 + tolerance) · lower bound, each up to rounding."""
     d, c, rank = problem
@@ -367,10 +367,10 @@ def adapters(draw: st.DrawFn) -> tuple[Array, Array, Array]:
     "E-7",
     tier="tie-band",
     case=adapters(),
-    bits=st.sampled_from([3, 4, 8]),
-    group_size=st.sampled_from([None, 2, 4, 3, 64]),
-    method=st.sampled_from(["gptq", "rtn"]),
-    scheme=st.sampled_from(["asymmetric", "symmetric-full"]),
+    bits=[3, 4, 8],
+    group_size=[None, 2, 4, 3, 64],
+    method=["gptq", "rtn"],
+    scheme=["asymmetric", "symmetric-full"],
 )
 def test_quantized_adapter(
     kit: Kit, case: tuple[Array, Array, Array], bits: int, group_size: int | None, method: str, scheme: str

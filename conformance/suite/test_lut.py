@@ -19,7 +19,7 @@ from lowbit.reference.types import TABLE_FUNCTIONS, TABLE_TIES, IntegerTable, Ta
 def knots(draw: st.DrawFn, *, most: int = 9) -> Array:
     """2 to 10 ascending numbers, some equal: multiples of a unit that is dyadic or not."""
     count = draw(st.integers(2, most + 1))
-    values = np.sort(draw(arrays(np.int64, (count,), elements=st.integers(-64, 64), fill=st.nothing())))
+    values = np.sort(draw(strategies.integers((count,), 64)))
     return np.asarray(values * draw(st.sampled_from(strategies.UNITS)))
 
 
@@ -122,9 +122,9 @@ def test_dead_pieces(kit: Kit, knots: Array, at: int) -> None:
 @clause(
     "L-3",
     tier="certificate",
-    x=arrays(np.int64, st.integers(0, 24), elements=st.integers(-16, 16), fill=st.nothing()),
+    x=strategies.integers(st.integers(0, 24), 16),
     cuts=st.lists(st.integers(-16, 16), max_size=3).map(sorted),
-    unit=st.sampled_from((1.0, 0.125, 1 / 3)),
+    unit=(1.0, 0.125, 1 / 3),
     tie=TIES,
 )
 def test_least_squares(kit: Kit, x: Array, cuts: list[int], unit: float, tie: TableTie) -> None:
@@ -191,13 +191,7 @@ def test_scales(kit: Kit, table: Table[Array], scale_bits: int, fraction_bits: i
 # -- evaluation --------------------------------------------------------------------------------------------------------
 
 
-@clause(
-    "L-7",
-    tier="forward-error",
-    table=piecewise_tables(),
-    x=strategies.dyadic(limit=800),
-    tie=TIES,
-)
+@clause("L-7", tier="forward-error", table=piecewise_tables(), x=strategies.dyadic(limit=800), tie=TIES)
 def test_values(kit: Kit, table: Table[Array], x: Array, tie: TableTie) -> None:
     """Slope and intercept of the right piece, in the precision of x."""
     found = kit.call("evaluate_table", x, table, tie=tie)
@@ -226,7 +220,7 @@ def test_ties(kit: Kit, table: IntegerTable[Array], offset: int) -> None:
     kit.check(compare.exact(found, np.ones(1), "x just left of a breakpoint that float32 cannot hold"))
 
 
-@clause("L-9", tier="exact", table=integer_tables(), tie=TIES, dtype=st.sampled_from(["int8", "int32"]))
+@clause("L-9", tier="exact", table=integer_tables(), tie=TIES, dtype=["int8", "int32"])
 def test_integer_values(kit: Kit, table: IntegerTable[Array], tie: TableTie, dtype: str) -> None:
     """All 256 codes at once, as int8 and as int32, and large codes one by one."""
     found = kit.call("evaluate_codes", CODES.astype(dtype), table, tie=tie)
@@ -237,13 +231,7 @@ def test_integer_values(kit: Kit, table: IntegerTable[Array], tie: TableTie, dty
     kit.check(compare.exact(found, kit.spec.evaluate_codes(large, table, tie=tie), "values of large codes"))
 
 
-@clause(
-    "L-10",
-    tier="exact",
-    table=integer_tables(),
-    tie=TIES,
-    dtype=st.sampled_from(["float32", "float64"]),
-)
+@clause("L-10", tier="exact", table=integer_tables(), tie=TIES, dtype=["float32", "float64"])
 def test_integers_are_the_floats(kit: Kit, table: IntegerTable[Array], tie: TableTie, dtype: str) -> None:
     """Every INT8 code: the float value at 2^−b q is 2^−(f+b) times the integer, to the last bit."""
     x = (CODES * 2.0**-table.scale_bits).astype(dtype)
@@ -281,7 +269,7 @@ def test_lookup(kit: Kit, low: int, data: st.DataObject) -> None:
         fill=st.nothing(),
     ),
     shift=st.integers(0, 31),
-    limits=st.sampled_from([(-128, 127), (0, 255), (-8, 7), (-(2**31), 2**31 - 1)]),
+    limits=[(-128, 127), (0, 255), (-8, 7), (-(2**31), 2**31 - 1)],
 )
 def test_requantization(kit: Kit, a: Array, shift: int, limits: tuple[int, int]) -> None:
     """Division by a power of two, ties to the even code, both ends of the range."""
@@ -294,10 +282,10 @@ def test_requantization(kit: Kit, a: Array, shift: int, limits: tuple[int, int])
 @clause(
     "L-13",
     tier="forward-error",
-    function=st.sampled_from(TABLE_FUNCTIONS),
+    function=TABLE_FUNCTIONS,
     bits=st.integers(0, 6),
     odd=st.booleans(),
-    dtype=strategies.float_dtypes(half=True),
+    dtype=strategies.FLOATS,
     data=st.data(),
 )
 def test_gradients(kit: Kit, function: TableFunction, bits: int, odd: bool, dtype: str, data: st.DataObject) -> None:
@@ -342,7 +330,7 @@ def base_table(function: str) -> Table[Array]:
     function=RANGES,
     x=arrays(np.int64, (8,), elements=st.integers(1, 2**20), fill=st.nothing()),
     shift=st.integers(-30, 30),
-    dtype=strategies.float_dtypes(),
+    dtype=strategies.WIDE_FLOATS,
     tie=TIES,
 )
 def test_ranges(kit: Kit, function: Any, x: Array, shift: int, dtype: str, tie: TableTie) -> None:
@@ -387,7 +375,7 @@ LOGITS = arrays(
 )
 
 
-@clause("L-16", tier="exact", q=LOGITS, out_bits=st.sampled_from([7, 8, 4, 0, 16]), tie=TIES, any_table=st.booleans())
+@clause("L-16", tier="exact", q=LOGITS, out_bits=[7, 8, 4, 0, 16], tie=TIES, any_table=st.booleans())
 def test_softmax(kit: Kit, q: Array, out_bits: int, tie: TableTie, any_table: bool) -> None:
     """Equal to the last bit, for small and far logits, many equal ones, and tables that no one would deploy."""
     odd = integer_table((-3,), (-2, 5), (40, 9), 1, 2)
@@ -413,7 +401,7 @@ def test_softmax(kit: Kit, q: Array, out_bits: int, tie: TableTie, any_table: bo
         elements=st.one_of(st.integers(-128, 127), st.integers(-3, 3), st.integers(-(2**20), 2**20)),
         fill=st.nothing(),
     ),
-    out_bits=st.sampled_from([5, 4, 0, 16]),
+    out_bits=[5, 4, 0, 16],
     tie=TIES,
     any_table=st.booleans(),
 )
@@ -459,7 +447,7 @@ def test_errors(kit: Kit, table: IntegerTable[Array], low: int, tie: TableTie) -
     "L-19",
     tier="exact",
     table=integer_tables(),
-    values=arrays(np.int64, st.integers(0, 40), elements=st.integers(-3, 3), fill=st.nothing()),
+    values=strategies.integers(st.integers(0, 40), 3),
     low=st.integers(-128, 80),
 )
 def test_turns_and_signs(kit: Kit, table: IntegerTable[Array], values: Array, low: int) -> None:

@@ -65,7 +65,7 @@ def test_clusters_of_words(kit: Kit, v: int, clusters: int, ratio: int) -> None:
     kit.check(compare.exact(found, by_rank(order, clusters, ratio), "bits"))
 
 
-@clause("M-1", tier="exact", dtype=st.sampled_from(["int32", "int64"]))
+@clause("M-1", tier="exact", dtype=["int32", "int64"])
 def test_large_vocabularies(kit: Kit, dtype: str) -> None:
     """Integer arithmetic: floors of exact quotients at 32768 words, and counts beyond float32."""
     v = 32768
@@ -114,7 +114,7 @@ def test_greedy_along_the_hulls(kit: Kit, case: Allocation) -> None:
     kit.check(compare.exact(float(found.error), expected.error, "error"))
 
 
-@clause("M-2", tier="exact", dtype=strategies.float_dtypes())
+@clause("M-2", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_misfits_and_points_above_the_hull(kit: Kit, dtype: str) -> None:
     """A width that is never worth its size, one that is too dear for the budget, and errors that rise."""
     table = [
@@ -141,7 +141,7 @@ def test_convex_errors_reach_the_optimum(kit: Kit, case: Allocation) -> None:
     kit.check(compare.certificate(float(found.error), best, slack, "error"))
 
 
-@clause("M-2b", tier="exact", dtype=strategies.float_dtypes(), blocks=st.integers(1, 4), widths=st.integers(2, 4))
+@clause("M-2b", tier="exact", dtype=strategies.WIDE_FLOATS, blocks=st.integers(1, 4), widths=st.integers(2, 4))
 def test_equal_slopes(kit: Kit, dtype: str, blocks: int, widths: int) -> None:
     """Errors on one line, the same for every block: bits are bought one by one, block after block."""
     errors = np.tile(np.arange(widths, 0, -1.0), (blocks, 1)).astype(dtype)
@@ -179,7 +179,7 @@ def test_lower_bound_of_any_allocation(kit: Kit, case: Allocation) -> None:
 def dyadic_rows(draw: st.DrawFn) -> tuple[Array, Array]:
     """Rows of 1, 2, 4, 8 or 16 small integers: means, and all that greedy makes of them, are exact in float32."""
     m, k = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 4, 8, 16]))
-    w = draw(arrays(np.int64, (m, k), elements=st.integers(-9, 9), fill=st.nothing()))
+    w = draw(strategies.integers((m, k), 9))
     bits = draw(arrays(np.int32, (m,), elements=st.integers(1, 3), fill=st.nothing()))
     return w.astype(draw(strategies.float_dtypes(half=True))), bits
 
@@ -229,7 +229,7 @@ def test_projection_of_general_rows(kit: Kit, w: Array, data: st.DataObject) -> 
             kit.check(compare.forward(found[row], total, allowed, f"row {row} at {bits[row]} bits"))
 
 
-@clause("M-3b", tier="exact", dtype=strategies.float_dtypes(half=True), negative=st.booleans(), bits=st.integers(1, 3))
+@clause("M-3b", tier="exact", dtype=strategies.FLOATS, negative=st.booleans(), bits=st.integers(1, 3))
 def test_sign_of_zero(kit: Kit, dtype: str, negative: bool, bits: int) -> None:
     """A zero, of the weight or left by a plane, is +: a code without a sign would be no code."""
     zero = -0.0 if negative else 0.0
@@ -238,7 +238,7 @@ def test_sign_of_zero(kit: Kit, dtype: str, negative: bool, bits: int) -> None:
     kit.check(compare.exact(found, [greedy(row, bits) for row in w], "projected rows"))
 
 
-@clause("M-3c", tier="certificate", dtype=strategies.float_dtypes(), method=st.sampled_from(["refined", "alternating"]))
+@clause("M-3c", tier="certificate", dtype=strategies.WIDE_FLOATS, method=["refined", "alternating"])
 def test_better_codes_for_the_last_projection(kit: Kit, dtype: str, method: str) -> None:
     """Few values per row, no row of an alternating code farther off than its greedy one, and most of the gain there.
 

@@ -46,7 +46,7 @@ def test_leaf_sums_outer_products(kit: Kit, x: Array, index: int) -> None:
     kit.check(compare.forward(node.magnitude, sizes.sum(axis=0), allowed + kit.tiny(tokens), "magnitude"))
 
 
-@clause("C-1", tier="forward-error", seed=st.integers(0, 2**16), dtype=strategies.float_dtypes())
+@clause("C-1", tier="forward-error", seed=st.integers(0, 2**16), dtype=strategies.WIDE_FLOATS)
 def test_leaf_keeps_its_precision_on_long_sums(kit: Kit, seed: int, dtype: str) -> None:
     """300 tokens with full significands: products in TF32 or float16 lose the digits that the bound demands."""
     x = np.random.default_rng(seed).standard_normal((300, 6)).astype(dtype)

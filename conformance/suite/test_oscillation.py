@@ -103,7 +103,7 @@ def test_thresholds_that_are_hit(kit: Kit, w: Array, bits: int) -> None:
     kit.check(compare.exact(found.codes, grid.codes, "codes"))
 
 
-@clause("O-2", tier="exact", dtype=strategies.float_dtypes(half=True), bits=st.integers(1, 8), unit=st.integers(-2, 3))
+@clause("O-2", tier="exact", dtype=strategies.FLOATS, bits=st.integers(1, 8), unit=st.integers(-2, 3))
 def test_no_more_levels_than_bits_allow(kit: Kit, dtype: str, bits: int, unit: int) -> None:
     """Weights at and beyond the clipping point, in every precision: 1 - 1e-6 is 1 in half precision, and with one bit
     the lower clip rounds away from its level."""
@@ -116,7 +116,7 @@ def test_no_more_levels_than_bits_allow(kit: Kit, dtype: str, bits: int, unit: i
     kit.check(compare.exact(found.codes[0, :2], np.array([n - 1, -n]), "codes beyond the clipping point"))
 
 
-@clause("O-2a", tier="exact", dtype=strategies.float_dtypes(half=True), bits=BITS, rows=st.integers(1, 3))
+@clause("O-2a", tier="exact", dtype=strategies.FLOATS, bits=BITS, rows=st.integers(1, 3))
 def test_rows_of_zeros(kit: Kit, dtype: str, bits: int, rows: int) -> None:
     """Zeros, not NaN; ordinary rows beside them are quantized as ever."""
     w = np.zeros((2 * rows, 4), dtype)
@@ -215,7 +215,7 @@ def follow(kit: Kit, codes: Array, fields: tuple[str, ...], **options: Any) -> N
             kit.check(compare.exact(getattr(state, name), wanted, f"{name} after step {t + 1}"))
 
 
-@clause("O-4", tier="exact", codes=histories(), momentum=st.sampled_from([0.5, 0.25, 1.0]))
+@clause("O-4", tier="exact", codes=histories(), momentum=[0.5, 0.25, 1.0])
 def test_oscillations_are_counted(kit: Kit, codes: Array, momentum: float) -> None:
     """A change against the last change, however long ago; the first change is none."""
     follow(kit, codes, ("codes", "direction", "total", "frequency", "frozen"), momentum=momentum)
@@ -225,10 +225,10 @@ def test_oscillations_are_counted(kit: Kit, codes: Array, momentum: float) -> No
     "O-4a",
     tier="exact",
     codes=histories(),
-    momentum=st.sampled_from([0.5, 0.25]),
-    threshold=st.sampled_from([0.5, 0.3, 0.25, 0.75]),
-    freeze_to=st.sampled_from(["average", "current"]),
-    targets=st.sampled_from(["held", "rewritten"]),
+    momentum=[0.5, 0.25],
+    threshold=[0.5, 0.3, 0.25, 0.75],
+    freeze_to=["average", "current"],
+    targets=["held", "rewritten"],
 )
 def test_freezing(kit: Kit, codes: Array, momentum: float, threshold: float, freeze_to: str, targets: str) -> None:
     """Above the threshold only, for good, at the mean before the step or the code of the step."""
@@ -244,8 +244,8 @@ def test_freezing(kit: Kit, codes: Array, momentum: float, threshold: float, fre
         min_size=1,
         max_size=5,
     ),
-    freeze_to=st.sampled_from(["average", "current"]),
-    targets=st.sampled_from(["held", "rewritten"]),
+    freeze_to=["average", "current"],
+    targets=["held", "rewritten"],
 )
 def test_targets(kit: Kit, state: list[tuple[int, int, int, int, int, bool]], freeze_to: str, targets: str) -> None:
     """One step from any state, means of codes that are halves: half to even, and once or again and again."""
@@ -281,8 +281,8 @@ def test_targets(kit: Kit, state: list[tuple[int, int, int, int, int, bool]], fr
     "O-4b",
     tier="forward-error",
     codes=st.lists(st.tuples(*[st.integers(-3, 3)] * 2, st.integers(-1, 1)), min_size=1, max_size=6),
-    momentum=st.sampled_from([0.01, 0.1, 0.3]),
-    dtype=strategies.float_dtypes(),
+    momentum=[0.01, 0.1, 0.3],
+    dtype=strategies.WIDE_FLOATS,
     data=st.data(),
 )
 def test_running_means(kit: Kit, codes: list[tuple[int, int, int]], momentum: float, dtype: str, data: Any) -> None:
@@ -340,14 +340,7 @@ def test_boundary_statistics(kit: Kit, case: tuple[Array, Array], bits: int, wid
         kit.check(compare.forward(getattr(found, name), expected, compare.gamma(1, u) * expected, name))
 
 
-@clause(
-    "O-6",
-    tier="tie-band",
-    w=any_weights(),
-    bits=BITS,
-    width=st.sampled_from(strategies.BOUNDARY_RANGES),
-    thresholds=THRESHOLDS,
-)
+@clause("O-6", tier="tie-band", w=any_weights(), bits=BITS, width=strategies.BOUNDARY_RANGES, thresholds=THRESHOLDS)
 def test_mask(kit: Kit, w: Array, bits: int, width: float, thresholds: str) -> None:
     """Within the range of a threshold; where rounding decides, either. Bool."""
     found, grid = kit.call("cga_mask", w, bits=bits, boundary_range=width, thresholds=thresholds), statistics(w, bits)
@@ -426,7 +419,7 @@ def test_active_weights(kit: Kit, case: tuple[tuple[Array, ...], dict[str, Any]]
         kit.check(compare.forward(getattr(found, name), new, allowed + kit.tiny(16), name))
 
 
-@clause("O-7a", tier="forward-error", dtype=strategies.float_dtypes(), step=st.integers(1, 3))
+@clause("O-7a", tier="forward-error", dtype=strategies.WIDE_FLOATS, step=st.integers(1, 3))
 def test_a_weight_without_gradient_stays(kit: Kit, dtype: str, step: int) -> None:
     """No gradient, now or before, and no epsilon: 0 / 0 is no movement, and decay still acts."""
     w, zero = np.array([[1.5, -2.0]], dtype), np.zeros((1, 2), dtype)
@@ -522,7 +515,7 @@ def test_product_gradient(kit: Kit, case: tuple[Layer, Array, Array]) -> None:
     check_product_gradient(kit, layer, grad, grad)
 
 
-@clause("O-8b", tier="forward-error", case=product_slopes(), freeze=st.sampled_from(["product", "none"]))
+@clause("O-8b", tier="forward-error", case=product_slopes(), freeze=["product", "none"])
 def test_frozen_products(kit: Kit, case: tuple[Layer, Array, Array], freeze: str) -> None:
     """``product``: frozen products pass nothing. ``none``: the mask is not looked at, as in the published code."""
     layer, grad, on = case
@@ -588,13 +581,13 @@ def test_attention(kit: Kit, layer: Layer) -> None:
     check_attention(kit, layer._replace(b_q=np.zeros_like(layer.b_q)), "kept")
 
 
-@clause("O-9a", tier="forward-error", layer=layers(), biases=st.sampled_from(["kept", "dropped"]))
+@clause("O-9a", tier="forward-error", layer=layers(), biases=["kept", "dropped"])
 def test_query_bias(kit: Kit, layer: Layer, biases: str) -> None:
     """Kept, it adds to the scores of keys; dropped, it is not looked at."""
     check_attention(kit, layer, biases)
 
 
-@clause("O-9a", tier="forward-error", dtype=strategies.float_dtypes(half=True), sign=st.sampled_from([1, -1]))
+@clause("O-9a", tier="forward-error", dtype=strategies.FLOATS, sign=[1, -1])
 def test_a_large_query_bias(kit: Kit, dtype: str, sign: int) -> None:
     """Heads of four rows, so that what is divided by their root, and what is not, can be told apart."""
     C, H, d, N = 3, 2, 4, 5
@@ -629,10 +622,7 @@ def test_quantizers(kit: Kit, layer: Layer) -> None:
 
     names = QkrQuantizers._fields
     found = kit.call(
-        "qkr_attention",
-        *layer[:6],
-        heads=layer.heads,
-        quantizers=QkrQuantizers(*(recorder(name) for name in names)),
+        "qkr_attention", *layer[:6], heads=layer.heads, quantizers=QkrQuantizers(*(recorder(name) for name in names))
     )
     unseen = [name for name in names if name not in seen]
     kit.require(not unseen, f"no tensor reached the quantizer of {', '.join(unseen)}")

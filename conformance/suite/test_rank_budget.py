@@ -187,7 +187,7 @@ def leading(w: Array, c: Array, u: float) -> tuple[Array, Array]:
     "K-2",
     tier="forward-error",
     problem=strategies.patch_problems(),
-    noise=st.sampled_from([0.0, 0.125, 1.0, 8.0]),
+    noise=[0.0, 0.125, 1.0, 8.0],
     seed=st.integers(0, 2**16),
 )
 def test_subspace_overlap(kit: Kit, problem: PatchProblem, noise: float, seed: int) -> None:
@@ -235,7 +235,7 @@ def test_loss_importance(kit: Kit, problem: RankProblem, base: int) -> None:
     "K-4",
     tier="exact",
     shapes=st.lists(st.tuples(st.integers(1, 40000), st.integers(1, 40000)), min_size=1, max_size=5),
-    bits=st.sampled_from([None, 1, 3, 4, 8, 16, 32]),
+    bits=[None, 1, 3, 4, 8, 16, 32],
 )
 def test_rank_cost(kit: Kit, shapes: list[tuple[int, int]], bits: int | None) -> None:
     """m + k parameters, or the bytes of a column of m and a row of k numbers, each ending on a byte."""
@@ -309,7 +309,7 @@ def shares(problem: RankProblem) -> tuple[Array, Array]:
     return ρ[:, :: problem.multiple], tail[:, :: problem.multiple] > 0
 
 
-@clause("K-6", tier="tie-band", problem=GENERAL, threshold=st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0]))
+@clause("K-6", tier="tie-band", problem=GENERAL, threshold=[0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0])
 def test_threshold_ranks(kit: Kit, problem: RankProblem, threshold: float) -> None:
     """The first multiple at which the share is reached, within the bounds."""
     found = kit.call(
@@ -447,7 +447,7 @@ def test_pooled_modules(kit: Kit, problem: RankProblem, seed: int) -> None:
     problem=TIES,
     other=TIES,
     step=st.integers(0, 4),
-    hysteresis=st.sampled_from([0.0, 0.5, 3.0]),
+    hysteresis=[0.0, 0.5, 3.0],
     seed=st.integers(0, 2**16),
 )
 def test_reallocation(
@@ -494,7 +494,7 @@ def nested_size(b: Array, a: Array, c: Array) -> float:
     return float((wide[0] * wide[1]) ** 2 * wide[2])
 
 
-@clause("K-11", tier="certificate", case=adapters(), split=st.sampled_from(["balanced", "left"]))
+@clause("K-11", tier="certificate", case=adapters(), split=["balanced", "left"])
 def test_prefixes_of_a_nested_patch(kit: Kit, case: tuple[Array, Array, Array], split: str) -> None:
     """The first r directions leave no more of BA than the best patch of rank r does."""
     b, a, c = case

@@ -69,7 +69,7 @@ def test_nearest_level(kit: Kit, x: Array, levels: Array) -> None:
     kit.check(compare.choice(np.where(index == expected, 0.0, distance), 0.0, band, "distance from the midpoint"))
 
 
-@clause("R-3a", tier="exact", levels=strategies.sorted_levels(), dtype=strategies.float_dtypes(half=True))
+@clause("R-3a", tier="exact", levels=strategies.sorted_levels(), dtype=strategies.FLOATS)
 def test_midpoints_go_to_the_lower_level(kit: Kit, levels: Array, dtype: str) -> None:
     """Levels are multiples of 1/4 and inputs of 1/8: midpoints and neighbours are exact in every format."""
     levels = levels.astype(dtype)

@@ -77,7 +77,7 @@ def test_which_scales_train(kit: Kit, layer: CodedLayer, train: str) -> None:
     kit.check(compare.exact(found, trained(layer.scale, train), f"mask of {train!r}"))
 
 
-@clause("U-1a", tier="exact", dtype=strategies.float_dtypes(half=True), bits=st.integers(1, 4))
+@clause("U-1a", tier="exact", dtype=strategies.FLOATS, bits=st.integers(1, 4))
 def test_the_lower_of_equal_planes_trains(kit: Kit, dtype: str, bits: int) -> None:
     """Equal magnitudes of either sign, and groups of zeros."""
     scale = np.array([[[0.5, -0.5, 0.5, -0.5]], [[0, 2, -2, 1]], [[0, 0, 0, 0]]], dtype)[..., :bits]
@@ -109,7 +109,7 @@ def test_mean_gradient(kit: Kit, layer: CodedLayer) -> None:
     check_gradient(kit, layer, "mean")
 
 
-@clause("U-2b", tier="exact", dtype=strategies.float_dtypes(half=True), bits=st.integers(1, 8))
+@clause("U-2b", tier="exact", dtype=strategies.FLOATS, bits=st.integers(1, 8))
 def test_planes_are_bits(kit: Kit, dtype: str, bits: int) -> None:
     """One column per code, so that each entry of the gradient is one bit of it."""
     codes = np.arange(2**bits, dtype=np.int32)[None]
@@ -118,7 +118,7 @@ def test_planes_are_bits(kit: Kit, dtype: str, bits: int) -> None:
     kit.check(compare.exact(found, expected, "signs"))
 
 
-@clause("U-3", tier="forward-error", layer=LAYERS, norm=st.sampled_from(["sum", "mean"]), data=st.data())
+@clause("U-3", tier="forward-error", layer=LAYERS, norm=["sum", "mean"], data=st.data())
 def test_gradient_from_tokens(kit: Kit, layer: CodedLayer, norm: str, data: Any) -> None:
     """That of the weight gradient δᵀx, however the products are associated."""
     codes, bits, x = layer.codes, layer.bits, layer.tokens
@@ -188,7 +188,7 @@ def test_step_of_training(kit: Kit, case: tuple[tuple[Array, ...], dict[str, Any
         kit.check(compare.forward(getattr(found, name), np.where(on, new, old), allowed + kit.tiny(16), name))
 
 
-@clause("U-4", tier="forward-error", dtype=strategies.float_dtypes(), step=st.integers(1, 3))
+@clause("U-4", tier="forward-error", dtype=strategies.WIDE_FLOATS, step=st.integers(1, 3))
 def test_a_scale_without_gradient_stays(kit: Kit, dtype: str, step: int) -> None:
     """No gradient, now or before, and no epsilon: 0 / 0 is no movement, and decay still acts."""
     scale, zero = np.array([[[1.5, -2.0]]], dtype), np.zeros((1, 1, 2), dtype)
@@ -258,7 +258,7 @@ def test_scales_that_do_not_train(kit: Kit, case: tuple[CodedLayer, Array, Array
     kit.check(compare.exact(fitted[~mask], layer.scale[~mask], "frozen scales"))
 
 
-@clause("U-5b", tier="forward-error", dtype=strategies.float_dtypes(), bits=st.integers(2, 4), groups=st.integers(1, 2))
+@clause("U-5b", tier="forward-error", dtype=strategies.WIDE_FLOATS, bits=st.integers(2, 4), groups=st.integers(1, 2))
 def test_the_nearest_fit(kit: Kit, dtype: str, bits: int, groups: int) -> None:
     """Planes that coincide share what is missing; with opposite signs they share it so; a dead group does not move."""
     target, width = np.array([[5.0], [-3.0], [2.0]]), 4

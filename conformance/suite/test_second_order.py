@@ -118,7 +118,7 @@ def test_dead_columns_are_found(kit: Kit, problem: WeightProblem) -> None:
     kit.check(compare.exact(off[dead], np.zeros_like(off[dead]), "row of a dead column"))
 
 
-@clause("G-1a", tier="exact", dtype=strategies.float_dtypes())
+@clause("G-1a", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_damping_uses_the_mean_after_the_repair(kit: Kit, dtype: str) -> None:
     """diag(0, 3, 0, 0) becomes diag(1, 3, 1, 1) before its mean, 3/2, is taken: with damping 2 dead pivots are 1/2."""
     h = np.diag([0.0, 3.0, 0.0, 0.0]).astype(dtype)
@@ -217,7 +217,7 @@ def test_dead_columns_become_zero(kit: Kit, problem: WeightProblem, bits: int, d
 
 
 @clause(
-    "G-3", tier="exact", diagonal=st.lists(st.integers(0, 4), min_size=2, max_size=12), dtype=strategies.float_dtypes()
+    "G-3", tier="exact", diagonal=st.lists(st.integers(0, 4), min_size=2, max_size=12), dtype=strategies.WIDE_FLOATS
 )
 def test_order_of_columns(kit: Kit, diagonal: list[int], dtype: str) -> None:
     """With groups of one column, group_index *is* the order of work: by descending diagonal, ties and all."""
@@ -232,7 +232,7 @@ def test_order_of_columns(kit: Kit, diagonal: list[int], dtype: str) -> None:
     kit.check(compare.exact(plain.group_index, np.arange(k), "group_index"))
 
 
-@clause("G-3b", tier="tie-band", problem=strategies.weight_problems(), bits=st.sampled_from([3, 4]))
+@clause("G-3b", tier="tie-band", problem=strategies.weight_problems(), bits=[3, 4])
 def test_act_order_replays(kit: Kit, problem: WeightProblem, bits: int) -> None:
     """Codes are the roundings of the weights updated in that order, groups are runs of visited columns."""
     result = kit.call(
@@ -333,8 +333,8 @@ def check_smallest(kit: Kit, score: Array, band: Array, mask: Array, what: str) 
     "G-5",
     tier="tie-band",
     problem=strategies.weight_problems(),
-    pattern=st.sampled_from([(2, 4), (1, 4), (1, 2), (4, 4)]),
-    block=st.sampled_from([4, 8, 128]),
+    pattern=[(2, 4), (1, 4), (1, 2), (4, 4)],
+    block=[4, 8, 128],
 )
 def test_sparsegpt_prunes_and_updates(kit: Kit, problem: WeightProblem, pattern: tuple[int, int], block: int) -> None:
     """The mask is that of the replayed saliencies, pruned weights are 0, survivors are the updated weights."""
@@ -358,7 +358,7 @@ def test_sparsegpt_prunes_and_updates(kit: Kit, problem: WeightProblem, pattern:
     kit.check(compare.forward(float(result.loss), value, loss_bound(kit, run), "loss"))
 
 
-@clause("G-5", tier="tie-band", dtype=strategies.float_dtypes(), seed=st.integers(0, 999))
+@clause("G-5", tier="tie-band", dtype=strategies.WIDE_FLOATS, seed=st.integers(0, 999))
 def test_saliency_weighs_by_the_pivot(kit: Kit, dtype: str, seed: int) -> None:
     """Inputs of very different power: the largest weights sit where they matter least."""
     random = np.random.default_rng(seed)
@@ -387,8 +387,8 @@ def test_sparsegpt_ties_prune_the_lower_index(kit: Kit, signs: list[float], keep
     problem=strategies.weight_problems(),
     bits=BITS,
     scheme=SCHEMES,
-    group_size=st.sampled_from([None, 4, 2]),
-    source=st.sampled_from(["current", "block"]),
+    group_size=[None, 4, 2],
+    source=["current", "block"],
 )
 def test_sparsegpt_quantizes_survivors(
     kit: Kit, problem: WeightProblem, bits: int, scheme: str, group_size: int | None, source: str
@@ -430,7 +430,7 @@ def test_wanda_prunes_the_smallest_scores(kit: Kit, w: Array, pattern: tuple[int
     check_smallest(kit, score, compare.score_band(score, kit.u(w), 2), tuples, "score pruned")
 
 
-@clause("G-6a", tier="exact", data=st.data(), pattern=PATTERNS, dtype=strategies.float_dtypes())
+@clause("G-6a", tier="exact", data=st.data(), pattern=PATTERNS, dtype=strategies.WIDE_FLOATS)
 def test_wanda_ties_prune_the_lower_index(kit: Kit, data: Any, pattern: tuple[int, int], dtype: str) -> None:
     """Weights ±1, ±2 and moments 1, 4: scores are 1, 2 or 4 exactly, and mostly tied."""
     keep, of = pattern

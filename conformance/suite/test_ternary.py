@@ -80,7 +80,7 @@ def judge_ternary(kit: Kit, case: FakeQuantInput, threshold: float, found: Array
         kit.require(bool(np.all(np.abs(found) <= 1)), "a code is not -1, 0 or 1")
 
 
-@clause("T-1", tier="tie-band", case=fake_quant_inputs(), threshold=st.sampled_from([0.7, 0.7, 0.5, 0.0]))
+@clause("T-1", tier="tie-band", case=fake_quant_inputs(), threshold=[0.7, 0.7, 0.5, 0.0])
 def test_ternary_codes(kit: Kit, case: FakeQuantInput, threshold: float) -> None:
     """Codes differ only where a magnitude lies in the band of the threshold; scales are means of what is kept."""
     found = kit.call("twn_code", case.x, threshold=threshold, **case.options)
@@ -88,12 +88,7 @@ def test_ternary_codes(kit: Kit, case: FakeQuantInput, threshold: float) -> None
     judge_ternary(kit, case, threshold, found.codes, found.scale)
 
 
-@clause(
-    "T-1a",
-    tier="exact",
-    x=arrays(np.int64, (3, 8), elements=st.integers(-16, 16), fill=st.nothing()),
-    dtype=strategies.float_dtypes(half=True),
-)
+@clause("T-1a", tier="exact", x=strategies.integers((3, 8), 16), dtype=strategies.FLOATS)
 def test_a_tie_with_the_threshold_is_zero(kit: Kit, x: Array, dtype: str) -> None:
     """Rows of eight multiples of 1/8 and half their mean: every step is exact, so equality is equality."""
     x = (x / 8).astype(dtype)
@@ -125,7 +120,7 @@ def test_zeros_stay_zero(kit: Kit, x: Array) -> None:
         kit.check(compare.exact(code.codes[zero], np.zeros_like(code.codes[zero]), "codes of zeros"))
 
 
-@clause("T-2", tier="tie-band", case=fake_quant_inputs(), threshold=st.sampled_from([0.7, 0.7, 0.5, 0.0]))
+@clause("T-2", tier="tie-band", case=fake_quant_inputs(), threshold=[0.7, 0.7, 0.5, 0.0])
 def test_ternary_values(kit: Kit, case: FakeQuantInput, threshold: float) -> None:
     """Values are 0 or ± the mean of the magnitudes that are kept."""
     found = kit.call("twn", case.x, threshold=threshold, **case.options)
@@ -145,7 +140,7 @@ def test_statistics_are_local(kit: Kit, case: FakeQuantInput) -> None:
             kit.check(compare.exact_bytes(together, np.concatenate(apart), f"{op}({options}) by {granularity}"))
 
 
-@clause("T-2b", tier="exact", case=fake_quant_inputs(), clip=st.sampled_from([0.25, 2.5, 64.0]))
+@clause("T-2b", tier="exact", case=fake_quant_inputs(), clip=[0.25, 2.5, 64.0])
 def test_the_clip_comes_first(kit: Kit, case: FakeQuantInput, clip: float) -> None:
     """Clipping inside and before the call give the same bytes; clips are exact in every format."""
     bound = case.x.dtype.type(clip)
@@ -158,13 +153,7 @@ def test_the_clip_comes_first(kit: Kit, case: FakeQuantInput, clip: float) -> No
             kit.check(compare.exact_bytes(inside, outside, f"{op}({options}) with a clip of {clip}"))
 
 
-@clause(
-    "T-3",
-    tier="tie-band",
-    case=fake_quant_inputs(),
-    bits=st.integers(2, 8),
-    outermost=st.sampled_from(["published", "bounded"]),
-)
+@clause("T-3", tier="tie-band", case=fake_quant_inputs(), bits=st.integers(2, 8), outermost=["published", "bounded"])
 def test_clamped_uniform_values(kit: Kit, case: FakeQuantInput, bits: int, outermost: str) -> None:
     """Whole multiples of the step; the nearest to the clamped value outside the tie band.
 
@@ -202,7 +191,7 @@ def test_clamped_uniform_values(kit: Kit, case: FakeQuantInput, bits: int, outer
     kit.check(compare.forward(found[where], (codes * step)[where], allowed[where], "values"))
 
 
-@clause("T-3a", tier="forward-error", dtype=strategies.float_dtypes(half=True), bits=st.integers(2, 8))
+@clause("T-3a", tier="forward-error", dtype=strategies.FLOATS, bits=st.integers(2, 8))
 def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
     """Magnitudes at and beyond α: 2^(b-1) steps as published, one less when bounded. Everything but the step is exact.
 
@@ -219,13 +208,7 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
         kit.check(compare.forward(found[outer], expected[outer], allowed[outer], f"outermost level, {outermost}"))
 
 
-@clause(
-    "T-3b",
-    tier="exact",
-    x=arrays(np.int64, (3, 8), elements=st.integers(-254, 254), fill=st.nothing()),
-    dtype=strategies.float_dtypes(half=True),
-    bits=st.integers(2, 8),
-)
+@clause("T-3b", tier="exact", x=strategies.integers((3, 8), 254), dtype=strategies.FLOATS, bits=st.integers(2, 8))
 def test_ties_inside_the_clamped_grid(kit: Kit, x: Array, dtype: str, bits: int) -> None:
     """Half of every row is ±(2^bits − 1)/2, the other half multiples of 1/2 below half of that, and so below the mean.
 
@@ -246,8 +229,8 @@ def test_ties_inside_the_clamped_grid(kit: Kit, x: Array, dtype: str, bits: int)
     tier="tie-band",
     case=fake_quant_inputs(),
     bits=st.integers(2, 8),
-    scheme=st.sampled_from(["symmetric", "asymmetric"]),
-    epsilon=st.sampled_from(strategies.EPSILONS),
+    scheme=["symmetric", "asymmetric"],
+    epsilon=strategies.EPSILONS,
 )
 def test_min_max_values(kit: Kit, case: FakeQuantInput, bits: int, scheme: str, epsilon: float) -> None:
     """Between the values of the smallest and the largest code that rounding may have given.
@@ -271,7 +254,7 @@ def test_min_max_values(kit: Kit, case: FakeQuantInput, bits: int, scheme: str, 
 
 
 @clause("T-4a", tier="exact", x=arrays(np.int64, (4, 6), elements=st.integers(0, 510), fill=st.nothing()),
-        dtype=strategies.float_dtypes(half=True))  # fmt: skip
+        dtype=strategies.FLOATS)  # fmt: skip
 def test_ties_above_the_smallest_value(kit: Kit, x: Array, dtype: str) -> None:
     """Asymmetric codes count from the smallest value: with that at -3 and a step of 1, -2.5 goes to -3."""
     for bits in (1, 2, 3, 5, 8):
@@ -282,8 +265,8 @@ def test_ties_above_the_smallest_value(kit: Kit, x: Array, dtype: str) -> None:
         kit.require(bool(close.all()), f"a tie does not go to the even code with {bits} bits")
 
 
-@clause("T-4a", tier="exact", x=arrays(np.int64, (4, 6), elements=st.integers(-254, 254), fill=st.nothing()),
-        dtype=strategies.float_dtypes(half=True))  # fmt: skip
+@clause("T-4a", tier="exact", x=strategies.integers((4, 6), 254),
+        dtype=strategies.FLOATS)  # fmt: skip
 def test_ties_and_extremes(kit: Kit, x: Array, dtype: str) -> None:
     """Halves of every width: codes are rounded half to even; of any tensor the largest magnitude comes back."""
     for bits in (8, 2, 3, 5):

@@ -122,7 +122,7 @@ def check_grid(kit: Kit, case: GridInput, **more: Any) -> Grid[Array]:
     return found
 
 
-@clause("Q-1", tier="exact", dtype=strategies.float_dtypes())
+@clause("Q-1", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_codes_fill_their_range(kit: Kit, dtype: str) -> None:
     """Saturated inputs reach both ends of every width and scheme, and one step inside them is not clipped."""
     for scheme in strategies.SCHEMES:
@@ -189,7 +189,7 @@ def groupings(x: Array) -> list[dict[str, Any]]:
     "Q-2b",
     tier="exact",
     x=strategies.matrices(columns=(2, 12), multiple=2),
-    scheme=st.sampled_from(strategies.SCHEMES),
+    scheme=strategies.SCHEMES,
     bits=st.integers(2, 8),
 )
 def test_granularity(kit: Kit, x: Array, scheme: str, bits: int) -> None:
@@ -210,7 +210,7 @@ def test_granularity(kit: Kit, x: Array, scheme: str, bits: int) -> None:
             kit.check(compare.exact(found.zero_point.ravel(), single.zero_point.ravel(), "zero point of a group alone"))
 
 
-@clause("Q-2c", tier="tie-band", x=strategies.matrices(columns=(2, 12)), scheme=st.sampled_from(strategies.SCHEMES))
+@clause("Q-2c", tier="tie-band", x=strategies.matrices(columns=(2, 12)), scheme=strategies.SCHEMES)
 def test_scale_dtype(kit: Kit, x: Array, scheme: str) -> None:
     """The scale is the exact one rounded once, up to the error of computing it; the zero point belongs to it."""
     for scale_dtype in ("float16", "bfloat16", "float32"):
@@ -218,7 +218,7 @@ def test_scale_dtype(kit: Kit, x: Array, scheme: str) -> None:
             check_stored_scale(kit, x, bits=bits, scheme=scheme, scale_dtype=scale_dtype)
 
 
-@clause("Q-2c", tier="tie-band", dtype=strategies.float_dtypes())
+@clause("Q-2c", tier="tie-band", dtype=strategies.WIDE_FLOATS)
 def test_scale_dtype_on_many_rows(kit: Kit, dtype: str) -> None:
     """Hundreds of ordinary rows: some zero points turn when the scale is rounded after them."""
     x = np.random.default_rng(20240229).standard_normal((300, 6)).astype(dtype)
@@ -244,7 +244,7 @@ def check_stored_scale(kit: Kit, x: Array, *, bits: int, scheme: str, scale_dtyp
         kit.check(compare.codes(found.zero_point, wanted, ratio, band, f"zero_point of the {scale_dtype} scale"))
 
 
-@clause("Q-2c", tier="tie-band", sign=st.sampled_from([1.0, -1.0]))
+@clause("Q-2c", tier="tie-band", sign=[1.0, -1.0])
 def test_scale_dtype_never_gives_zero_or_infinity(kit: Kit, sign: float) -> None:
     """Below the smallest normal number the scale becomes that number; above the largest it is refused."""
     tiny = np.full((1, 4), sign * 2.0**-40, np.float32)
@@ -260,7 +260,7 @@ def test_scale_dtype_never_gives_zero_or_infinity(kit: Kit, sign: float) -> None
     "Q-2d",
     tier="forward-error",
     case=strategies.grid_inputs(schemes=strategies.SCHEMES),
-    floor=st.sampled_from([2.0**-10, 1.0, 300.0]),
+    floor=[2.0**-10, 1.0, 300.0],
     clip=CLIPS,
 )
 def test_range_floor(kit: Kit, case: GridInput, floor: float, clip: float) -> None:
@@ -268,7 +268,7 @@ def test_range_floor(kit: Kit, case: GridInput, floor: float, clip: float) -> No
     check_grid(kit, case, range_floor=floor, clip_ratio=clip)
 
 
-@clause("Q-2d", tier="forward-error", dtype=strategies.float_dtypes(half=True))
+@clause("Q-2d", tier="forward-error", dtype=strategies.FLOATS)
 def test_range_floor_of_small_and_large_rows(kit: Kit, dtype: str) -> None:
     """One row below the floor, one above, one of zeros, for every scheme and clip ratio."""
     x = np.array([[0.25, -0.125], [3.0, -500.0], [0.0, 0.0]], dtype)
@@ -296,7 +296,7 @@ def test_ties_go_to_the_even_code(kit: Kit, case: AffineInput) -> None:
     kit.check(compare.exact(codes, kit.spec.quantize(x, scale, zero, bits=bits, scheme=scheme), "codes"))
 
 
-@clause("Q-3a", tier="exact", dtype=strategies.float_dtypes(), bits=st.integers(2, 8))
+@clause("Q-3a", tier="exact", dtype=strategies.WIDE_FLOATS, bits=st.integers(2, 8))
 def test_ties_with_odd_and_even_zero_points(kit: Kit, dtype: str, bits: int) -> None:
     """The quotient is rounded before the zero point is added: an odd one would turn every tie around."""
     top = 2**bits - 1
@@ -308,7 +308,7 @@ def test_ties_with_odd_and_even_zero_points(kit: Kit, dtype: str, bits: int) -> 
     kit.check(compare.exact(codes, np.clip(np.rint(halves) + zero, 0, top), "codes of ties"))
 
 
-@clause("Q-3a", tier="exact", dtype=strategies.float_dtypes())
+@clause("Q-3a", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_division_is_not_a_multiplication(kit: Kit, dtype: str) -> None:
     """A grid of ties n + 1/2 over 60 odd scales: some reciprocal always misses one."""
     for odd in range(3, 123, 2):
@@ -366,19 +366,13 @@ def grid_error(values: Array, scale: Array, zero: Array, *, bits: int, scheme: s
     return np.asarray((np.abs(restored - values) ** norm).sum(axis=-1))
 
 
-@clause(
-    "Q-5",
-    tier="certificate",
-    case=strategies.grid_inputs(half=False),
-    norm=st.sampled_from([2.4, 2.0, 1.0]),
-    grid=st.sampled_from([100, 20, 7]),
-)
+@clause("Q-5", tier="certificate", case=strategies.grid_inputs(half=False), norm=[2.4, 2.0, 1.0], grid=[100, 20, 7])
 def test_clip_search_finds_the_least_error(kit: Kit, case: GridInput, norm: float, grid: int) -> None:
     """Whatever ratio a backend takes, its error is at most that of every candidate, up to rounding."""
     check_clip_search(kit, case.x, case.options, norm=norm, grid=grid)
 
 
-@clause("Q-5", tier="certificate", dtype=strategies.float_dtypes(), norm=st.sampled_from([2.4, 1.0, 4.0]))
+@clause("Q-5", tier="certificate", dtype=strategies.WIDE_FLOATS, norm=[2.4, 1.0, 4.0])
 def test_clip_search_on_outliers(kit: Kit, dtype: str, norm: float) -> None:
     """Rows with outliers, where the best ratio depends on the norm."""
     x = np.random.default_rng(20240229).standard_t(3, (40, 12)).astype(dtype)
@@ -425,7 +419,7 @@ def check_clip_search(kit: Kit, x: Array, options: dict[str, Any], *, norm: floa
         kit.check(compare.certificate(float(reached[at]), float(best[at]), float(slack[at]), where))
 
 
-@clause("Q-5a", tier="exact", dtype=strategies.float_dtypes(), scheme=st.sampled_from(strategies.SCHEMES))
+@clause("Q-5a", tier="exact", dtype=strategies.WIDE_FLOATS, scheme=strategies.SCHEMES)
 def test_equal_errors_keep_the_larger_ratio(kit: Kit, dtype: str, scheme: str) -> None:
     """All-zero groups have the error 0 at every ratio: the first one, 1, must win."""
     x = np.zeros((2, 8), dtype)
@@ -459,7 +453,7 @@ def test_zeros_stay_zero(kit: Kit, x: Array) -> None:
                     kit.check(compare.exact(values[zero_rows], np.zeros_like(x[zero_rows]), "zeros, restored"))
 
 
-@clause("Q-8", tier="exact", dtype=strategies.float_dtypes())
+@clause("Q-8", tier="exact", dtype=strategies.WIDE_FLOATS)
 def test_constant_groups_fall_back_to_a_range_with_zero(kit: Kit, dtype: str) -> None:
     """Without zero in the range a constant group has none: it gets the grid that it has with zero."""
     x = np.array([[5.0] * 4, [-3.0] * 4, [0.0] * 4], dtype)
