@@ -148,5 +148,5 @@ def loads_what_it_wrote(scripts: Path, folder: Path) -> None:
     call(scripts / "python", "make.py", cwd=folder)
     sizes = ["--bits", "3", "--group-size", "32", "--rank", "4", "--samples", "4", "--length", "64"]
     call(scripts / "lowbit", "compress", "model", "-o", "out", "--calibration", "text.txt", *sizes, cwd=folder)
-    call(scripts / "lowbit", "check", "out", cwd=folder)
+    call(scripts / "lowbit", "check", "out", "--for", "transformers,peft", cwd=folder)
     call(scripts / "python", "load.py", cwd=folder)
