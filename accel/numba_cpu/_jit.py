@@ -287,12 +287,5 @@ def pieces(rows: int, width: int, *, elements: int = 1 << 18) -> list[tuple[int,
 
 def by_pieces(shape: tuple[int, ...], task: Callable[[slice], R], *, elements: int = 1 << 18) -> list[R]:
     """What ``task`` says of every one of the :func:`pieces` of (rows, width), which threads share."""
-    rows, width = shape
-    parts = pieces(rows, width, elements=elements)
-    found: dict[int, R] = {}
-
-    def work(i: int) -> None:
-        found[i] = task(slice(*parts[i]))
-
-    share(len(parts), work)
-    return [found[i] for i in range(len(parts))]
+    parts = pieces(*shape, elements=elements)
+    return collected(parts, lambda start, stop: task(slice(start, stop)))
