@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import cdiv, next_power_of_2
+
 __all__ = ["bcq_product"]
 
 
@@ -69,13 +71,13 @@ def bcq_product(x: Tensor, planes: Tensor, scale: Tensor, offset: Tensor | None)
     if 0 in (tokens, k, m):
         return torch.zeros((tokens, m), dtype=x.dtype, device=x.device)
     size, words = k // groups, planes.shape[0]
-    share = max(1, triton.cdiv(words, 16))
-    parts = triton.cdiv(words, share)
-    block = min(64, triton.next_power_of_2(m))
+    share = max(1, cdiv(words, 16))
+    parts = cdiv(words, share)
+    block = min(64, next_power_of_2(m))
     y = torch.empty((parts, tokens, m), dtype=x.dtype, device=x.device)
     shift = scale if offset is None else offset.contiguous()
     kernel: Any = _bcq_product
-    kernel[(triton.cdiv(m, block), tokens, parts)](
+    kernel[(cdiv(m, block), tokens, parts)](
         x.contiguous(), planes.contiguous(), scale.contiguous(), shift, y, k, m, size, words, share,
         BITS=bits, SHIFTED=offset is not None, ALIGNED=size % 32 == 0, BLOCK=block, enable_fp_fusion=True,
     )  # fmt: skip

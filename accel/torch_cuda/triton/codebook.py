@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import cdiv
 from .packing import unpacked
 
 __all__ = ["codebook_matmul"]
@@ -58,7 +59,7 @@ def codebook_matmul(x: Tensor, words: Tensor, scale: Tensor, levels: Tensor, bit
     x, scale = (a.to(torch.float32).contiguous() for a in (x, scale))
     dot = tokens >= 16
     rows, columns, together = (64, 32, 16 if tokens < 32 else 32) if dot else (16, 128, 1)
-    grid = (triton.cdiv(m, rows), triton.cdiv(tokens, together))
+    grid = (cdiv(m, rows), cdiv(tokens, together))
     constants: dict[str, Any] = {"BITS": bits, "PADDED": False, "ROWS": rows, "TOKENS": together, "COLUMNS": columns}
     constants |= {"DOT": dot, "enable_fp_fusion": True}
     arrays = (x, words.contiguous(), scale, levels.to(torch.float32), y)

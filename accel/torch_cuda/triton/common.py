@@ -14,7 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "TILE", "finite_or_zero", "flags", "launch", "not_above", "round_half_even", "tiling"]
+__all__ = [
+    "INTERPRETED",
+    "TILE",
+    "cdiv",
+    "finite_or_zero",
+    "flags",
+    "launch",
+    "next_power_of_2",
+    "not_above",
+    "round_half_even",
+    "tiling",
+]
 
 TILE = 4096  # values of a program that holds its tile in registers
 
@@ -50,12 +61,22 @@ def not_above(x):
     return tl.where(near.to(tl.float64) > x, below, near)
 
 
+def cdiv(n: int, size: int) -> int:
+    """Parts of ``size`` that cover n. Triton's own has a type that only its compiler knows."""
+    return -(-n // size)
+
+
+def next_power_of_2(n: int) -> int:
+    """The least power of 2 that is at least n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
 def tiling(width: int, most: int = TILE) -> tuple[int, int]:
     """Rows and columns of a tile: as many whole rows as make half of ``most``, or a run of ``most`` columns of one.
 
     Functions of the width alone: how many rows there are must not change the order of a sum over one.
     """
-    block = min(most, triton.next_power_of_2(max(width, 1)))
+    block = min(most, next_power_of_2(max(width, 1)))
     return max(1, most // 2 // block), block
 
 

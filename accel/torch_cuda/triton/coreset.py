@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import finite_or_zero, launch, tiling
+from .common import cdiv, finite_or_zero, launch, tiling
 
 __all__ = ["scores"]
 
@@ -144,5 +144,5 @@ def scores(x: Tensor, reference: Tensor | None, labels: Tensor | None, blend: fl
     parts = {"ERROR": labels is not None, "GAP": reference is not None}
     tile = {"ROWS": together, "LONG": classes > block, "BLOCK": block}
     arrays = (x, x if reference is None else reference, y, out)
-    launch(_scores, triton.cdiv(n, together), *arrays, n, classes, blend, 1 - blend, **parts, **tile)
+    launch(_scores, cdiv(n, together), *arrays, n, classes, blend, 1 - blend, **parts, **tile)
     return out

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import finite_or_zero, launch, tiling
+from .common import cdiv, finite_or_zero, launch, tiling
 
 __all__ = ["attention_map_loss"]
 
@@ -66,7 +66,7 @@ def attention_map_loss(student: Tensor, teacher: Tensor, lengths: Tensor, log_fl
     loss = torch.empty(student.shape[:3], dtype=torch.float64, device=student.device)
     together, block = tiling(n, 16384)
     together = min(together, max(1, 4096 // block))
-    programs, sizes = triton.cdiv(loss.numel(), together), (loss.numel(), n, heads * n, batch * heads)
+    programs, sizes = cdiv(loss.numel(), together), (loss.numel(), n, heads * n, batch * heads)
     arrays = (student, teacher, lengths.contiguous(), loss, gradient)
     launch(_attention_map, programs, *arrays, *sizes, log_floor, ROWS=together, BLOCK=block)
     return loss, gradient

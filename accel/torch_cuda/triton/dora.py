@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import cdiv, next_power_of_2
+
 __all__ = ["dora_norm"]
 
 
@@ -42,8 +44,8 @@ def dora_norm(w: Tensor, b: Tensor, a: Tensor) -> Tensor:
     norms = torch.empty(m, dtype=torch.float64 if w.dtype == torch.float64 else torch.float32, device=w.device)
     if m:
         rows = 4
-        block = max(16, min(256, triton.next_power_of_2(max(k, 1))))
+        block = max(16, min(256, next_power_of_2(max(k, 1))))
         arguments = (w, b.contiguous(), a.contiguous(), norms, m, k, a.shape[0], *w.stride())
         kernel: Any = _dora_norm
-        kernel[(triton.cdiv(m, rows),)](*arguments, ROWS=rows, BLOCK=block, enable_fp_fusion=True)
+        kernel[(cdiv(m, rows),)](*arguments, ROWS=rows, BLOCK=block, enable_fp_fusion=True)
     return norms

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, finite_or_zero, flags, launch, round_half_even
+from .common import TILE, cdiv, finite_or_zero, flags, launch, next_power_of_2, round_half_even
 
 __all__ = ["Learned", "lsq", "lsq_gradient"]
 
@@ -131,10 +131,10 @@ def _layout(shape: torch.Size) -> _Layout:
     before, n, after = shape
     by_row = after >= _SHORT or before == 1
     rows, width = (before * n, after) if by_row else (before, n * after)
-    block = min(TILE if by_row else 128, triton.next_power_of_2(width))
-    together = min(max(1, TILE // block), triton.next_power_of_2(rows))
+    block = min(TILE if by_row else 128, next_power_of_2(width))
+    together = min(max(1, TILE // block), next_power_of_2(rows))
     tile: dict[str, Any] = {"BY_ROW": by_row, "ROWS": together, "BLOCK": block}
-    return _Layout(by_row, rows, width, triton.cdiv(width, block), triton.cdiv(rows, together), tile)
+    return _Layout(by_row, rows, width, cdiv(width, block), cdiv(rows, together), tile)
 
 
 def lsq(x: Tensor, step: Tensor, offset: Tensor | None, low: int, high: int, codes: bool) -> tuple[Tensor, Tensor]:

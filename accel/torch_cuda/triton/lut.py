@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, launch
+from .common import TILE, cdiv, launch
 
 __all__ = ["evaluate_codes", "lookup_codes"]
 
@@ -68,7 +68,7 @@ def evaluate_codes(q: Tensor, breakpoints: Tensor, slopes: Tensor, intercepts: T
         constants: dict[str, Any] = {} if q.dtype == torch.int8 else {"WIDE": q.dtype == torch.int64}
         arrays = (q, breakpoints.contiguous(), slopes.contiguous(), intercepts.contiguous(), out)
         sizes = (q.numel(), slopes.numel())
-        launch(kernel, triton.cdiv(q.numel(), TILE), *arrays, *sizes, RIGHT=right, **constants, BLOCK=TILE)
+        launch(kernel, cdiv(q.numel(), TILE), *arrays, *sizes, RIGHT=right, **constants, BLOCK=TILE)
     return out
 
 
@@ -77,5 +77,5 @@ def lookup_codes(q: Tensor, entries: Tensor, low: int) -> Tensor:
     out = torch.empty(q.shape, dtype=entries.dtype, device=q.device)
     if out.numel():
         size = q.numel()
-        launch(_look_up, triton.cdiv(size, TILE), q, entries.contiguous(), out, size, low, BLOCK=TILE)
+        launch(_look_up, cdiv(size, TILE), q, entries.contiguous(), out, size, low, BLOCK=TILE)
     return out

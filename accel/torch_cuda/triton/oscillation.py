@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, finite_or_zero, flags, launch, round_half_even, tiling
+from .common import TILE, cdiv, finite_or_zero, flags, launch, round_half_even, tiling
 
 __all__ = ["Tracked", "statsq", "statsq_pull", "track"]
 
@@ -155,7 +155,7 @@ def statsq(rows: Tensor, n: int, with_codes: bool) -> tuple[Tensor, Tensor | Non
     together, block = tiling(k)
     arrays = (rows, values, values if codes is None else codes, scale)
     constants = {"CODES": with_codes, "ROWS": together, "LONG": k > block, "BLOCK": block}
-    launch(_statsq, triton.cdiv(m, together), *arrays, m, k, float(n), 1 / n, **constants)
+    launch(_statsq, cdiv(m, together), *arrays, m, k, float(n), 1 / n, **constants)
     return values, codes, scale
 
 
@@ -164,7 +164,7 @@ def statsq_pull(rows: Tensor, grad: Tensor, n: int) -> tuple[Tensor, Tensor]:
     m, k = rows.shape
     out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     together, block = tiling(k)
-    bad = flags(triton.cdiv(m, together), rows)
+    bad = flags(cdiv(m, together), rows)
     constants = {"ROWS": together, "LONG": k > block, "BLOCK": block}
     launch(_statsq_pull, len(bad), rows, grad, out, bad, m, k, float(n), 1 / n, **constants)
     return out, bad
@@ -183,7 +183,7 @@ def track(
     """One step from the seven fields of a state but the codes, all contiguous, of one shape, not empty."""
     kinds = (torch.int32, torch.int32, torch.float32, torch.int32, torch.float32, torch.bool, torch.int32)
     found = tuple(torch.empty(codes.shape, dtype=kind, device=codes.device) for kind in kinds)
-    bad = flags(triton.cdiv(codes.numel(), TILE // 4), codes)
+    bad = flags(cdiv(codes.numel(), TILE // 4), codes)
     constants = {"AVERAGE": average, "REWRITTEN": rewritten, "BLOCK": TILE // 4, "num_warps": 4}
     launch(_track, len(bad), codes, *state, *found, bad, codes.numel(), 1 - momentum, momentum, limit, **constants)
     return Tracked(found, bad)

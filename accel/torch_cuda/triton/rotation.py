@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common import next_power_of_2
+
 __all__ = ["hadamard_transform"]
 
 
@@ -48,7 +50,7 @@ def hadamard_transform(x: Tensor, table: Tensor, twos: int) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     if not out.numel():
         return out
-    rows = 1 if k == 1 else max(16, triton.next_power_of_2(k))  # a product needs 16 rows and 16 columns
+    rows = 1 if k == 1 else max(16, next_power_of_2(k))  # a product needs 16 rows and 16 columns
     wide = twos if k == 1 else max(16, twos)
     padded = torch.zeros((rows, rows), dtype=torch.float32, device=x.device)
     padded[:k, :k] = table

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import TILE, finite_or_zero, flags, launch, not_above, round_half_even, tiling
+from .common import TILE, cdiv, finite_or_zero, flags, launch, next_power_of_2, not_above, round_half_even, tiling
 
 __all__ = ["Ternary", "min_max", "straight_through", "ternary"]
 
@@ -253,8 +253,8 @@ class Ternary(NamedTuple):
 
 def _split(n: int) -> tuple[int, int]:
     """Parts of a group that does not fit a tile, and values of a part, whole tiles."""
-    share = TILE * triton.cdiv(triton.cdiv(n, TILE), _PARTS)
-    return triton.cdiv(n, share), share
+    share = TILE * cdiv(cdiv(n, TILE), _PARTS)
+    return cdiv(n, share), share
 
 
 def ternary(x: Tensor, clip: float, threshold: float, kind: int, bits: int = 2) -> Ternary:
@@ -265,13 +265,13 @@ def ternary(x: Tensor, clip: float, threshold: float, kind: int, bits: int = 2) 
     constants: dict[str, Any] = {"THRESHOLD": threshold, "KIND": kind, "BITS": bits}
     if n <= TILE:
         rows, block = tiling(n)
-        bad = flags(triton.cdiv(count, rows), x)
+        bad = flags(cdiv(count, rows), x)
         launch(_ternary_rows, len(bad), x, out, scale, bad, count, n, clip, **constants, ROWS=rows, BLOCK=block)
         return Ternary(out, scale, bad)
     parts, share = _split(n)
     programs = count * parts
     bad, (totals, tops, counts) = flags(programs, x), torch.empty((3, programs), dtype=torch.float64, device=x.device)
-    cut, tile = (n, parts, share, clip), {"PARTS": triton.next_power_of_2(parts), "BLOCK": TILE}
+    cut, tile = (n, parts, share, clip), {"PARTS": next_power_of_2(parts), "BLOCK": TILE}
     launch(_magnitudes, programs, x, totals, bad, *cut, BLOCK=TILE)
     launch(_above, programs, x, totals, tops, counts, *cut, THRESHOLD=threshold, **tile)
     launch(_ternary_parts, programs, x, out, scale, totals, tops, counts, *cut, **constants, **tile)
@@ -289,12 +289,12 @@ def min_max(x: Tensor, levels: int, clip: float, epsilon: float, symmetric: bool
     constants: dict[str, Any] = {"LEVELS": float(levels), "EPSILON": epsilon, "SYMMETRIC": symmetric}
     if n <= TILE:
         rows, block = tiling(n)
-        programs = triton.cdiv(count, rows)
+        programs = cdiv(count, rows)
         launch(_min_max_rows, programs, x, out, reaches, count, n, clip, **constants, ROWS=rows, BLOCK=block)
         return out, reaches
     parts, share = _split(n)
     lows, highs = torch.empty((2, count * parts), dtype=torch.float32, device=x.device)
-    cut, tile = (n, parts, share), {"PARTS": triton.next_power_of_2(parts), "BLOCK": TILE}
+    cut, tile = (n, parts, share), {"PARTS": next_power_of_2(parts), "BLOCK": TILE}
     launch(_extremes, count * parts, x, lows, highs, *cut, BLOCK=TILE)
     launch(_min_max_parts, count * parts, x, out, reaches, lows, highs, *cut, clip, **constants, **tile)
     return out, reaches
@@ -303,6 +303,6 @@ def min_max(x: Tensor, levels: int, clip: float, epsilon: float, symmetric: bool
 def straight_through(grad: Tensor, x: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """The gradient inside the limit, float32, and marks of what is not finite; contiguous, not empty."""
     out = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
-    bad = flags(triton.cdiv(grad.numel(), TILE), grad)
+    bad = flags(cdiv(grad.numel(), TILE), grad)
     launch(_straight_through, len(bad), grad, x, out, bad, grad.numel(), limit, BLOCK=TILE)
     return out, bad

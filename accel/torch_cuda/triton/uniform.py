@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import round_half_even
+from .common import cdiv, next_power_of_2, round_half_even
 
 __all__ = ["dequantize", "flat_groups", "launch", "place", "quantize"]
 
@@ -65,9 +65,9 @@ def _dequantize(codes, scale, zero, values, k, groups, size, BLOCK: tl.constexpr
 def launch(kernel: Any, outputs: Tensor, *args: Any, **constants: Any) -> None:
     """Run a kernel with one lane per entry of ``outputs``, seen as rows along its last axis."""
     width = outputs.shape[-1] if outputs.ndim else 1
-    block = min(_BLOCK, triton.next_power_of_2(width))
+    block = min(_BLOCK, next_power_of_2(width))
     rows = outputs.numel() // width
-    kernel[(rows, triton.cdiv(width, block))](*args, **constants, BLOCK=block, enable_fp_fusion=False)
+    kernel[(rows, cdiv(width, block))](*args, **constants, BLOCK=block, enable_fp_fusion=False)
 
 
 def flat_groups(parameter: Tensor, shape: torch.Size) -> tuple[Tensor, int, int]:
