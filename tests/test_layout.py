@@ -354,6 +354,28 @@ def test_files_of_the_specification_export_different_names() -> None:
     assert not [name for name, times in exported.items() if times > 1]
 
 
+# Functions that files of the specification export beside the operations: sizes, schedules and tables for a reader.
+AIDS = {
+    "coreset": {"acs_weight", "selection_overhead"},
+    "distill": {"mixing_weights", "total_loss"},
+    "lut": {"activation_entries", "chord_table", "published_scale_bits", "table_report"},
+    "mixed_precision": {"average_bits", "cluster_sizes", "projection_due", "translation_size"},
+    "qk_reparam": {"qkr_cost"},
+    "scale_tuning": {"bcq_bits", "gpt2_shape", "task_size"},
+}
+
+
+def test_an_exported_function_is_an_operation_or_a_named_aid() -> None:
+    """A rule that no protocol declares would have no clause, no backend and no test of the contract."""
+    found: dict[str, set[str]] = {}
+    for chapter in READING_ORDER[READING_ORDER.index("philox") :]:
+        home = importlib.import_module(f"lowbit.reference.{chapter}")
+        functions = {name for name in home.__all__ if inspect.isfunction(getattr(home, name))}
+        if aids := functions - set(protocol.operations()):
+            found[chapter] = aids
+    assert found == AIDS
+
+
 BACKENDS: dict[str, tuple[str, dict[str, object]]] = {
     "reference": ("reference", {}),
     "numba": ("numba", {}),
