@@ -14,8 +14,8 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -239,8 +239,17 @@ td.id { font-variant-numeric: tabular-nums; font-weight: 600; }
 .over i { background: var(--fail); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; margin: .3rem 0; }
 small { color: var(--soft); }
-ul.tally { list-style: none; padding: 0; display: flex; gap: 1.5rem; }
+summary { cursor: pointer; padding: .4rem 0; color: var(--soft); }
+summary b { color: var(--ink); }
+ul.tally { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
 ul.tally b { font-size: 1.4rem; display: block; }
+@media (max-width: 640px) {
+  thead { display: none; }
+  tr { display: flex; flex-wrap: wrap; gap: 0 .8rem; padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  td { padding: 0; border: 0; }
+  td.what { flex: 1 0 calc(100% - 4rem); overflow-wrap: anywhere; }
+  td.margin { flex: 1 0 100%; }
+}
 """
 
 _DECADES = 6  # the gauge spans 10⁻⁶ … 1 in equal decades
@@ -256,8 +265,26 @@ def _gauge(margin: float | None) -> str:
     return f'<span class="gauge{over}"><i style="width:{100 * share:.0f}%"></i></span> <small>{_margin(margin)}</small>'
 
 
+def _rows(results: Sequence[ClauseResult]) -> Iterator[str]:
+    """A table of clauses; on a narrow screen a row becomes a block."""
+    heads = ("clause", "what", "tier", "level", "status", "margin")
+    yield f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>"
+    for c in results:
+        note = f"<pre>{html.escape(c.note)}</pre>" if c.note else ""
+        if c.status == "fail":
+            note = f"<details open><summary>counter-example</summary>{note}</details>"
+        kind, mark = c.status.split()[0], f"{MARKS[c.status]} {c.status}"
+        yield f'<tr><td class="id">{c.id}</td><td class="what">{html.escape(CLAUSES[c.id].title)}{note}</td>'
+        yield f"<td>{c.tier}</td><td>{c.level}</td>"
+        yield f'<td class="status {kind}">{mark}</td><td class="margin">{_gauge(c.margin)}</td></tr>'
+    yield "</tbody></table>"
+
+
 def to_html(run: Run) -> str:
-    """One page without scripts and without anything from elsewhere; margins on a logarithmic gauge."""
+    """One page without scripts and without anything from elsewhere: failures first, then the chapters, folded.
+
+    Margins are on a logarithmic gauge.
+    """
     cells = html.escape
     tally = "".join(
         f'<li class="{status.split()[0]}"><b>{n}</b>{cells(status)}</li>' for status, n in run.counts().items()
@@ -273,21 +300,14 @@ def to_html(run: Run) -> str:
         f'<ul class="tally">{tally}</ul>',
         f"<p>Margin: largest observed error ÷ allowed bound; the gauge spans {_DECADES} decades and is full at 1.</p>",
     ]
+    if failures := [c for c in run.clauses if c.status == "fail"]:
+        parts += ["<h2>Failures</h2>", *_rows(failures)]
     for letter, title in chapters().items():
         own = [c for c in run.clauses if c.id[0] == letter]
-        if not own:
-            continue
-        parts.append(f"<h2>{letter}: {cells(title)}</h2><table><thead><tr><th>clause</th><th>what</th><th>tier</th>")
-        parts.append("<th>level</th><th>status</th><th>margin</th></tr></thead><tbody>")
-        for c in own:
-            note = f"<pre>{cells(c.note)}</pre>" if c.note else ""
-            folded = f"<details open><summary>counter-example</summary>{note}</details>" if c.status == "fail" else note
-            kind, mark = c.status.split()[0], f"{MARKS[c.status]} {c.status}"
-            parts.append(
-                f'<tr><td class="id">{c.id}</td><td>{cells(CLAUSES[c.id].title)}{folded}</td><td>{c.tier}</td>'
-            )
-            parts.append(f'<td>{c.level}</td><td class="status {kind}">{mark}</td><td>{_gauge(c.margin)}</td></tr>')
-        parts.append("</tbody></table>")
+        if own:
+            counted = _summary(replace(run, clauses=own))
+            parts.append(f"<details><summary><b>{letter}: {cells(title)}</b> {counted}</summary>")
+            parts += [*_rows(own), "</details>"]
     parts.append("</body></html>")
     return "\n".join(parts) + "\n"
 

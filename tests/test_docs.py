@@ -7,6 +7,7 @@ in one namespace per page and in a folder of their own.
 from __future__ import annotations
 
 import functools
+import html
 import importlib.util
 import inspect
 import os
@@ -22,6 +23,7 @@ import pytest
 
 from lowbit import reference
 from lowbit.conformance.clauses import CLAUSES, base_id, select
+from lowbit.recipes.options import CompressOptions, EvalOptions, option_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "docs" / "_tools"
@@ -301,7 +303,28 @@ def test_every_equation_is_rendered(site: Path) -> None:
     assert len(chapters) >= 6
     assert sum(page.read_text(encoding="utf-8").count("<math ") for page in chapters) > 50
     for page in site.rglob("*.html"):
-        assert "arithmatex" not in page.read_text(encoding="utf-8"), f"{page.name} holds an equation as TeX"
+        text = page.read_text(encoding="utf-8")
+        assert "arithmatex" not in text, f"{page.name} holds an equation as TeX"
+        assert not re.search(r"\\\(.*?\\\)", "".join(re.findall(r"<figcaption>.*?</figcaption>", text, re.DOTALL))), (
+            page.name
+        )
+
+
+def test_equations_fit_into_their_column(site: Path) -> None:
+    """By their symbols: a column of 50 em holds about eighty, fewer stand in fractions than beside each other."""
+    for page in (site / "chapters").glob("*.html"):
+        for equation in re.findall(r'<div class="equation">(.*?)</div>', page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in equation.split("</mtr>"):
+                symbols = re.sub(r"\s", "", html.unescape(re.sub(r"<[^>]+>", "", line)))
+                assert len(symbols) <= 76, f"{page.name}: break this line of an equation: {symbols}"
+
+
+def test_options_of_the_python_calls_are_on_their_page(site: Path) -> None:
+    page = (site / "guides" / "api.html").read_text(encoding="utf-8")
+    for kind in (CompressOptions, EvalOptions):
+        for option in option_table(kind).values():
+            meaning = html.escape(option.told.help.split("*")[0], quote=False)
+            assert meaning in page, f"{kind.__name__}.{option.name}"
 
 
 def test_every_page_is_reached_from_the_navigation(site: Path) -> None:
@@ -336,6 +359,47 @@ def test_figures_are_what_the_specification_computes() -> None:
         [sys.executable, str(TOOLS / "figures"), "--check"], capture_output=True, text=True, check=False, timeout=120
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_topic_of_the_benchmarks_is_on_their_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    topics = importlib.import_module("harness").topics()
+    page = (ROOT / "docs" / "guides" / "benchmarks.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(topics)
+
+
+def test_sections_of_the_report_are_called_as_on_the_page() -> None:
+    template = (ROOT / "src" / "lowbit" / "report" / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "output.md").read_text(encoding="utf-8").partition("## Reading the report")[2]
+    named = re.findall(r"\*([A-Z][^*]+)\*", page)
+    assert named
+    assert set(named) <= set(re.findall(r"<h2>([^<]+)</h2>", template))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "guides").glob("*.md")), ids=name_of)
+def test_a_guide_with_a_command_names_the_extra_that_it_needs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if re.search(r"^lowbit (compress|eval|check|conform|bench)", text, re.MULTILINE):
+        assert re.search(r"extras?\b[^.]*`(hf|conformance|foreign)`", text), page.name
+
+
+def test_guides_come_before_the_chapters() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    assert nav.index("guides/") < nav.index("chapters/")
+    for name in (
+        "GPTQ",
+        "EoRA",
+        "RA-LoRA",
+        "DoRA",
+        "RoLoRA",
+        "AlphaTuning",
+        "fine-tuning",
+        "KD-QAT",
+        "OFQ",
+        "ACS",
+        "GQA-LUT",
+    ):
+        assert name in nav, f"nobody finds {name} in the navigation"
 
 
 METHODS = {

@@ -2,11 +2,13 @@
 
 They are written to be read in an editor, and some of their habits need help on a page: doctests stand bare, which
 Markdown takes for nested quotations; equations are numbered at the right edge of a wide line; *Shapes* and *Source*
-begin lines of a paragraph; arguments that belong together share one line; the shape of a field is a comment behind it.
+begin lines of a paragraph; arguments that belong together share one line; the shape of a field is a comment behind it,
+and what an option means stands in its annotation.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any
 
@@ -117,6 +119,17 @@ def comment(obj: griffe.Object) -> str | None:
     return found[1].replace("*", "\\*") if found else None
 
 
+def told(field: griffe.Object) -> str | None:
+    """What the annotation of an option says, with its default."""
+    annotation = getattr(field, "annotation", None)
+    for node in ast.walk(ast.parse(str(annotation or "None"), mode="eval")):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Told":
+            default = getattr(field, "value", None)
+            text = str(ast.literal_eval(node.args[0])).replace("*", "\\*")
+            return f"{text} Default `{default}`." if default is not None else text
+    return None
+
+
 class Docstrings(griffe.Extension):
     """Applies :func:`to_markdown`, and takes comments behind fields and one-line methods as their docstrings."""
 
@@ -132,6 +145,6 @@ class Docstrings(griffe.Extension):
         if cls.docstring is None or "Attributes:" in cls.docstring.value:
             return
         fields = [m for m in cls.members.values() if m.kind is griffe.Kind.ATTRIBUTE and not m.docstring]
-        lines = [f"    {field.name}: {text}" for field in fields if (text := comment(field))]
+        lines = [f"    {field.name}: {text}" for field in fields if (text := told(field) or comment(field))]
         if lines:
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(lines)

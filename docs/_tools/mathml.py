@@ -18,6 +18,9 @@ log = logging.getLogger("mkdocs.hooks.mathml")
 
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
+# A figure is HTML, in which Markdown finds no equations: those of its caption are still as they were written.
+_CAPTION = re.compile(r"<figcaption>.*?</figcaption>", re.DOTALL)
+_WRITTEN = re.compile(r"\\\((.*?)\\\)", re.DOTALL)
 _TAG = re.compile(r"\\tag\{([^}]*)\}")
 # What the converter emits for input that it does not know: a literal backslash, or an alignment mark outside a table.
 _LEFTOVER = re.compile(r"<m[ion]>(\\[A-Za-z]*|&)</m[ion]>")
@@ -61,5 +64,9 @@ def on_page_content(content: str, *, page: Any, **_: Any) -> str:
         tag = f'<span class="number">({html.escape(numbers)})</span>' if numbers else ""
         return f'<div class="equation">{mathml}{tag}</div>'
 
+    def caption(match: re.Match[str]) -> str:
+        return _WRITTEN.sub(lambda m: replace(m, display=False), match.group())
+
     content = _DISPLAY.sub(lambda m: replace(m, display=True), content)
+    content = _CAPTION.sub(caption, content)
     return _INLINE.sub(lambda m: replace(m, display=False), content)

@@ -87,6 +87,12 @@ def test_pages_are_self_contained_and_escaped() -> None:
     assert "quantize(&lt;x|y&gt;)" in page
     for outside in ("http:", "https:", "<script", "<link", "src="):
         assert outside not in page
+    assert page.index("<h2>Failures</h2>") < page.index("<details><summary><b>")
+    first, _, folded = page.partition("<details><summary><b>")
+    assert (">Q-3a<" in first, ">Q-3<" in first) == (True, False)
+    assert (">Q-3a<" in folded, ">Q-3<" in folded) == (True, True)
+    assert page.count("<details><summary><b>") == 3, "one fold a chapter"
+    assert "@media (max-width: 640px)" in page
     table = report.to_markdown(run())
     assert "| Q-3a |" in table
     assert "## Counter-examples" in table

@@ -60,12 +60,16 @@ def test_the_page_needs_nothing_else() -> None:
 def test_every_drawing_says_what_it_shows_and_has_a_table() -> None:
     page = render(make_record())
     found = drawings(page)
-    assert len(found) == 1 + 7 + 2 + 1  # perplexity, errors by kind, spectrum twice, bytes
+    assert len(found) == 7 + 2  # errors by kind, spectrum twice
     for drawing in found:
         assert drawing.get("role") == "img"
         named = (drawing.get("aria-labelledby") or "").split()
         assert [child.get("id") for child in drawing[:2]] == named
         assert all((child.text or "").strip() for child in drawing[:2])
+    bars = [attributes for tag, attributes in Page(page).tags if attributes.get("class") == "bars"]
+    assert [attributes.get("role") for attributes in bars] == ["img", "img"]  # perplexity, bytes
+    assert "base 25.44" in str(bars[0]["aria-label"])
+    assert "packed weights" in str(bars[1]["aria-label"])
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert page.count("<table>") >= 5
@@ -93,9 +97,17 @@ def test_numbers_on_the_page_are_those_of_the_record() -> None:
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    drawing = drawings(render(make_record()))[0]
-    widths = [float(rect.get("width") or 0) for rect in drawing.iter("rect")]
+    widths = [float(w) for w in re.findall(r'<i class="\w+" style="width:([\d.]+)%"></i>', render(make_record()))][:3]
     assert [round(width / widths[1], 3) for width in widths] == [round(v / 78.69, 3) for v in (25.44, 78.69, 33.8)]
+
+
+def test_nothing_on_a_narrow_screen_is_shrunk_with_its_text() -> None:
+    page = render(make_record())
+    widths = [float(drawing.get("viewBox", "").split()[2]) for drawing in drawings(page)]
+    assert max(widths) <= 520  # of a screen of 360: letters keep about two thirds of their size
+    narrow = page.partition("@media (max-width: 560px)")[2].partition("@media print")[0]
+    assert ".two, .many { grid-template-columns: 1fr; }" in narrow
+    assert "min-width" not in narrow
 
 
 @pytest.mark.parametrize("compensate", ["eora", "none"])

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from lowbit._hints import hint
 from lowbit.console import byte_size, share
 
-from .svg import Series, bars, line_chart, linear_axis, log_axis, stacked_bars
+from .svg import Series, bars, line_chart, linear_axis, log_axis
 
 __all__ = ["render", "write_report"]
 
@@ -81,12 +81,13 @@ def _perplexity(record: Mapping[str, Any]) -> dict[str, Any] | None:
     else:
         axis = linear_axis(max(known), lambda v: f"{v:g}")
     rows = [
-        (name, value, quantity(value) if value is not None else "not finite", name) for name, value in values.items()
+        (name, quantity(value) if value is not None else "not finite", [] if value is None else [(axis(value), name)])
+        for name, value in values.items()
     ]
-    text = ", ".join(f"{name} {shown}" for name, _, shown, _ in rows)
+    text = ", ".join(f"{name} {shown}" for name, shown, _ in rows)
     return {
-        "svg": bars(rows, axis, key="ppl", title="Perplexity of the three models", description=f"Perplexity: {text}."),
-        "rows": [(name, shown) for name, _, shown, _ in rows],
+        "bars": bars(rows, title="Perplexity of the three models", description=f"{text}."),
+        "rows": [(name, shown) for name, shown, _ in rows],
         "log": wide,
         "tokens": int(measured.get("tokens") or 0),
         "source": str(measured.get("source") or ""),
@@ -202,15 +203,15 @@ def _bytes(record: Mapping[str, Any]) -> dict[str, Any]:
         label = _PARTS.get(part, str(part).replace("_", " "))
         known.append((label, int(amount), f"p{number % _STYLES}"))
     before, after = int(totals["bytes_before"]), int(totals["bytes_after"])
+    full = max(before, after) or 1
     rows = [
-        ("original", byte_size(before), [(float(before), "whole")]),
-        ("compressed", byte_size(after), [(float(amount), style) for _, amount, style in known]),
+        ("original", byte_size(before), [(before / full, "whole")]),
+        ("compressed", byte_size(after), [(amount / full, style) for _, amount, style in known]),
     ]
     text = ", ".join(f"{label} {byte_size(amount)}" for label, amount, _ in known if amount)
     return {
-        "svg": stacked_bars(
+        "bars": bars(
             rows,
-            key="bytes",
             title="Bytes before and after",
             description=f"{byte_size(before)} before; {byte_size(after)} after: {text}.",
         ),

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: scales, ticks and four kinds of marks, no script and no outside file.
+"""Charts without scripts and outside files: lines as inline SVG with scales and ticks, bars as boxes of the page.
 
 Every number is printed with a fixed format, so equal records give equal bytes. Colours and fonts come from the page's
 style sheet through classes, which is how one drawing serves the light and the dark page. Each chart carries a title and
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Axis", "Series", "bars", "line_chart", "linear_axis", "log_axis", "stacked_bars"]
+__all__ = ["Axis", "Series", "bars", "line_chart", "linear_axis", "log_axis"]
 
 
 def _n(value: float) -> str:
@@ -148,78 +148,15 @@ def line_chart(
     return Markup("".join(parts))
 
 
-def bars(
-    rows: Sequence[tuple[str, float | None, str, str]],
-    x: Axis,
-    *,
-    key: str,
-    title: str,
-    description: str,
-    width: int = 980,
-) -> Markup:
-    """Horizontal bars with their values printed at the end.
+def bars(rows: Sequence[tuple[str, str, Sequence[tuple[float, str]]]], *, title: str, description: str) -> Markup:
+    """Horizontal bars as boxes of the page, so that their text keeps its size on a screen of any width.
 
     Args:
-        rows: label, value (None is printed as its text alone), printed value, class.
-        x: the scale of the lengths.
-        key, title, description, width: as in :func:`line_chart`.
+        rows: label, printed value, parts of the bar as (share of the full length, class).
+        title, description: for readers who hear the page.
     """
-    left, right, step, thick = 104, 90, 34, 18
-    height = len(rows) * step + 26
-    inner = width - left - right
-    parts = [_open(width, height, title, description, key)]
-    base = len(rows) * step + 4
-    for value, label in x.ticks:
-        at = _n(left + x(value) * inner)
-        parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="2" y2="{base}"/>')
-        parts.append(f'<text class="tick" x="{at}" y="{base + 16}" text-anchor="middle">{escape(label)}</text>')
-    for i, (label, amount, text, style) in enumerate(rows):
-        top = i * step + (step - thick) / 2
-        middle = _n(top + thick / 2)
-        parts.append(f'<text class="name" x="{left - 12}" y="{middle}" dy="4" text-anchor="end">{escape(label)}</text>')
-        length = 0.0 if amount is None else x(amount) * inner
-        if length > 0:
-            parts.append(
-                f'<rect class="bar {style}" x="{left}" y="{_n(top)}" width="{_n(max(length, 2))}" '
-                f'height="{thick}" rx="3"/>'
-            )
-        parts.append(f'<text class="value" x="{_n(left + length + 8)}" y="{middle}" dy="4">{escape(text)}</text>')
-    parts.append("</svg>")
-    return Markup("".join(parts))
-
-
-def stacked_bars(
-    rows: Sequence[tuple[str, str, Sequence[tuple[float, str]]]],
-    *,
-    key: str,
-    title: str,
-    description: str,
-    width: int = 980,
-) -> Markup:
-    """Horizontal bars in parts, all on one scale from zero.
-
-    Args:
-        rows: label, printed total, parts as (value, class).
-        key, title, description, width: as in :func:`line_chart`.
-    """
-    left, right, step, thick = 104, 90, 42, 24
-    height = len(rows) * step + 6
-    inner = width - left - right
-    full = max((sum(value for value, _ in parts) for _, _, parts in rows), default=0.0) or 1.0
-    out = [_open(width, height, title, description, key)]
-    for i, (label, total, segments) in enumerate(rows):
-        top = i * step + (step - thick) / 2
-        middle = _n(top + thick / 2)
-        out.append(f'<text class="name" x="{left - 12}" y="{middle}" dy="4" text-anchor="end">{escape(label)}</text>')
-        at = float(left)
-        for value, style in segments:
-            size = value / full * inner
-            if size > 0:
-                gap = 1.5 if size > 4 else 0.0  # a line of background between parts
-                out.append(
-                    f'<rect class="bar {style}" x="{_n(at)}" y="{_n(top)}" width="{_n(size - gap)}" height="{thick}"/>'
-                )
-            at += size
-        out.append(f'<text class="value" x="{_n(at + 8)}" y="{middle}" dy="4">{escape(total)}</text>')
-    out.append("</svg>")
-    return Markup("".join(out))
+    out = [f'<div class="bars" role="img" aria-label="{escape(title)}. {escape(description)}">']
+    for label, text, parts in rows:
+        boxes = "".join(f'<i class="{style}" style="width:{_n(100 * part)}%"></i>' for part, style in parts if part > 0)
+        out.append(f'<div><span>{escape(label)}</span><span class="track">{boxes}</span><b>{escape(text)}</b></div>')
+    return Markup("".join([*out, "</div>"]))
