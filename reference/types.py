@@ -110,6 +110,7 @@ class Purpose(IntEnum):
     CROSS = 5
     MUTATE = 6
     SAMPLE = 7  # choice of items from a list
+    LABEL = 8  # of a position, from a model's own distribution
 
 
 class Grid(NamedTuple, Generic[Arr]):

@@ -8,6 +8,7 @@ from .codebook import *
 from .coreset import *
 from .diagnostics import *
 from .distill import *
+from .divergence import *
 from .dora import *
 from .eigenspace import *
 from .gptq import *

@@ -23,7 +23,16 @@ import numpy.typing as npt
 from ..types import Arr
 from .chapters import chapter_of
 from .codes import BinaryOps, CodebookOps, MixedPrecisionOps, PhiloxOps, RoundingOps, TernaryOps, UniformOps
-from .layers import EigenspaceOps, GptqOps, LoftqOps, LowRankOps, MomentOps, RankBudgetOps, RotationOps
+from .layers import (
+    DivergenceOps,
+    EigenspaceOps,
+    GptqOps,
+    LoftqOps,
+    LowRankOps,
+    MomentOps,
+    RankBudgetOps,
+    RotationOps,
+)
 from .tables import LutSearchOps, TableOps
 from .training import CoresetOps, DiagnosticOps, DistillOps, DoraOps, LearnedStepOps, OscillationOps, ScaleTuningOps
 
@@ -61,6 +70,7 @@ PROTOCOLS: tuple[type, ...] = (
     LowRankOps,
     LoftqOps,
     EigenspaceOps,
+    DivergenceOps,
     RankBudgetOps,
     DoraOps,
     RotationOps,
@@ -104,6 +114,7 @@ __all__ = [
     "CoresetOps",
     "DiagnosticOps",
     "DistillOps",
+    "DivergenceOps",
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",

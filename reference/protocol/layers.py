@@ -37,7 +37,16 @@ from ..types import (
 )
 from .chapters import chapter
 
-__all__ = ["EigenspaceOps", "GptqOps", "LoftqOps", "LowRankOps", "MomentOps", "RankBudgetOps", "RotationOps"]
+__all__ = [
+    "DivergenceOps",
+    "EigenspaceOps",
+    "GptqOps",
+    "LoftqOps",
+    "LowRankOps",
+    "MomentOps",
+    "RankBudgetOps",
+    "RotationOps",
+]
 
 
 @chapter("G", "second-order compression")
@@ -156,6 +165,18 @@ class EigenspaceOps(Protocol[Arr]):
         scale_dtype: ScaleDtype | None = None,
     ) -> QuantizedAdapter[Arr]: ...  # E-7
     def residual_moment(self, c: Arr, a: Arr, /) -> Arr: ...  # E-8 → (k, k)
+
+
+@chapter("F", "divergence of the output")
+class DivergenceOps(Protocol[Arr]):
+    """Chapter F: what errors of layers cost at the model's output. ``g`` is a second moment of gradients, (m, m)."""
+
+    def divergence(self, d: Arr, c: Arr, g: Arr, /) -> float: ...  # F-1
+    def divergence_spectrum(self, d: Arr, c: Arr, g: Arr, /, *, damping: float = 0.1) -> Arr: ...  # F-2 → (min(m, k),)
+    def divergence_patch(
+        self, d: Arr, c: Arr, g: Arr, /, *, rank: int, damping: float = 0.1, tolerance: float = 1e-6
+    ) -> Compensation[Arr]: ...  # F-3
+    def draw_labels(self, logits: Arr, /, *, seed: int, first: int = 0) -> Arr: ...  # F-4 → int64 (T,)
 
 
 @chapter("K", "ranks under a budget")
