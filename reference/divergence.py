@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks
-from .checks import F64, Array
+from .checks import F64, I32, Array
 from .eigenspace import eora_certified, error_spectrum
 from .errors import SpecError
 from .philox import philox_uniform
@@ -121,7 +121,7 @@ def divergence_patch(
     return Compensation(inverse @ B[: len(R)], A, objective / 2, bound / 2, method)  # (F.4)
 
 
-def draw_labels(logits: npt.ArrayLike, /, *, seed: int, first: int = 0) -> npt.NDArray[np.int64]:
+def draw_labels(logits: npt.ArrayLike, /, *, seed: int, first: int = 0) -> I32:
     """A label for every position, drawn from the model's own distribution.  [F-4]
 
         y_t = least y with Σ_{i≤y} p_i > u_t,   p = softmax(logits_t),   u_t = u' + 2⁻²⁴ u''              (F.5)
@@ -130,7 +130,7 @@ def draw_labels(logits: npt.ArrayLike, /, *, seed: int, first: int = 0) -> npt.N
     position alone and not on how positions are grouped. 48 bits, because a vocabulary has tokens rarer than 2⁻²⁴. A
     token of probability 0 is never drawn; where rounding leaves the sum below u_t, the last one with a probability is.
 
-    Shapes: logits (T, V), V ≥ 1, finite; seed in 0 … 2⁶⁴ − 1, first ≥ 0 → int64 (T,).
+    Shapes: logits (T, V), V ≥ 1, finite; seed in 0 … 2⁶⁴ − 1, first ≥ 0 → int32 (T,).
 
     >>> draw_labels([[0.0, 800.0], [800.0, 0.0]], seed=0).tolist()
     [1, 0]
@@ -146,4 +146,5 @@ def draw_labels(logits: npt.ArrayLike, /, *, seed: int, first: int = 0) -> npt.N
     total = np.cumsum(p, axis=1)
     above = total > (u[:, 0] + u[:, 1] * 2.0**-24)[:, None] * total[:, -1:]  # (F.5)
     last = L.shape[1] - 1 - np.argmax(p[:, ::-1] > 0, axis=1)
-    return np.where(above.any(axis=1), np.argmax(above, axis=1), last)
+    labels: I32 = np.where(above.any(axis=1), np.argmax(above, axis=1), last).astype(np.int32)
+    return labels

@@ -7,6 +7,7 @@ Cholesky factor where there is one. What is weighted is solved in float64, so th
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,11 @@ def _moment(clause: str, name: str, x: Array, size: int) -> Array:
     return np.triu(upper) + np.triu(upper, 1).T
 
 
-def _problem(clause: str, d: Array, c: Array, g: Array) -> tuple[Array, Array, Array]:
-    """All three in float64."""
+def _problem(clause: str, d: Array, c: Array, g: Array) -> tuple[Array, Array, Array, Any]:
+    """All three in float64, and the type of results."""
     error = finite_weights(clause, "d", d, (None, None))
     m, k = error.shape
-    return error.astype(np.float64), _moment(clause, "c", c, k), _moment(clause, "g", g, m)
+    return error.astype(np.float64), _moment(clause, "c", c, k), _moment(clause, "g", g, m), working_dtype(error)
 
 
 def _root(g: Array, damping: float) -> Root:
@@ -56,16 +57,15 @@ def _root(g: Array, damping: float) -> Root:
 
 def divergence(d: Array, c: Array, g: Array, /) -> float:
     """½ tr(G D C Dᵀ), in float64.  [F-1]"""
-    error, inputs, outputs = _problem("F-1", d, c, g)
+    error, inputs, outputs, _ = _problem("F-1", d, c, g)
     return float(np.vdot(outputs @ error, error @ inputs)) / 2
 
 
 def divergence_spectrum(d: Array, c: Array, g: Array, /, *, damping: float = 0.1) -> Array:
     """Singular values of R D C^½ / √2, descending.  [F-2]"""
     check_damping("F-2", damping)
-    error, inputs, outputs = _problem("F-2", d, c, g)
+    error, inputs, outputs, dtype = _problem("F-2", d, c, g)
     matrix = _root(outputs, damping).matrix
-    dtype = working_dtype(d)
     values = np.zeros(min(error.shape), dtype)
     # Roots of the eigenvalues are enough for float32, and take half the time.
     found = error_spectrum((matrix @ error).astype(dtype), inputs.astype(dtype)) * dtype(np.sqrt(0.5))
@@ -79,12 +79,11 @@ def divergence_patch(
     """R⁺ U_r U_rᵀ R D with its certificate.  [F-3]"""
     check_damping("F-3", damping)
     check_patch("F-3", d.shape, rank, "balanced")
-    error, inputs, outputs = _problem("F-3", d, c, g)
+    error, inputs, outputs, dtype = _problem("F-3", d, c, g)
     root = _root(outputs, damping)
     weighted = np.zeros_like(error)
     weighted[: len(root.matrix)] = root.matrix @ error
     low = eora_certified(weighted, inputs, rank=rank, tolerance=tolerance)
-    dtype = working_dtype(d)
 
     def reached(b: Array, a: Array) -> float:
         left = error - b.astype(dtype).astype(np.float64) @ a.astype(dtype).astype(np.float64)
@@ -94,7 +93,7 @@ def divergence_patch(
     return found._replace(B=found.B.astype(dtype), A=found.A.astype(dtype))
 
 
-def draw_labels(logits: Array, /, *, seed: int, first: int = 0) -> npt.NDArray[np.int64]:
+def draw_labels(logits: Array, /, *, seed: int, first: int = 0) -> npt.NDArray[np.int32]:
     """The least label whose summed probability exceeds the uniform of its position; sums in float64.  [F-4]"""
     given = finite_weights("F-4", "logits", logits, (None, None))
     rows, size = given.shape
@@ -106,7 +105,7 @@ def draw_labels(logits: Array, /, *, seed: int, first: int = 0) -> npt.NDArray[n
     counters[:, 0], counters[:, 3] = first + np.arange(rows), Purpose.LABEL
     draws = philox_uniform(counters, seed=seed).astype(np.float64)
     u = draws[:, 0] + draws[:, 1] * 2.0**-24
-    labels = np.empty(rows, np.int64)
+    labels = np.empty(rows, np.int32)
     for part in common.label_rows(rows, size):
         sums = given[part].astype(np.float64)
         sums -= sums.max(axis=1, keepdims=True)

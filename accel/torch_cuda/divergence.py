@@ -107,12 +107,12 @@ def draw_labels(logits: Tensor, /, *, seed: int, first: int = 0) -> Tensor:
     counters[:, 0], counters[:, 3] = first + torch.arange(rows, device=given.device), int(Purpose.LABEL)
     draws = philox_uniform(counters, seed=seed).to(torch.float64)
     u = draws[:, 0] + draws[:, 1] * 2.0**-24
-    labels = torch.empty(rows, dtype=torch.int64, device=given.device)
+    labels = torch.empty(rows, dtype=torch.int32, device=given.device)
     for part in common.label_rows(rows, size):
         wide = given[part].to(torch.float64)
         sums = (wide - wide.amax(dim=1, keepdim=True)).exp_().cumsum(dim=1)
         whole = sums[:, -1:].contiguous()
         at = torch.searchsorted(sums, u[part, None] * whole, right=True)
         # Where rounding leaves nothing above, the first that reaches the whole sum is the last with a probability.
-        labels[part] = torch.where(at < size, at, torch.searchsorted(sums, whole)).squeeze(1)
+        labels[part] = torch.where(at < size, at, torch.searchsorted(sums, whole)).squeeze(1).to(torch.int32)
     return labels

@@ -40,7 +40,7 @@ class Weighted(NamedTuple):
 def damped(g: Array, damping: float) -> Array:
     """g + damping · mean of its diagonal, float64."""
     wide = g.astype(np.float64)
-    return wide + damping * np.diag(wide).mean() * np.eye(len(wide))
+    return np.asarray(wide + damping * np.diag(wide).mean() * np.eye(len(wide)))
 
 
 def weighted(problem: OutputProblem) -> Weighted:
@@ -58,7 +58,7 @@ def decided(problem: OutputProblem) -> bool:
     """Whether every direction of outputs counts or does not beyond the doubt that rounding in float32 leaves."""
     values = np.linalg.eigvalsh(damped(problem.g, problem.damping))
     share = values / max(values[-1], 2.0**-1000)
-    return not ((share > 2.0**-40) & (share < 2.0**-10)).any()
+    return not bool(((share > 2.0**-40) & (share < 2.0**-10)).any())
 
 
 @st.composite
@@ -78,7 +78,7 @@ def output_problems(draw: st.DrawFn) -> OutputProblem:
             y[:, draw(st.integers(0, m - 1)) :: draw(st.integers(1, m))] = 0.0
         g = y.T @ y
     scale = draw(st.sampled_from([1.0, 2.0**-14]))
-    problem = OutputProblem(d, c, strategies.symmetric(g * scale, dtype), rank, draw(st.sampled_from(DAMPINGS)))
+    problem = OutputProblem(d, c, strategies.symmetric(g * scale, dtype.name), rank, draw(st.sampled_from(DAMPINGS)))
     return problem
 
 

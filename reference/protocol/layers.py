@@ -176,7 +176,7 @@ class DivergenceOps(Protocol[Arr]):
     def divergence_patch(
         self, d: Arr, c: Arr, g: Arr, /, *, rank: int, damping: float = 0.1, tolerance: float = 1e-6
     ) -> Compensation[Arr]: ...  # F-3
-    def draw_labels(self, logits: Arr, /, *, seed: int, first: int = 0) -> Arr: ...  # F-4 → int64 (T,)
+    def draw_labels(self, logits: Arr, /, *, seed: int, first: int = 0) -> Arr: ...  # F-4 → int32 (T,)
 
 
 @chapter("K", "ranks under a budget")

@@ -57,21 +57,16 @@ edit(
 )
 
 
-@replace("F-3b", "divides by the zero")
-def divergence_patch(  # noqa: F811
-    d: Any, c: Any, g: Any, /, *, rank: int, damping: float = 0.1, tolerance: float = 1e-6
-) -> Any:
+def divided(d: Any, c: Any, g: Any, /, **options: Any) -> Any:
     """Infinite where an output does not count."""
-    found = reference.divergence_patch(d, c, g, rank=rank, damping=damping, tolerance=tolerance)
+    found = reference.divergence_patch(d, c, g, **options)
     dead = np.diag(np.asarray(g)) == 0
-    if damping == 0 and dead.any():
+    if options["damping"] == 0 and dead.any():
         found.B[dead] = np.inf
     return found
 
 
-edit(
-    "F-4", "the likeliest token", FILE, "draw_labels", ("np.argmax(above, axis=1), last", "np.argmax(p, axis=1), last")
-)
+MUTANTS.append(Mutant("F-3b", "divides by the zero", lambda: {"divergence_patch": divided}))
 edit("F-4", "every address the same", FILE, "draw_labels", ("first + np.arange(len(L))", "first"))
 edit("F-4", "first left out", FILE, "draw_labels", ("first + np.arange(len(L))", "np.arange(len(L))"))
 edit("F-4", "another purpose", FILE, "draw_labels", ("Purpose.LABEL", "Purpose.SAMPLE"))
