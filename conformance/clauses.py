@@ -48,6 +48,7 @@ class Clause:
 
 _BLOCKS = "block_scale quantize_blocks dequantize_blocks"
 _SCORES = "error_vector_score disagreement_score"
+_FRONTIER = "choice_frontier"
 _SPECTRUM = "divergence_spectrum"
 _TRACKING = "start_oscillation track_oscillation"
 
@@ -261,6 +262,15 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("K-11", "every prefix of a nested patch is the best of its rank", "full", "certificate", "nest_patch"),
     ("K-11a", "nesting changes no product; the split is as asked", "full", "forward-error", "nest_patch"),
     ("K-11b", "EoRA patches are nested", "full", "certificate", "eora"),
+    ("K-12", "the frontier of all choices is convex and its vertices are choices", "core", "forward-error", _FRONTIER),
+    ("K-13", "choices within the budget that lose least", "core", "certificate", "allocate_choices"),
+    (
+        "K-13a",
+        "the bound of choices holds, and is near, where many modules are",
+        "full",
+        "certificate",
+        "allocate_choices",
+    ),
     # -- D
     ("D-1", "the magnitude is the norm of an output's weights", "core", "forward-error", "dora_magnitude"),
     ("D-2", "the norm is that of the updated row, cancellation included", "core", "forward-error", "dora_norm"),

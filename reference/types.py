@@ -360,6 +360,22 @@ class Stationarity(NamedTuple):
     right: float  # ‖(D − BA) C Aᵀ‖ / (‖A‖ ‖D C‖)
 
 
+class ChoiceFrontier(NamedTuple, Generic[Arr]):
+    """Vertices of the least loss against cost, choices mixed."""
+
+    cost: Arr  # float64, (S,), rising
+    loss: Arr  # float64, (S,), falling
+
+
+class Choices(NamedTuple, Generic[Arr]):
+    """An option for every module, within a budget."""
+
+    choice: Arr  # int32, (J,)
+    cost: int  # at most the budget
+    loss: float
+    lower_bound: float  # no choice within the budget loses less
+
+
 class DecoderBlock(NamedTuple, Generic[Arr]):
     """Weights of one decoder block with RMSNorm, without what no rotation changes: biases of q, k, gate and up."""
 

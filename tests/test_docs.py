@@ -339,7 +339,7 @@ def test_figures_are_what_the_specification_computes() -> None:
 
 
 METHODS = {
-    "RTN": "uniform packing", "GPTQ": "gptq", "SparseGPT, Wanda": "sparsity", "EoRA": "eigenspace", "divergence at the output": "divergence",
+    "RTN": "uniform packing", "GPTQ": "gptq", "SparseGPT, Wanda": "sparsity", "EoRA": "eigenspace", "divergence at the output": "divergence", "choices under a budget": "choices",
     "SVD, activation-scaled SVD": "low_rank", "NormalFloat and other codebooks": "codebook", "LoftQ": "loftq",
     "ternary weights, min-max": "ternary", "BCQ": "binary_coding", "AlphaTuning": "scale_tuning",
     "mixed precision": "mixed_precision", "RA-LoRA": "rank_budget", "DoRA": "dora", "RoLoRA, QuaRot": "rotation",

@@ -32,7 +32,7 @@ READING_ORDER = (
     "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
     "ternary", "learned_step", "statsq", "oscillation", "qk_reparam", "binary_coding", "scale_tuning",
     "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq", "eigenspace", "divergence", "rank_budget",
-    "dora", "rotation", "lut", "lut_search", "coreset", "distill", "diagnostics",
+    "choices", "dora", "rotation", "lut", "lut_search", "coreset", "distill", "diagnostics",
 )  # fmt: skip
 
 FOLDERS = {

@@ -4,6 +4,7 @@
 
 from .adapter import *
 from .binary_coding import *
+from .choices import *
 from .codebook import *
 from .coreset import *
 from .diagnostics import *

@@ -6,7 +6,7 @@ import numpy as np
 
 from .given import Call, Empty, Given, Wrong, f32, floats, nan, ones
 
-CITES = {"draw_labels": "P"}  # chapters whose rules the operation applies to its arguments
+CITES = {"divergence_patch": "E", "draw_labels": "P"}  # chapters whose rules the operation applies to its arguments
 
 
 def ordinary(given: Given) -> list[Call]:

@@ -24,6 +24,7 @@ from ..types import Arr
 from .chapters import chapter_of
 from .codes import BinaryOps, CodebookOps, MixedPrecisionOps, PhiloxOps, RoundingOps, TernaryOps, UniformOps
 from .layers import (
+    ChoiceOps,
     DivergenceOps,
     EigenspaceOps,
     GptqOps,
@@ -72,6 +73,7 @@ PROTOCOLS: tuple[type, ...] = (
     EigenspaceOps,
     DivergenceOps,
     RankBudgetOps,
+    ChoiceOps,
     DoraOps,
     RotationOps,
     TableOps,
@@ -110,6 +112,7 @@ __all__ = [
     "PROTOCOLS",
     "Backend",
     "BinaryOps",
+    "ChoiceOps",
     "CodebookOps",
     "CoresetOps",
     "DiagnosticOps",

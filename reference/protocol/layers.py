@@ -9,6 +9,8 @@ from ..types import (
     ActivationClip,
     AdapterMethod,
     Arr,
+    ChoiceFrontier,
+    Choices,
     CodebookQuantizer,
     Compensation,
     DecoderBlock,
@@ -38,6 +40,7 @@ from ..types import (
 from .chapters import chapter
 
 __all__ = [
+    "ChoiceOps",
     "DivergenceOps",
     "EigenspaceOps",
     "GptqOps",
@@ -253,6 +256,16 @@ class RankBudgetOps(Protocol[Arr]):
         hysteresis: float = 0.0,
     ) -> Arr: ...  # K-10 → int32 (J,)
     def nest_patch(self, b: Arr, a: Arr, c: Arr, /, *, split: Split = "balanced") -> LowRank[Arr]: ...  # K-11
+
+
+@chapter("K")
+class ChoiceOps(Protocol[Arr]):
+    """Chapter K: choices under a budget. ``cost`` holds integers (J, O), ``loss`` floats (J, O)."""
+
+    def choice_frontier(self, cost: Arr, loss: Arr, /) -> ChoiceFrontier[Arr]: ...  # K-12 → float64
+    def allocate_choices(
+        self, cost: Arr, loss: Arr, /, *, budget: int, tolerance: float = 1e-6
+    ) -> Choices[Arr]: ...  # K-13
 
 
 @chapter("H", "rotation")
