@@ -48,6 +48,8 @@ class Clause:
 
 _BLOCKS = "block_scale quantize_blocks dequantize_blocks"
 _SCORES = "error_vector_score disagreement_score"
+_FRONTIER = "choice_frontier"
+_SPECTRUM = "divergence_spectrum"
 _TRACKING = "start_oscillation track_oscillation"
 
 _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
@@ -230,6 +232,14 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("E-7", "the adapter is quantized factor by factor", "full", "tie-band", "quantize_adapter"),
     ("E-8", "what a patch with its best B leaves of the moment", "full", "forward-error", "residual_moment"),
     ("E-8a", "it is symmetric and as dead as the moment, no more", "full", "exact", "residual_moment"),
+    # -- F
+    ("F-1", "the divergence is half of tr(G D C Dᵀ)", "core", "forward-error", "divergence"),
+    ("F-2", "its spectrum under damping, descending, as long as the smaller side", "core", "forward-error", _SPECTRUM),
+    ("F-3", "the patch reaches the least divergence of its rank", "core", "certificate", "divergence_patch"),
+    ("F-3a", "its bound is below the optimum, its objective honest", "full", "certificate", "divergence_patch"),
+    ("F-3b", "outputs that nothing depends on get no patch, inputs never seen do", "full", "exact", "divergence_patch"),
+    ("F-4", "labels follow the distribution, at their addresses", "core", "tie-band", "draw_labels"),
+    ("F-4a", "a label does not depend on how positions are grouped", "full", "exact", "draw_labels"),
     # -- K
     ("K-1", "shares of a squared spectrum", "core", "forward-error", "explained_error"),
     ("K-1a", "damage relative to the output; x/0 and 0/0", "core", "forward-error", "residual_damage"),
@@ -252,6 +262,15 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("K-11", "every prefix of a nested patch is the best of its rank", "full", "certificate", "nest_patch"),
     ("K-11a", "nesting changes no product; the split is as asked", "full", "forward-error", "nest_patch"),
     ("K-11b", "EoRA patches are nested", "full", "certificate", "eora"),
+    ("K-12", "the frontier of all choices is convex and its vertices are choices", "core", "forward-error", _FRONTIER),
+    ("K-13", "choices within the budget that lose least", "core", "certificate", "allocate_choices"),
+    (
+        "K-13a",
+        "the bound of choices holds, and is near, where many modules are",
+        "full",
+        "certificate",
+        "allocate_choices",
+    ),
     # -- D
     ("D-1", "the magnitude is the norm of an output's weights", "core", "forward-error", "dora_magnitude"),
     ("D-2", "the norm is that of the updated row, cancellation included", "core", "forward-error", "dora_norm"),

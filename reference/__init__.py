@@ -21,14 +21,16 @@ Reading order (the letter is the chapter, and the first part of every clause id)
 17. ``low_rank``       C  SVD and activation-scaled SVD patches
 18. ``loftq``          N  LoftQ: quantization and a patch by turns
 19. ``eigenspace``     E  EoRA: the best patch for the inputs that a layer sees
-20. ``rank_budget``    K  ranks per module under a budget, and nested patches
-21. ``dora``           D  DoRA: magnitude and direction apart
-22. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
-23. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
-24. ``lut_search``     L  searches of look-up tables: the published genetic one, and the optimum with a certificate
-25. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
-26. ``distill``        W  distillation losses of quantization-aware training, with their gradients
-27. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
+20. ``divergence``     F  errors of layers in one unit: the divergence that they cause at the output
+21. ``rank_budget``    K  ranks per module under a budget, and nested patches
+22. ``choices``        K  one choice for every module under a budget, and the whole frontier
+23. ``dora``           D  DoRA: magnitude and direction apart
+24. ``rotation``       H  Hadamard and Haar rotations, moved into weights; quantized activations
+25. ``lut``            L  look-up tables: straight lines for non-linear functions, evaluated in integers
+26. ``lut_search``     L  searches of look-up tables: the published genetic one, and the optimum with a certificate
+27. ``coreset``        X  which samples to train on: error vectors, disagreement, ACS and its baselines
+28. ``distill``        W  distillation losses of quantization-aware training, with their gradients
+29. ``diagnostics``    W  order of attention, ranges, norms, and eigenvalues of the Hessian with a certificate
 
 ``tables`` holds constants found by search, ``types`` names the results, ``protocol`` is the contract of a backend,
 ``errors`` the two ways to refuse, ``checks`` the refusals themselves. The docstring of a function is the normative
@@ -51,10 +53,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .binary_coding import *
+from .choices import *
 from .codebook import *
 from .coreset import *
 from .diagnostics import *
 from .distill import *
+from .divergence import *
 from .dora import *
 from .eigenspace import *
 from .gptq import *

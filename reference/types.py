@@ -110,6 +110,7 @@ class Purpose(IntEnum):
     CROSS = 5
     MUTATE = 6
     SAMPLE = 7  # choice of items from a list
+    LABEL = 8  # of a position, from a model's own distribution
 
 
 class Grid(NamedTuple, Generic[Arr]):
@@ -357,6 +358,22 @@ class Stationarity(NamedTuple):
 
     left: float  # ‖Bᵀ (D − BA) C‖ / (‖B‖ ‖D C‖)
     right: float  # ‖(D − BA) C Aᵀ‖ / (‖A‖ ‖D C‖)
+
+
+class ChoiceFrontier(NamedTuple, Generic[Arr]):
+    """Vertices of the least loss against cost, choices mixed."""
+
+    cost: Arr  # float64, (S,), rising
+    loss: Arr  # float64, (S,), falling
+
+
+class Choices(NamedTuple, Generic[Arr]):
+    """An option for every module, within a budget."""
+
+    choice: Arr  # int32, (J,)
+    cost: int  # at most the budget
+    loss: float
+    lower_bound: float  # no choice within the budget loses less
 
 
 class DecoderBlock(NamedTuple, Generic[Arr]):

@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 READING_ORDER = (
     "errors", "types", "tables", "protocol", "checks", "philox", "rounding", "uniform", "packing", "codebook",
     "ternary", "learned_step", "statsq", "oscillation", "qk_reparam", "binary_coding", "scale_tuning",
-    "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq", "eigenspace", "rank_budget", "dora",
-    "rotation", "lut", "lut_search", "coreset", "distill", "diagnostics",
+    "mixed_precision", "gptq", "sparsity", "moments", "low_rank", "loftq", "eigenspace", "divergence", "rank_budget",
+    "choices", "dora", "rotation", "lut", "lut_search", "coreset", "distill", "diagnostics",
 )  # fmt: skip
 
 FOLDERS = {

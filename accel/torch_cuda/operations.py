@@ -4,10 +4,12 @@
 
 from .adapter import *
 from .binary_coding import *
+from .choices import *
 from .codebook import *
 from .coreset import *
 from .diagnostics import *
 from .distill import *
+from .divergence import *
 from .dora import *
 from .eigenspace import *
 from .gptq import *

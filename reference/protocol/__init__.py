@@ -23,7 +23,17 @@ import numpy.typing as npt
 from ..types import Arr
 from .chapters import chapter_of
 from .codes import BinaryOps, CodebookOps, MixedPrecisionOps, PhiloxOps, RoundingOps, TernaryOps, UniformOps
-from .layers import EigenspaceOps, GptqOps, LoftqOps, LowRankOps, MomentOps, RankBudgetOps, RotationOps
+from .layers import (
+    ChoiceOps,
+    DivergenceOps,
+    EigenspaceOps,
+    GptqOps,
+    LoftqOps,
+    LowRankOps,
+    MomentOps,
+    RankBudgetOps,
+    RotationOps,
+)
 from .tables import LutSearchOps, TableOps
 from .training import CoresetOps, DiagnosticOps, DistillOps, DoraOps, LearnedStepOps, OscillationOps, ScaleTuningOps
 
@@ -61,7 +71,9 @@ PROTOCOLS: tuple[type, ...] = (
     LowRankOps,
     LoftqOps,
     EigenspaceOps,
+    DivergenceOps,
     RankBudgetOps,
+    ChoiceOps,
     DoraOps,
     RotationOps,
     TableOps,
@@ -100,10 +112,12 @@ __all__ = [
     "PROTOCOLS",
     "Backend",
     "BinaryOps",
+    "ChoiceOps",
     "CodebookOps",
     "CoresetOps",
     "DiagnosticOps",
     "DistillOps",
+    "DivergenceOps",
     "DoraOps",
     "EigenspaceOps",
     "GptqOps",

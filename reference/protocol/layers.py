@@ -9,6 +9,8 @@ from ..types import (
     ActivationClip,
     AdapterMethod,
     Arr,
+    ChoiceFrontier,
+    Choices,
     CodebookQuantizer,
     Compensation,
     DecoderBlock,
@@ -37,7 +39,17 @@ from ..types import (
 )
 from .chapters import chapter
 
-__all__ = ["EigenspaceOps", "GptqOps", "LoftqOps", "LowRankOps", "MomentOps", "RankBudgetOps", "RotationOps"]
+__all__ = [
+    "ChoiceOps",
+    "DivergenceOps",
+    "EigenspaceOps",
+    "GptqOps",
+    "LoftqOps",
+    "LowRankOps",
+    "MomentOps",
+    "RankBudgetOps",
+    "RotationOps",
+]
 
 
 @chapter("G", "second-order compression")
@@ -158,6 +170,18 @@ class EigenspaceOps(Protocol[Arr]):
     def residual_moment(self, c: Arr, a: Arr, /) -> Arr: ...  # E-8 → (k, k)
 
 
+@chapter("F", "divergence of the output")
+class DivergenceOps(Protocol[Arr]):
+    """Chapter F: what errors of layers cost at the model's output. ``g`` is a second moment of gradients, (m, m)."""
+
+    def divergence(self, d: Arr, c: Arr, g: Arr, /) -> float: ...  # F-1
+    def divergence_spectrum(self, d: Arr, c: Arr, g: Arr, /, *, damping: float = 0.1) -> Arr: ...  # F-2 → (min(m, k),)
+    def divergence_patch(
+        self, d: Arr, c: Arr, g: Arr, /, *, rank: int, damping: float = 0.1, tolerance: float = 1e-6
+    ) -> Compensation[Arr]: ...  # F-3
+    def draw_labels(self, logits: Arr, /, *, seed: int, first: int = 0) -> Arr: ...  # F-4 → int32 (T,)
+
+
 @chapter("K", "ranks under a budget")
 class RankBudgetOps(Protocol[Arr]):
     """Chapter K: ranks under a budget. ``ranks``, ``cost``, ``low``, ``high`` and ``group`` are integers (J,)."""
@@ -232,6 +256,16 @@ class RankBudgetOps(Protocol[Arr]):
         hysteresis: float = 0.0,
     ) -> Arr: ...  # K-10 → int32 (J,)
     def nest_patch(self, b: Arr, a: Arr, c: Arr, /, *, split: Split = "balanced") -> LowRank[Arr]: ...  # K-11
+
+
+@chapter("K")
+class ChoiceOps(Protocol[Arr]):
+    """Chapter K: choices under a budget. ``cost`` holds integers (J, O), ``loss`` floats (J, O)."""
+
+    def choice_frontier(self, cost: Arr, loss: Arr, /) -> ChoiceFrontier[Arr]: ...  # K-12 → float64
+    def allocate_choices(
+        self, cost: Arr, loss: Arr, /, *, budget: int, tolerance: float = 1e-6
+    ) -> Choices[Arr]: ...  # K-13
 
 
 @chapter("H", "rotation")

@@ -1,0 +1,149 @@
+"""Chapter K, choices: the multiple-choice knapsack on NumPy arrays, for whatever backend.
+
+A few thousand modules with a few dozen options are too little for a device: tensors come to the CPU and go back. All
+hulls are walked at once, a step of every module at a time; the budget ends in the sorted steps; what the price of a
+byte leaves open is decided by partial allocations that remember where they came from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit.reference.errors import SpecError
+from lowbit.reference.types import Choices
+
+from .refusals import check_number, check_whole
+
+__all__ = ["Array", "check_options", "frontier", "solve"]
+
+Array = npt.NDArray[Any]
+
+_STATES = 2**14  # partial allocations that are kept
+
+
+def check_options(clause: str, cost: Array, loss: Array) -> tuple[Array, Array]:
+    """Prices in int64 and losses in float64, (J, O) each.
+
+    Raises:
+        SpecError: two shapes, no option, or numbers below 0.
+    """
+    if cost.ndim != 2 or cost.shape != loss.shape or cost.shape[1] == 0:
+        raise SpecError(
+            clause, f"cost and loss must have one shape (modules, options >= 1), got {cost.shape} and {loss.shape}"
+        )
+    for name, x in (("cost", cost), ("loss", loss)):
+        if x.size and x.min() < 0:
+            raise SpecError(clause, f"{name} must be >= 0, got {x.min()}")
+    return cost.astype(np.int64), loss.astype(np.float64)
+
+
+class _Hulls(NamedTuple):
+    start: Array  # option of every module with the least cost, of those the least loss
+    slope: Array  # of every step, falling: loss saved per byte
+    module: Array
+    option: Array
+
+
+def _hulls(c: Array, l: Array) -> _Hulls:
+    rows = np.arange(len(c))
+    start = np.where(c == c.min(axis=1, keepdims=True), l, np.inf).argmin(axis=1)
+    at, slopes, modules, options = start.copy(), [], [], []
+    walking = rows
+    while walking.size:
+        cost, loss = c[walking], l[walking]
+        here = at[walking, None]
+        price = cost - np.take_along_axis(cost, here, 1)
+        saved = np.take_along_axis(loss, here, 1) - loss
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where((price > 0) & (saved > 0), saved / price, -1.0)
+        steepest = slope.max(axis=1, keepdims=True)
+        next_ = np.where(slope == steepest, price, np.iinfo(np.int64).max).argmin(axis=1)  # of equal ones the nearest
+        on = steepest[:, 0] > 0
+        walking = walking[on]
+        at[walking] = next_[on]
+        slopes.append(steepest[on, 0])
+        modules.append(walking)
+        options.append(next_[on])
+    slope, module, option = (np.concatenate([*x, x[0][:0]]) if x else np.zeros(0) for x in (slopes, modules, options))
+    order = np.lexsort((module, -slope))  # stable, so the steps of a module stay in order
+    return _Hulls(start, slope[order], module[order].astype(np.int64), option[order].astype(np.int64))
+
+
+def frontier(c: Array, l: Array) -> tuple[Array, Array]:
+    """Cost and loss of the vertices, float64."""
+    hulls = _hulls(c, l)
+    rows, at = np.arange(len(c)), hulls.start.copy()
+    costs, losses = [int(c[rows, at].sum())], [float(l[rows, at].sum())]
+    for j, o in zip(hulls.module.tolist(), hulls.option.tolist(), strict=True):
+        costs.append(costs[-1] + int(c[j, o] - c[j, at[j]]))
+        losses.append(losses[-1] + float(l[j, o] - l[j, at[j]]))
+        at[j] = o
+    return np.array(costs, np.float64), np.array(losses, np.float64)
+
+
+def solve(clause: str, c: Array, l: Array, budget: int, tolerance: float) -> Choices[Array]:
+    """The best choices within the budget, and their bound."""
+    check_number(clause, "tolerance", tolerance, 0.0)
+    check_whole(clause, "budget", budget, 0, 2**63 - 1)
+    least = int(c.min(axis=1).sum()) if len(c) else 0
+    if budget < least:
+        raise SpecError(clause, f"budget {budget} is below {least}, the cost of the cheapest choices")
+    rows, hulls = np.arange(len(c)), _hulls(c, l)
+    at, room, byte = hulls.start.copy(), budget - least, 0.0
+    stopped: set[int] = set()
+    steps = zip(hulls.slope.tolist(), hulls.module.tolist(), hulls.option.tolist(), strict=True)
+    for slope, j, o in steps:
+        if j not in stopped and (price := int(c[j, o] - c[j, at[j]])) <= room:
+            at[j], room = o, room - price
+        else:
+            byte = max(byte, slope)
+            stopped.add(j)
+    priced = l + byte * c
+    lost = priced - priced.min(axis=1, keepdims=True)
+    bound = max(0.0, float(priced.min(axis=1).sum() - byte * budget))
+    best = float(l[rows, at].sum())
+    if best > (1 + tolerance) * bound:
+        found, complete = _decide(c, lost, best - bound, byte, budget)
+        if found is not None and (better := float(l[rows, found].sum())) < best:
+            at, best = found, better
+        if complete:
+            bound = best
+    return Choices(at.astype(np.int32), int(c[rows, at].sum()), best, min(bound, best))
+
+
+def _decide(c: Array, lost: Array, gap: float, byte: float, budget: int) -> tuple[Array | None, bool]:
+    """The best allocation whose choices lose at most ``gap`` against the price, and whether none was dropped."""
+    slack = gap * (1 + 1e-9) + 1e-15 * float(lost.max(initial=0.0))
+    allowed = lost <= slack
+    at = lost.argmin(axis=1)
+    core = np.flatnonzero(allowed.sum(axis=1) > 1)
+    # Modules with much to lose first: they cut most partial allocations.
+    core = core[np.argsort(-np.where(allowed[core], lost[core], 0.0).max(axis=1), kind="stable")]
+    room = budget - int(c[np.arange(len(c)), at].sum() - c[core, at[core]].sum())
+    floor = np.where(allowed[core], c[core], np.iinfo(np.int64).max).min(axis=1, initial=np.iinfo(np.int64).max)
+    after = np.concatenate([floor[::-1].cumsum()[::-1][1:], [0]])[: len(core)]
+    spent, losing, complete = np.zeros(1, np.int64), np.zeros(1), True
+    trail: list[tuple[Array, Array]] = []
+    for j, later in zip(core.tolist(), after.tolist(), strict=True):
+        mine = np.flatnonzero(allowed[j])
+        cost = (spent[:, None] + c[j, mine]).ravel()
+        sums = (losing[:, None] + lost[j, mine]).ravel()
+        kept = np.flatnonzero((sums <= slack) & (cost <= room - later))
+        kept = kept[np.lexsort((sums[kept], cost[kept]))]
+        value = sums[kept] - byte * cost[kept]
+        kept = kept[value < np.minimum.accumulate(np.concatenate([[np.inf], value]))[:-1]]
+        if len(kept) > _STATES:
+            cheap = np.sort(np.argsort(sums[kept], kind="stable")[:_STATES])  # still by rising cost
+            kept, complete = kept[cheap], False
+        if len(kept) == 0:
+            return None, complete
+        spent, losing = cost[kept], sums[kept]
+        trail.append((kept // len(mine), mine[kept % len(mine)]))
+    state = int(np.argmin(losing - byte * spent))
+    for j, (origin, option) in zip(core[::-1].tolist(), trail[::-1], strict=True):
+        at[j] = option[state]
+        state = int(origin[state])
+    return at, complete
