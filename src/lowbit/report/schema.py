@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-__all__ = ["load_schema", "problems"]
+from lowbit.runs.errors import RecipeError
+
+__all__ = ["load_schema", "problems", "require_record"]
 
 _TYPES: dict[str, Any] = {
     "object": dict,
@@ -31,6 +33,17 @@ def load_schema(name: str = "lowbit-compress-1") -> dict[str, Any]:
     text = resources.files("lowbit.report").joinpath("data", f"{name}.schema.json").read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
+
+
+def require_record(record: Any, where: str) -> None:
+    """Refuse what is no complete record of a compression.
+
+    Raises:
+        RecipeError: naming the first place that is wrong.
+    """
+    wrong = next(problems(record, load_schema()), None)
+    if wrong is not None:
+        raise RecipeError(f"{where}: no record of a finished run ({wrong[:200]}); choose another output directory")
 
 
 def _is(value: Any, kind: str) -> bool:
