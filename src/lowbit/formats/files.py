@@ -68,9 +68,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise CheckpointError(f"{path}: no such file; download or copy it again") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{path}: not a regular file but a pipe, a device or a directory; put the file there")
     with open(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"{path}: not a regular file but a pipe, a device or a directory; put the file there")
         yield file
 
 
@@ -151,7 +152,7 @@ def refuse_strangers(folder: Path) -> None:
         if path.name.startswith("."):
             continue
         if path.is_symlink():
-            target = path.resolve()
+            target = Path(os.path.realpath(path))
             if target.parent not in (home, blobs):
                 raise CheckpointError(f"{path}: a link that leaves its directory, to {target}; put the file itself there")
         if not path.is_file() and not path.is_dir():

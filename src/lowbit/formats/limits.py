@@ -50,6 +50,9 @@ def require_plain(config: Mapping[str, Any], where: str) -> dict[str, Any] | Non
                 "give them the usual names and remove the key"
             )
     require_sizes(config, where)
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{where}: architectures = {str(names)[:100]} is not a list of names")
     quantization = config.get("quantization_config")
     if quantization is not None and not isinstance(quantization, dict):
         raise CheckpointError(f"{where}: quantization_config is not an object but {type(quantization).__name__}")

@@ -21,7 +21,7 @@ __all__ = ["matches"]
 
 _LONGEST = 10_000  # characters of a pattern
 _COUNTS = 10_000  # product of the counts of a pattern
-_BUDGET = 2.0  # seconds that the slow matches of one pattern may take in all
+_BUDGET = 1.0  # seconds that the slow matches of one pattern may take in all
 _SLOW = 0.01  # seconds; an honest match takes a thousandth of it
 
 
