@@ -74,7 +74,7 @@ def require_sizes(value: Any, where: str, key: str = "") -> None:
     elif isinstance(value, int):
         limit = next(limit for pattern, limit in _LIMITS if pattern.search(key))
         if abs(value) > limit:
-            raise CheckpointError(f"{where}: {key} = {value:.4g} is no size of a model that can be read")
+            raise CheckpointError(f"{where}: {key} is larger than {limit}, which no model is")
 
 
 @contextlib.contextmanager
