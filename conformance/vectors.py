@@ -22,7 +22,7 @@ from .judging import Judge, part
 from .report import Result
 from .rules import Earlier, LookupTable, Node
 
-__all__ = ["SCHEMA", "WITHOUT", "Verdict", "VectorError", "argument", "check", "folder", "load", "parse", "verdicts"]
+__all__ = ["SCHEMA", "WITHOUT", "VectorError", "Verdict", "argument", "check", "folder", "load", "parse", "verdicts"]
 
 SCHEMA = "lowbit.vectors/1"
 

@@ -55,7 +55,9 @@ class Workplace:
 
     def fault(self, content: bytes) -> str | None:
         """What is wrong with the way in which the reader takes ``content``, or None."""
-        self._target.unlink(missing_ok=True)  # a file cut to nothing is flushed to disk by some systems, a new one is not
+        self._target.unlink(
+            missing_ok=True
+        )  # a file cut to nothing is flushed to disk by some systems, a new one is not
         self._target.write_bytes(content)
         started = time.monotonic()
         try:

@@ -88,7 +88,7 @@ def _edit(value: Any, draw: Draw) -> Any:
                 container[key] = copy.deepcopy(other[name])  # no circles
         elif kind == 6:
             container[key] = [container[key]]
-        elif isinstance(container[key], (int, float)):
+        elif isinstance(container[key], (int, float)) and abs(container[key]) < 2**53:
             container[key] = draw.of((-1, 2, 10, 0.5, 10**6)) * container[key]
         elif isinstance(container[key], str):
             container[key] = mutate_bytes(container[key].encode("utf-8", "replace"), draw).decode("utf-8", "replace")

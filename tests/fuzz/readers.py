@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -209,7 +209,9 @@ def read_vector(folder: Path) -> None:
 
 def load_backend(folder: Path) -> None:
     name = (folder / "name").read_bytes().decode("utf-8", "replace")
-    if name.startswith("lowbit") or not name.partition(".")[0].isidentifier():  # others could be any module of a machine
+    if (
+        name.startswith("lowbit") or not name.partition(".")[0].isidentifier()
+    ):  # others could be any module of a machine
         lowbit.load(name)
 
 

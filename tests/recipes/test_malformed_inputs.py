@@ -153,7 +153,9 @@ CASES: dict[str, tuple[str, str, Edit, str]] = {
         "eval", SHARD, header(lambda h: h[SCALE].update(data_offsets=h[OTHER]["data_offsets"])), "overlaps",
     ),
     "name twice": ("eval", SHARD, header(twice), "stands twice"),
-    "trailing bytes": ("eval", SHARD, lambda path: path.write_bytes(path.read_bytes() + b"x"), "behind its last tensor"),
+    "trailing bytes": (
+        "eval", SHARD, lambda path: path.write_bytes(path.read_bytes() + b"x"), "behind its last tensor",
+    ),
     "header too long": (
         "eval", SHARD, lambda path: (path.write_bytes((10**9).to_bytes(8, "little")), os.truncate(path, 10**9 + 8)),
         "the format allows",
@@ -181,7 +183,9 @@ CASES: dict[str, tuple[str, str, Edit, str]] = {
     "nested configuration": ("eval", "config.json", write(b'{"a":' * 100_000), "nested too deeply"),
     "a list for a configuration": ("eval", "config.json", write(b"[]"), "not a JSON object"),
     "weights elsewhere": ("eval", "config.json", config(transformers_weights="x.safetensors"), "transformers_weights"),
-    "groups a list": ("eval", "config.json", quantization(lambda q: q.update(config_groups=[1])), "cannot be understood"),
+    "groups a list": (
+        "eval", "config.json", quantization(lambda q: q.update(config_groups=[1])), "cannot be understood",
+    ),
     "no bits": (
         "eval", "config.json", quantization(lambda q: q["config_groups"]["group_0"]["weights"].pop("num_bits")),
         "num_bits",

@@ -1,4 +1,4 @@
-"""What is read is what transformers reads, what is written says it in the input's own words, and nothing changes between."""
+"""What is read is what transformers reads, what is written keeps the input's own words, and nothing changes between."""
 
 from __future__ import annotations
 
@@ -122,7 +122,12 @@ def test_config_json_is_the_inputs(options: Make, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["rope_parameters"], config["dtype"]
     scaling = {**LLAMA3, "original_max_position_embeddings": 64}
-    config = {"my_key": {"a": [1, None]}, "torch_dtype": "float32", "rope_theta": 500000.0, "rope_scaling": scaling} | config
+    config = {
+        "my_key": {"a": [1, None]},
+        "torch_dtype": "float32",
+        "rope_theta": 500000.0,
+        "rope_scaling": scaling,
+    } | config
     config |= {"transformers_version": "4.43.0", "auto_map": {"AutoConfig": "x.X"}, "Z": math.inf}
     (folder / "config.json").write_text(json.dumps(config))
     written = json.loads((compress(options(model=str(folder), bits=4)).out / "config.json").read_text())
@@ -147,7 +152,17 @@ def test_the_stored_type_is_told_in_the_inputs_word(key: str | None, options: Ma
     [
         ("llama", {"rope_parameters": {**LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 64}}),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1234.0}, "dtype": "bfloat16"}),
-        ("phi", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+        (
+            "phi",
+            {
+                "rope_parameters": {
+                    "rope_type": "linear",
+                    "factor": 2.0,
+                    "rope_theta": 1e4,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+        ),
         (
             "gemma3_text",
             {

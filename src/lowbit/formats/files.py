@@ -154,6 +154,8 @@ def refuse_strangers(folder: Path) -> None:
         if path.is_symlink():
             target = Path(os.path.realpath(path))
             if target.parent not in (home, blobs):
-                raise CheckpointError(f"{path}: a link that leaves its directory, to {target}; put the file itself there")
+                raise CheckpointError(
+                    f"{path}: a link that leaves its directory, to {target}; put the file itself there"
+                )
         if not path.is_file() and not path.is_dir():
             raise CheckpointError(f"{path}: not a regular file but a pipe, a device or a broken link; take it away")

@@ -20,7 +20,8 @@ from .errors import CheckpointError
 
 __all__ = ["building", "require_plain", "require_sizes"]
 
-_LIMITS = (  # of whole numbers, by the name they stand under; largest in use: 126 blocks, 896 experts, 10 million places
+# Whole numbers by the name they stand under; in use are 126 blocks, a thousand experts, ten million places.
+_LIMITS = (
     (re.compile("layer|block|depth|expert|attention_types|pattern"), 100_000),
     (re.compile("position|ctx|seq|context"), 1 << 25),
     (re.compile("theta|base|max_length|seed|token"), 1 << 63),
@@ -46,8 +47,8 @@ def require_plain(config: Mapping[str, Any], where: str) -> dict[str, Any] | Non
     for key in _ELSEWHERE:
         if config.get(key) is not None:
             raise CheckpointError(
-                f"{where}: {key} = {str(config[key])[:100]} leads to files of other names, which lowbit does not follow; "
-                "give them the usual names and remove the key"
+                f"{where}: {key} = {str(config[key])[:100]} leads to files of other names, which lowbit does not "
+                "follow; give them the usual names and remove the key"
             )
     require_sizes(config, where)
     names = config.get("architectures")

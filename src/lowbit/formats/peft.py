@@ -109,7 +109,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``adapter_config.json`` of a LoRA directory.
 
     Raises:
-        AdapterError: missing, not JSON, with links that leave the directory, or with values of another type than PEFT's.
+        AdapterError: missing, not JSON, beside a link that leaves the directory, or values of other types than PEFT's.
     """
     if not os.path.lexists(folder / CONFIG):
         raise AdapterError(f"{folder}: no {CONFIG}, so this is not an adapter directory")
@@ -207,7 +207,12 @@ def read_adapter(folder: str | Path) -> Adapter:
         if len(pair) != 2:
             raise AdapterError(f"{path / WEIGHTS}: module {module} has lora_{next(iter(pair))} alone")
         a, b = pair["A"], pair["B"]
-        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0] or not (a.is_floating_point() and b.is_floating_point()):
+        if (
+            a.ndim != 2
+            or b.ndim != 2
+            or b.shape[1] != a.shape[0]
+            or not (a.is_floating_point() and b.is_floating_point())
+        ):
             raise AdapterError(
                 f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} {b.dtype} and A {tuple(a.shape)} {a.dtype} are "
                 "no factors of one rank"

@@ -72,7 +72,9 @@ class SafetensorsFile:
         header = parse_json(raw, f"{path}: not a safetensors file: its header", unique=True)
         metadata = header.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-            raise CheckpointError(f"{path}: the __metadata__ of its header are not pairs of strings; the file is damaged")
+            raise CheckpointError(
+                f"{path}: the __metadata__ of its header are not pairs of strings; the file is damaged"
+            )
         self.metadata: dict[str, str] = metadata
         base = _LENGTH_BYTES + length
         self.entries = {name: _entry(path, name, told, base, size) for name, told in header.items()}

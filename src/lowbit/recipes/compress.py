@@ -133,8 +133,8 @@ def _require_original(checkpoint: Checkpoint, folder: Path, tell: OnEvent) -> No
     """Say it of a model that was compressed before, and refuse one whose adapter would be left out."""
     if (folder / "adapter" / "adapter_config.json").exists():
         raise RecipeError(
-            f"{checkpoint.source}: its adapter in {folder / 'adapter'} would be left out; start from the full-precision "
-            "model, or merge the adapter into it first"
+            f"{checkpoint.source}: its adapter in {folder / 'adapter'} would be left out; start from the "
+            "full-precision model, or merge the adapter into it first"
         )
     if checkpoint.quantization is not None:
         tell(

@@ -132,7 +132,6 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"not an object but {type(found).__name__}")
     except (OSError, ValueError, RecursionError) as error:
-        raise RecipeError(
-            f"{path}: damaged ({' '.join(str(error).split())[:100]}); choose another output directory, or remove this one"
-        ) from error
+        reason = " ".join(str(error).split())[:100]
+        raise RecipeError(f"{path}: damaged ({reason}); choose another output directory, or remove this one") from error
     return found

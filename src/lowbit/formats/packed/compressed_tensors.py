@@ -294,7 +294,14 @@ def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
     if scale.ndim == 1:  # one scale per row, as some writers store it
         scale = scale.unsqueeze(1)
     packed = parts["weight_packed"]
-    if packed.ndim != 2 or scale.ndim != 2 or packed.shape[0] != m or scale.shape[0] != m or scale.shape[1] == 0 or k % scale.shape[1]:
+    if (
+        packed.ndim != 2
+        or scale.ndim != 2
+        or packed.shape[0] != m
+        or scale.shape[0] != m
+        or scale.shape[1] == 0
+        or k % scale.shape[1]
+    ):
         raise CheckpointError(
             f"weight_packed {tuple(packed.shape)}, weight_scale {tuple(scale.shape)} do not fit weight_shape ({m}, {k})"
         )
@@ -316,7 +323,9 @@ def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
                 f"weight_zero_point {tuple(zeros.shape)} does not fit weight_scale {tuple(scale.shape)}"
             )
     index = parts.get("weight_g_idx")
-    if index is not None and (tuple(index.shape) != (k,) or (k and not 0 <= index.min() <= index.max() < scale.shape[1])):
+    if index is not None and (
+        tuple(index.shape) != (k,) or (k and not 0 <= index.min() <= index.max() < scale.shape[1])
+    ):
         raise CheckpointError(f"weight_g_idx must hold {k} groups in 0..{scale.shape[1] - 1}")
     return PackedWeight(torch.from_numpy(codes), scale, zeros, index, bits, scheme)
 
