@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from pathlib import Path
 
 import pytest
 
+from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.files import opened, read_json, refuse_strangers
 from lowbit.formats.gguf_header import check_header
 from lowbit.formats.patterns import matches
+
+from .test_gguf import write_gguf
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links and pipes need a POSIX system")
 
@@ -115,3 +119,53 @@ def test_patterns_that_people_write() -> None:
     assert matches(r"model\.layers", name)
     assert not matches(r"model\.layers", name, whole=True)
     assert not matches("q_proj", name)
+
+
+# ---- GGUF -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    write_gguf(path)
+    return path.read_bytes()
+
+
+HUGE = 1 << 60
+
+
+@pytest.mark.parametrize(
+    "after, skip, layout, value, reason",
+    [
+        (b"GGUF", 4, "<Q", HUGE, "tensors and"),
+        (b"GGUF", 12, "<Q", HUGE, "metadata entries in"),
+        (b"GGUF", 20, "<Q", HUGE, "a name of"),
+        (b"general.architecture", 4, "<Q", HUGE, "are left"),
+        (b"general.architecture", 0, "<I", 99, "unknown type 99"),
+        (b"tokenizer.ggml.tokens", 4, "<I", 9, "an array of the type 9"),
+        (b"tokenizer.ggml.tokens", 8, "<Q", HUGE, "strings at byte"),
+        (b"tokenizer.ggml.token_type", 8, "<Q", HUGE, "are left"),
+        (b"llama.block_count", 4, "<I", 10**6, "llama.block_count is larger than"),
+        (b"llama.context_length", 4, "<I", 2**31, "llama.context_length is larger than"),
+        (b"token_embd.weight", 0, "<I", 2**31, "axes"),
+        (b"token_embd.weight", 4, "<Q", HUGE, "longer than the file"),
+    ],
+)
+def test_a_count_larger_than_the_file(
+    after: bytes, skip: int, layout: str, value: int, reason: str, gguf_file: bytes, tmp_path: Path
+) -> None:
+    raw = bytearray(gguf_file)
+    struct.pack_into(layout, raw, raw.index(after) + len(after) + skip, value)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(raw)
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match=reason):
+        open_checkpoint(path)
+    assert time.monotonic() - started < 5
+
+
+def test_a_name_twice(gguf_file: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_file.replace(b"blk.1.ffn_up", b"blk.0.ffn_up"))
+    with pytest.raises(CheckpointError, match=r"the tensor 'blk\.0\.ffn_up\.weight' stands twice"):
+        open_checkpoint(path)

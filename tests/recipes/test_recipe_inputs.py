@@ -230,3 +230,13 @@ def test_an_adapter_is_not_left_out(options: Make, tmp_path: Path) -> None:
     shutil.copy(first / "adapter" / "adapter_config.json", folder)
     with pytest.raises(CheckpointError, match=r"config\.json and adapter_config\.json in one directory"):
         open_checkpoint(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a POSIX system")
+def test_a_link_to_somebody_elses_file_is_not_copied(options: Make, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "m")
+    (tmp_path / "id_rsa").write_text("secret")
+    (folder / "vocab.json").symlink_to("../id_rsa")
+    with pytest.raises(RecipeError, match=r"vocab\.json: a link that leaves its directory"):
+        compress(options(model=str(folder)))
+    assert not (tmp_path / "out").exists()
