@@ -43,6 +43,6 @@ def open_packed(config: Mapping[str, Any], source: str) -> PackedFormat:
         return FORMATS[method](config, source)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise CheckpointError(f"{source}: its quantization_config cannot be understood ({reason})") from error

@@ -194,15 +194,16 @@ class CompressedTensors:
             if own != "pack-quantized" or args is None or str(args.get("type", "int")) != "int":
                 raise CheckpointError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
             size, targets = args.get("group_size"), group.get("targets", ["Linear"])
-            if not 1 <= int(args["num_bits"]) <= 8 or not isinstance(targets, list):
+            whole = type(args["num_bits"]) is int and (size is None or type(size) is int)
+            if not whole or not 1 <= args["num_bits"] <= 8 or not isinstance(targets, list):
                 raise CheckpointError(
-                    f"{source}: quantization_config needs num_bits in 1..8 and a list of targets, it has "
-                    f"{args['num_bits']!r:.40} and {targets!r:.80}"
+                    f"{source}: quantization_config needs num_bits in 1..8, a whole group_size and a list of targets, "
+                    f"it has {args['num_bits']!r:.40}, {size!r:.40} and {targets!r:.80}"
                 )
             scheme = WeightScheme(
-                bits=int(args["num_bits"]),
+                bits=args["num_bits"],
                 scheme="symmetric" if args.get("symmetric", True) else "asymmetric",
-                group_size=int(size) if size and int(size) > 0 else None,
+                group_size=size if size and size > 0 else None,
             )
             self._groups += [(str(target), scheme) for target in targets]
         if not self._groups:
