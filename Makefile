@@ -9,13 +9,14 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Two workers with one thread each: the numerical libraries would otherwise start cores² threads.
 WORKERS ?= 2
+RUNS ?= 100000
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 
 # Of the tools below, apart from lowbit's own environment: what they resolve must not depend on what is installed.
 UV     := $(VENV)/uv/bin/uv
 LOWEST := $(VENV)/lowest
 
-.PHONY: demo test test-slow test-extras lint types unit check install lock-check lowest conform bench docs clean
+.PHONY: demo test test-slow test-extras fuzz lint types unit check install lock-check lowest conform bench docs clean
 
 demo: $(READY)
 	$(BIN)/lowbit demo -o $(OUT)
@@ -52,6 +53,10 @@ test-slow: $(READY)
 # Each extra alone, in a fresh environment: minutes and, for torch, what pip downloads.
 test-extras: $(READY)
 	$(BIN)/python -m pytest -m slow tests/packaging
+
+# Readers under damaged files, a hundred thousand each: hours. Inputs that fail are kept in fuzz-failures.
+fuzz: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --runs $(RUNS)
 
 # The inner loop, one chapter by letter or file: make check CHAPTER=eigenspace
 check: $(READY)

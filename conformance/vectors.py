@@ -22,7 +22,7 @@ from .judging import Judge, part
 from .report import Result
 from .rules import Earlier, LookupTable, Node
 
-__all__ = ["SCHEMA", "WITHOUT", "Verdict", "argument", "check", "folder", "load", "verdicts"]
+__all__ = ["SCHEMA", "WITHOUT", "VectorError", "Verdict", "argument", "check", "folder", "load", "parse", "verdicts"]
 
 SCHEMA = "lowbit.vectors/1"
 
@@ -63,7 +63,40 @@ def load(clauses: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
     for identifier in CLAUSES:
         file = folder().joinpath(f"{identifier}.json")
         if identifier in wanted and file.is_file():
-            yield json.loads(file.read_text(encoding="utf-8"))
+            yield parse(file.read_bytes(), file.name)
+
+
+class VectorError(ValueError):
+    """A file of vectors cannot be read; the message names it and the first thing that is wrong."""
+
+
+_CASE = {"about": str, "arrays": list, "options": dict, "expect": list}
+
+
+def parse(raw: bytes, name: str) -> dict[str, Any]:
+    """The record in a file of vectors, with every argument decoded once to see that it can be.
+
+    Raises:
+        VectorError: not JSON, another format, or a case without one of its parts.
+    """
+    try:
+        record = json.loads(raw)
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"schema {record['schema']!r}, expected {SCHEMA!r}")
+        names = [record["clause"], record["op"]]
+        for case in record["cases"]:
+            for field, kind in _CASE.items():
+                if not isinstance(case[field], kind):
+                    raise TypeError(f"{field} is not a {kind.__name__}")
+            names.append(case.get("op", record["op"]))
+            for value in case["arrays"]:
+                argument(value)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a clause or an operation is not a name")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise VectorError(f"{name}: no vectors of this format ({reason})") from error
+    return record  # type: ignore[no-any-return]
 
 
 def argument(value: Any) -> Any:

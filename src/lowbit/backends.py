@@ -42,6 +42,8 @@ def load(name: str, /, **options: Any) -> Any:
     """
     target = available().get(name, name)
     module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise BackendError(f"no backend {name!r}: neither a registered name nor the path of a module")
     try:
         backend: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

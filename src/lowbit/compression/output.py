@@ -40,11 +40,22 @@ def output_index(shards: Shards) -> dict[str, Any]:
 
 
 def output_config(inventory: Inventory, method: Method) -> bytes:
-    """Content of ``config.json``."""
-    config = json.loads(inventory.checkpoint.config.to_json_string(use_diff=True))
-    config.pop("_name_or_path", None)
-    config["architectures"] = [inventory.name]
-    config["dtype"] = name_of(method.storage)
+    """Content of ``config.json``: the input's, key for key, with what was changed.
+
+    Written again in the words of the installed transformers, it would lose settings for whoever reads the old ones.
+    """
+    config = inventory.checkpoint.config_json()
+    config.pop("quantization_config", None)
+    if inventory.name not in (config.get("architectures") or ()):
+        config["architectures"] = [inventory.name]
+    if inventory.untied:  # readers that know no better tie because the flag says so
+        config["tie_word_embeddings"] = False
+    stored = name_of(method.storage)
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        part |= {key: stored for key in ("torch_dtype", "dtype") if key in part}
+    if not {"torch_dtype", "dtype"} & config.keys():
+        config["torch_dtype"] = stored
     if method.packs(inventory):
         config["quantization_config"] = compressed_tensors.quantization_config(
             bits=method.bits,
@@ -53,4 +64,4 @@ def output_config(inventory: Inventory, method: Method) -> bytes:
             ignore=inventory.outer_linears(),
             act_order=method.act_order,
         )
-    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps(config, indent=2) + "\n").encode()

@@ -100,6 +100,7 @@ def make_record(
             "parameters": inventory.parameters(),
             "hidden_size": getattr(inventory.checkpoint.config, "hidden_size", None),
             "dtype": name_of(method.storage),
+            "quantization": inventory.checkpoint.quantization,
             "forward_dtype": name_of(decoder.weights.dtype),
             "kept": [kept for line in lines[1:] for kept in line["kept"]],
         },

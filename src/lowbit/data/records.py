@@ -90,7 +90,7 @@ def _from_file(path: Path, fields: Sequence[str]) -> Iterator[Record]:
 def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{place}: not JSON: {error}") from error
 
 
@@ -108,8 +108,15 @@ def _from_parquet(path: Path, fields: Sequence[str]) -> Iterator[Record]:
         if field not in names:
             raise RecipeError(f"{path}: no column {field!r} (it has: {', '.join(names)}); choose another text_field")
     number = 0
-    for batch in file.iter_batches(columns=list(fields)):
-        for row in batch.to_pylist():
+    batches = file.iter_batches(columns=list(fields))
+    while True:
+        try:
+            rows = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except Exception as error:
+            raise RecipeError(f"{path}: damaged behind record {number}: {error}") from error
+        for row in rows:
             number += 1
             if None not in row.values():
                 yield Record(f"{path}, record {number}", {name: str(value) for name, value in row.items()})

@@ -5,6 +5,10 @@ module                  content
 ======================  =====================================================================================
 ``checkpoint``          a model by directory, GGUF file or hub id, one tensor at a time
 ``safetensors_file``    safetensors without memory maps, written with repeatable bytes
+``files``               files that nobody should trust: plain, small, unchanged
+``limits``              what a configuration may ask for
+``patterns``            regular expressions out of files, in bounded time
+``gguf_header``         the header of a GGUF file, walked before any library reads it
 ``gguf``                llama.cpp models under Hugging Face names
 ``memory``              a model that is in memory already
 ``configs``             configurations of transformers and the class that computes them

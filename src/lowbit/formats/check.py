@@ -7,7 +7,6 @@ from them. A *failure* is a refusal or a silently wrong result; a *note* is a co
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 from .checkpoint import SafetensorsCheckpoint, open_checkpoint
 from .configs import decoder_class, not_a_decoder
 from .errors import CheckpointError
+from .limits import building
 from .packed import PackedFormat
 from .packed.packing import dense_words, padded_words
+from .patterns import matches
 from .peft import CONFIG, WEIGHTS, module_names, pattern_value, read_config, scaling
 from .safetensors_file import SafetensorsFile
 
@@ -96,15 +97,14 @@ def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, module in names.items():
         pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.entries[key].shape
-    halves = [m for m, p in pairs.items() if len(p) != 2 or len(p["A"]) != 2 or p["A"][0] != p["B"][-1]]
+    halves = [m for m, p in pairs.items() if [len(s) for s in p.values()] != [2, 2] or not p["B"][1] == p["A"][0] > 0]
     ranks = {module: pair["A"][0] for module, pair in pairs.items() if module not in halves}
-    adapter = _Adapter(
-        config=config,
-        ranks=ranks,
-        odd=sorted(set(file.entries) - set(names)),
-        halves=halves,
-        scales={module: scaling(config, module, rank) for module, rank in ranks.items()},
-    )
+    try:
+        scales = {module: scaling(config, module, rank) for module, rank in ranks.items()}
+    except CheckpointError as error:
+        return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
+    odd = sorted(set(file.entries) - set(names))
+    adapter = _Adapter(config=config, ranks=ranks, odd=odd, halves=halves, scales=scales)
     rules: dict[str, Callable[[_Adapter, Verdict], None]] = {
         "peft": _peft,
         "transformers": _peft,
@@ -119,7 +119,10 @@ def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
             verdict.fail(f"module {module}: its factors lora_A and lora_B do not fit together")
         if not adapter.ranks:
             verdict.fail("no factors of any linear layer")
-        rules[name](adapter, verdict)
+        try:
+            rules[name](adapter, verdict)
+        except CheckpointError as error:  # a pattern of the configuration that cannot be matched
+            verdict.fail(str(error))
         verdicts.append(verdict)
     return verdicts
 
@@ -127,7 +130,7 @@ def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
 def _targeted(adapter: _Adapter, module: str) -> bool:
     targets = adapter.config.get("target_modules") or []
     if isinstance(targets, str):
-        return targets == "all-linear" or re.fullmatch(targets, module) is not None
+        return targets == "all-linear" or matches(targets, module, whole=True)
     return any(module == target or module.endswith("." + target) for target in targets)
 
 
@@ -216,7 +219,10 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     if cls is None:
         reason = f"{checkpoint.source}: {not_a_decoder(checkpoint.config)}"
         return [Verdict(name, passed=False, reasons=[reason]) for name in consumers]
-    problems = _file_problems(checkpoint, cls)
+    try:
+        problems = _file_problems(checkpoint, cls)
+    except CheckpointError as error:
+        problems = [str(error)]
     verdicts = []
     for name in consumers:
         verdict = Verdict(name)
@@ -237,7 +243,7 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
     """What every reader would stumble over: absent, surplus and misshapen tensors, and targets left dense."""
     import torch
 
-    with torch.device("meta"):
+    with building(checkpoint), torch.device("meta"):
         model = cls(checkpoint.config)
     expected = model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
@@ -265,9 +271,7 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
 
 
 def _ignored(module: str, ignore: Sequence[str]) -> bool:
-    return any(
-        entry == module or (entry.startswith("re:") and re.match(entry[3:], module) is not None) for entry in ignore
-    )
+    return any(entry == module or (entry.startswith("re:") and matches(entry[3:], module)) for entry in ignore)
 
 
 def _module_problems(checkpoint: SafetensorsCheckpoint, packed_format: PackedFormat, module: str) -> list[str]:

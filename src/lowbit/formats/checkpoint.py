@@ -9,6 +9,7 @@ code shipped with a model. A directory compressed by lowbit (or by any tool that
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -24,6 +25,8 @@ from lowbit.runs.files import digest
 
 from .configs import decoder_class, load_config
 from .errors import CheckpointError
+from .files import Identity, read_json, refuse_strangers, sha256
+from .limits import require_plain
 from .packed import PackedWeight, open_packed
 from .packed.compressed_tensors import PACKED, TRANSPOSED_KEY
 from .safetensors_file import SafetensorsFile, TensorEntry
@@ -46,6 +49,7 @@ SIDE_FILES = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
+    "tekken.json",
     "generation_config.json",
 )
 """What a model directory holds beside its configuration and its weights."""
@@ -102,6 +106,21 @@ class Checkpoint(Protocol):
 
     def fingerprint(self) -> dict[str, str]:
         """File name → SHA-256 of its content, for every file that decides what the model computes."""
+        ...
+
+    def unchanged(self) -> None:
+        """Refuse to go on if one of these files is another by now than when the model was opened.
+
+        Raises:
+            CheckpointError: naming the file.
+        """
+        ...
+
+    def config_json(self) -> dict[str, Any]:
+        """Content of ``config.json`` in the input's own words, with its quantization entry if it has one.
+
+        Of a format without such a file, in words that transformers 4 and 5 both read.
+        """
         ...
 
     def save_side_files(self, out: Path) -> None:
@@ -167,12 +186,11 @@ def _pickle_message(path: Path) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / _INDEX
+    single, index = folder / _SINGLE, folder / _INDEX
+    if single.is_file():  # transformers takes it whatever an index says, which may be left from other weights
+        return [single]
     if index.is_file():
         return [folder / name for name in sorted(set(_read_index(index).values()))]
-    single = folder / _SINGLE
-    if single.is_file():
-        return [single]
     found = sorted(path for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors")
     if found:
         return found
@@ -183,16 +201,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not all(isinstance(k, str) and isinstance(v, str) for k, v in weight_map.items()):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not a safetensors index: it needs a weight_map of names to files") from error
+    weight_map = read_json(index, unique=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: not a safetensors index: it needs a weight_map of names to files")
     outside = sorted({name for name in weight_map.values() if Path(name).name != name})
     if outside:
         raise CheckpointError(f"{index}: names a file outside its directory: {outside[0]}")
-    return dict(weight_map)
+    return weight_map
 
 
 class SafetensorsCheckpoint:
@@ -207,6 +222,7 @@ class SafetensorsCheckpoint:
     def __init__(self, folder: Path, source: str) -> None:
         self.source = source
         self.folder = folder
+        refuse_strangers(folder)
         if not (folder / "config.json").is_file():
             if (folder / "adapter_config.json").is_file():
                 raise CheckpointError(
@@ -214,29 +230,38 @@ class SafetensorsCheckpoint:
                 )
             _weight_files(folder)
             raise CheckpointError(f"{source}: no config.json")
+        if (folder / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{source}: config.json and adapter_config.json in one directory, which transformers loads as the "
+                "adapter on its own base; merge the adapter into the model, or move it to a directory of its own"
+            )
+        beside = [folder / name for name in ("config.json", *SIDE_FILES) if (folder / name).is_file()]
+        if not (folder / _SINGLE).is_file() and (folder / _INDEX).is_file():
+            beside.append(folder / _INDEX)
+        self._beside = {path: Identity.of(path) for path in beside}
+        self._json = read_json(folder / "config.json")
+        self.quantization: dict[str, Any] | None = require_plain(self._json, f"{folder / 'config.json'}")
         config = load_config(folder, source)
         self.config: PretrainedConfig = config
-        quantization: Any = getattr(config, "quantization_config", None)
-        if quantization is not None:
-            quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        if hasattr(config, "quantization_config"):
             delattr(config, "quantization_config")  # the tensors that are read are dense
-        self.quantization: dict[str, Any] | None = quantization
         self._files = {path.name: SafetensorsFile(path) for path in self._shards()}
         self._where = self._locate()
         self._stored = self._rename(list(self._where))
-        if quantization is None and any(name.endswith(PACKED) for name in self._stored):
+        if self.quantization is None and any(name.endswith(PACKED) for name in self._stored):
             raise CheckpointError(f"{source}: packed weights, but config.json has no quantization_config")
-        self.packed = None if quantization is None else open_packed(quantization, source)
+        self.packed = None if self.quantization is None else open_packed(self.quantization, source)
         self._parts = {} if self.packed is None else self.packed.holds(self._stored)
         self._packed = {f"{module}.weight": module for module in self._parts}
         self._transposed = self._transposed_modules()
 
     def _shards(self) -> list[Path]:
         files = _weight_files(self.folder)
+        present = {path.name for path in self.folder.iterdir()}
         for path in files:
-            if not path.is_file():
+            if path.name not in present:
                 raise CheckpointError(f"{path}: missing shard; {_INDEX} lists it, so download or copy it again")
-        if not (self.folder / _INDEX).is_file():
+        if self.folder / _INDEX not in self._beside:
             for path in files:
                 numbered = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.safetensors", path.name)
                 if numbered and len(files) < int(numbered[2]):
@@ -246,15 +271,21 @@ class SafetensorsCheckpoint:
         return files
 
     def _locate(self) -> dict[str, tuple[SafetensorsFile, str]]:
-        index = self.folder / _INDEX
-        if index.is_file():
-            found: dict[str, tuple[SafetensorsFile, str]] = {}
-            for name, shard in _read_index(index).items():
+        """Everything that the files hold, as transformers takes it: the index only says which files there are."""
+        found: dict[str, tuple[SafetensorsFile, str]] = {}
+        for file in self._files.values():
+            for name in file.entries:
+                if name in found:
+                    raise CheckpointError(
+                        f"{self.source}: tensor {name} stands in {found[name][0].path.name} and in {file.path.name}, "
+                        "of which readers take different ones; remove the file that does not belong here"
+                    )
+                found[name] = (file, name)
+        if self.folder / _INDEX in self._beside:
+            for name, shard in _read_index(self.folder / _INDEX).items():
                 if name not in self._files[shard].entries:
                     raise CheckpointError(f"{self.folder / shard}: lacks tensor {name}, which {_INDEX} places there")
-                found[name] = (self._files[shard], name)
-            return found
-        return {name: (file, name) for file in self._files.values() for name in file.entries}
+        return found
 
     def _rename(self, stored: list[str]) -> dict[str, str]:
         prefix = str(getattr(decoder_class(self.config), "base_model_prefix", "") or "")
@@ -341,14 +372,26 @@ class SafetensorsCheckpoint:
                 f"{self.source}: its tokenizer cannot be loaded ({' '.join(str(error).split())[:300]})"
             ) from error
 
+    def _identities(self) -> dict[Path, Identity]:
+        return self._beside | {file.path: file.identity for file in self._files.values()}
+
     def fingerprint(self) -> dict[str, str]:
         """See :class:`Checkpoint`."""
-        beside = [self.folder / name for name in ("config.json", _INDEX, *SIDE_FILES)]
-        files = [path for path in beside if path.is_file()] + [file.path for file in self._files.values()]
-        return {path.name: digest(path) for path in sorted(files, key=lambda path: path.name)}
+        files = sorted(self._identities().items(), key=lambda item: item[0].name)
+        return {path.name: sha256(path, identity) for path, identity in files}
+
+    def unchanged(self) -> None:
+        """See :class:`Checkpoint`."""
+        for path, identity in self._identities().items():
+            identity.require(path)
+
+    def config_json(self) -> dict[str, Any]:
+        """See :class:`Checkpoint`."""
+        return copy.deepcopy(self._json)
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the files are copied byte for byte."""
-        for name in SIDE_FILES:
-            if (self.folder / name).is_file() and (self.folder / name).resolve() != (out / name).resolve():
-                shutil.copyfile(self.folder / name, out / name)
+        for path, identity in self._beside.items():
+            if path.name in SIDE_FILES and path.resolve() != (out / path.name).resolve():
+                shutil.copyfile(path, out / path.name)
+                identity.require(path)

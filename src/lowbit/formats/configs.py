@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from .errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["decoder_class", "load_config", "not_a_decoder"]
+__all__ = ["decoder_class", "load_config", "not_a_decoder", "portable_json"]
 
 
 def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
@@ -23,7 +24,7 @@ def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
-    except (ValueError, KeyError, OSError, AttributeError, TypeError) as error:
+    except Exception as error:  # a class of configurations raises whatever its arithmetic does
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{source}: its configuration is not one that the installed transformers knows, and lowbit never runs "
@@ -53,3 +54,26 @@ def not_a_decoder(config: PretrainedConfig) -> str:
     stated = list(getattr(config, "architectures", None) or [])
     name = stated[0] if stated else type(config).__name__
     return f"architecture {name} is not a decoder-only language model (…ForCausalLM) of transformers"
+
+
+def portable_json(config: PretrainedConfig) -> dict[str, Any]:
+    """A configuration that was in no file, in words that transformers 4 and 5 both read.
+
+    Release 5 keeps everything about rotary embeddings in ``rope_parameters`` and calls the type ``dtype``; release 4
+    and those who followed it know ``rope_theta``, ``partial_rotary_factor``, ``rope_scaling`` and ``torch_dtype``, and
+    take defaults where they are missing. Release 5 reads both.
+    """
+    found: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
+    found.pop("_name_or_path", None)
+    if (dtype := found.pop("dtype", None)) is not None:
+        found["torch_dtype"] = dtype
+    rope = found.get("rope_parameters") or {}
+    if local := rope.get("sliding_attention"):  # Gemma 3 has two embeddings
+        found["rope_local_base_freq"] = local["rope_theta"]
+    old = dict(rope.get("full_attention", rope))
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in old:
+            found[key] = old.pop(key)
+    if old.get("rope_type", "default") != "default":
+        found["rope_scaling"] = old
+    return found

@@ -22,10 +22,12 @@ import numpy.typing as npt
 import torch
 
 from lowbit._hints import hint
-from lowbit.runs.files import digest
 
-from .configs import decoder_class, load_config, not_a_decoder
+from .configs import decoder_class, load_config, not_a_decoder, portable_json
 from .errors import CheckpointError
+from .files import sha256
+from .gguf_header import check_header
+from .limits import building
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -126,6 +128,7 @@ class _File:
             raise CheckpointError(f"{source}: GGUF files need: {hint('hf')}") from error
         self.source = source
         self.path = path
+        self.identity = check_header(path)
         try:
             reader = gguf.GGUFReader(path)
             self.architecture = str(reader.fields["general.architecture"].contents())
@@ -159,6 +162,14 @@ class _File:
                     f"the file has {size}; download it again"
                 )
 
+    def names(self) -> list[str]:
+        """Names of the tensors."""
+        return list(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self.tensors[name].shape
+
     def dequantize(self, stored: str) -> F32:
         """One tensor, read and dequantized a few rows at a time."""
         from gguf.quants import dequantize, quant_shape_to_byte_shape
@@ -169,6 +180,7 @@ class _File:
         per_row = tensor.nbytes // rows if rows else 0
         step = max(1, _CHUNK // max(columns, 1))
         with self.path.open("rb") as file:
+            self.identity.require(self.path, file.fileno())
             file.seek(tensor.start)
             for first in range(0, rows, step):
                 last = min(first + step, rows)
@@ -227,7 +239,7 @@ class GgufCheckpoint:
 
         arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self._file.architecture)
         table = gguf.get_tensor_name_map(arch, int(self.config.num_hidden_layers))
-        with torch.device("meta"):
+        with building(self._file), torch.device("meta"):
             model = cls(self.config)
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         names: dict[str, str] = {}
@@ -325,7 +337,15 @@ class GgufCheckpoint:
 
     def fingerprint(self) -> dict[str, str]:
         """See :class:`Checkpoint`: the one file."""
-        return {self._file.path.name: digest(self._file.path)}
+        return {self._file.path.name: sha256(self._file.path, self._file.identity)}
+
+    def unchanged(self) -> None:
+        """See :class:`Checkpoint`."""
+        self._file.identity.require(self._file.path)
+
+    def config_json(self) -> dict[str, Any]:
+        """See :class:`Checkpoint`."""
+        return portable_json(self.config)
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the tokenizer in its fast form, and the special tokens as generation settings."""

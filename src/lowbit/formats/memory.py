@@ -13,6 +13,7 @@ import torch
 
 from lowbit.runs.files import digest
 
+from .configs import portable_json
 from .errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ class MemoryCheckpoint:
             self.save_side_files(Path(folder))
             self.config.save_pretrained(folder)
             return found | {path.name: digest(path) for path in sorted(Path(folder).iterdir())}
+
+    def unchanged(self) -> None:
+        """See :class:`~lowbit.formats.checkpoint.Checkpoint`; nobody else changes a model in use."""
+
+    def config_json(self) -> dict[str, Any]:
+        """See :class:`~lowbit.formats.checkpoint.Checkpoint`."""
+        return portable_json(self.config)
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`~lowbit.formats.checkpoint.Checkpoint`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,9 @@ import torch
 from lowbit.runs.files import make_folder, write_bytes
 
 from .dtypes import FLOATS
-from .errors import AdapterError
+from .errors import AdapterError, CheckpointError
+from .files import read_json, refuse_strangers
+from .patterns import matches
 from .safetensors_file import SafetensorsFile, write_tensors
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
@@ -106,31 +109,57 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``adapter_config.json`` of a LoRA directory.
 
     Raises:
-        AdapterError: missing or not JSON.
+        AdapterError: missing, not JSON, beside a link that leaves the directory, or values of other types than PEFT's.
     """
+    if not os.path.lexists(folder / CONFIG):
+        raise AdapterError(f"{folder}: no {CONFIG}, so this is not an adapter directory")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder}: no {CONFIG}, so this is not an adapter directory") from None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG}: cannot be read as JSON") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{folder / CONFIG}: not a JSON object")
+        refuse_strangers(folder)
+        config = read_json(folder / CONFIG)
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from error
+    for key, kinds in _KINDS.items():
+        value = config.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise AdapterError(f"{folder / CONFIG}: {key} = {value!r:.80} is not of the type that it must be")
+    for key in ("r", "lora_alpha"):
+        for value in (config.get(key), *(config.get(_PATTERNS[key]) or {}).values()):
+            if value is not None and not (_is_number(value) and 0 <= value <= _LARGEST):
+                raise AdapterError(f"{folder / CONFIG}: {key} or {_PATTERNS[key]} holds {value!r:.80}, not a number")
+    targets = config.get("target_modules")
+    if isinstance(targets, list) and not all(isinstance(target, str) for target in targets):
+        raise AdapterError(f"{folder / CONFIG}: target_modules holds something other than names")
     return config
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "peft_type": str,
+    "target_modules": (str, list),
+    "rank_pattern": dict,
+    "alpha_pattern": dict,
+}
+_PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
+_LARGEST = 1 << 24
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def pattern_value(pattern: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """PEFT's look-up: the first key that, as a regular expression, matches the end of the module path."""
     for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if matches(rf"(.*\.)?({key})$", module):
             return value
     return default
 
 
 def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
     """The factor s that PEFT applies to ``B @ A`` of this module."""
-    alpha = float(pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", rank)))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
+    if alpha is None or not rank:
+        raise AdapterError(f"module {module}: a rank of {rank} and lora_alpha {alpha} scale nothing")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def module_names(keys: Iterable[str]) -> dict[str, str]:
@@ -162,7 +191,10 @@ def read_adapter(folder: str | Path) -> Adapter:
         pickle = (path / "adapter_model.bin").is_file()
         reason = "only adapter_model.bin, a pickle, which lowbit does not open" if pickle else f"no {WEIGHTS}"
         raise AdapterError(f"{path}: {reason}")
-    file = SafetensorsFile(path / WEIGHTS)
+    try:
+        file = SafetensorsFile(path / WEIGHTS)
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from error
     modules = module_names(file.entries)
     other = sorted(set(file.entries) - set(modules))
     if other:
@@ -175,9 +207,15 @@ def read_adapter(folder: str | Path) -> Adapter:
         if len(pair) != 2:
             raise AdapterError(f"{path / WEIGHTS}: module {module} has lora_{next(iter(pair))} alone")
         a, b = pair["A"], pair["B"]
-        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != a.shape[0]:
+        if (
+            a.ndim != 2
+            or b.ndim != 2
+            or b.shape[1] != a.shape[0]
+            or not (a.is_floating_point() and b.is_floating_point())
+        ):
             raise AdapterError(
-                f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} and A {tuple(a.shape)} differ in rank"
+                f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} {b.dtype} and A {tuple(a.shape)} {a.dtype} are "
+                "no factors of one rank"
             )
         factor = scaling(config, module, int(a.shape[0]))
         factors[module] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)

@@ -3,7 +3,8 @@
 The format is eight bytes of header length, a JSON header and the raw tensors. Ordinary reads are used instead of a
 memory map because mapped pages count as resident memory for as long as the map lives: a 3 GB checkpoint read tensor
 by tensor would still show 3 GB at its peak. The header is checked against the file's length when the file is opened,
-so that a truncated download is found before any work.
+so that a truncated download is found before any work, and against itself: tensors lie one behind the other, without
+overlaps and holes, as the format asks.
 
 The library's own writer orders the header's metadata by a hash that differs from process to process, so two equal
 files with two metadata entries differ in bytes; the writer here sorts everything.
@@ -17,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import torch
 
@@ -25,6 +26,7 @@ from lowbit.runs.files import replacing, writing
 
 from .dtypes import SAFETENSORS
 from .errors import CheckpointError
+from .files import JSON_LIMIT, Identity, opened, parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "write_tensors"]
 
@@ -47,52 +49,43 @@ class SafetensorsFile:
         path: the file.
         entries: tensor name → :class:`TensorEntry`, in the order of the header.
         metadata: the header's own string pairs.
+        identity: of the file that was opened; no other is read.
 
     Raises:
-        CheckpointError: missing, truncated or malformed file, or a tensor type that torch does not have.
+        CheckpointError: missing, truncated or malformed file (tensors that overlap, leave bytes unused or do not
+            fit their own shape among them), or a tensor type that torch does not have.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-                raw = file.read(length) if _LENGTH_BYTES + length <= size else b""
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such file; download or copy it beside its index") from None
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        with opened(path) as file:
+            self.identity = Identity.of(file.fileno())
+            size = self.identity.size
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if length > JSON_LIMIT and _LENGTH_BYTES + length <= size:
+                raise CheckpointError(f"{path}: a header of {length} bytes, the format allows {JSON_LIMIT}")
+            raw = b"".join(_read(file, length)) if _LENGTH_BYTES + length <= size else b""
         if size < _LENGTH_BYTES or not raw:
             raise CheckpointError(
                 f"{path}: truncated or not a safetensors file: {size} bytes do not hold its header; download it again"
             )
-        try:
-            header: Any = json.loads(raw)
-            metadata = header.pop("__metadata__", {})
-            items: list[tuple[str, str, list[int], list[int]]] = [
-                (name, entry["dtype"], entry["shape"], entry["data_offsets"]) for name, entry in header.items()
-            ]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path}: not a safetensors file: its header is not valid JSON") from error
-        self.metadata: dict[str, str] = dict(metadata or {})
-        self.entries: dict[str, TensorEntry] = {}
+        header = parse_json(raw, f"{path}: not a safetensors file: its header", unique=True)
+        metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise CheckpointError(
+                f"{path}: the __metadata__ of its header are not pairs of strings; the file is damaged"
+            )
+        self.metadata: dict[str, str] = metadata
         base = _LENGTH_BYTES + length
-        for name, dtype_name, shape, (first, last) in items:
-            if dtype_name not in SAFETENSORS:
-                raise CheckpointError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
-            dtype = SAFETENSORS[dtype_name]
-            if last - first != math.prod(shape) * dtype.itemsize:
-                raise CheckpointError(
-                    f"{path}: tensor {name} of shape {tuple(shape)} and type {dtype_name} should take "
-                    f"{math.prod(shape) * dtype.itemsize} bytes, its header says {last - first}; the file is damaged"
-                )
-            if base + last > size:
-                raise CheckpointError(
-                    f"{path}: truncated: tensor {name} ends at byte {base + last}, the file has {size}; "
-                    "download it again"
-                )
-            self.entries[name] = TensorEntry(dtype, tuple(shape), base + first, last - first)
+        self.entries = {name: _entry(path, name, told, base, size) for name, told in header.items()}
+        end = base
+        for name, entry in sorted(self.entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+            if entry.start != end:
+                what = "overlaps the one before it" if entry.start < end else f"leaves {entry.start - end} bytes unused"
+                raise CheckpointError(f"{path}: tensor {name} {what}; the file is damaged")
+            end += entry.nbytes
+        if end != size:
+            raise CheckpointError(f"{path}: {size - end} bytes behind its last tensor; the file is damaged")
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """One tensor in its stored dtype, in memory of its own.
@@ -102,7 +95,7 @@ class SafetensorsFile:
             rows: ``(start, stop)`` along the first axis, or None for all of it.
 
         Raises:
-            CheckpointError: the file became shorter since it was opened.
+            CheckpointError: the file was replaced or changed since it was opened.
         """
         entry = self.entries[name]
         shape, start, nbytes = entry.shape, entry.start, entry.nbytes
@@ -115,15 +108,51 @@ class SafetensorsFile:
         buffer = torch.empty(nbytes, dtype=torch.uint8)
         if nbytes:
             view = buffer.numpy().data
-            with self.path.open("rb", buffering=0) as file:
+            with opened(self.path) as file:
+                self.identity.require(self.path, file.fileno())
                 file.seek(start)
                 done = 0
                 while done < nbytes:
-                    step = file.readinto(view[done:])
+                    step = file.readinto(view[done:])  # type: ignore[attr-defined]
                     if not step:
                         raise CheckpointError(f"{self.path}: truncated while tensor {name} was read")
                     done += step
         return buffer.view(entry.dtype).reshape(shape)
+
+
+def _read(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """The next ``length`` bytes: an unbuffered file may give fewer at a time."""
+    while length and (piece := file.read(length)):
+        yield piece
+        length -= len(piece)
+
+
+def _entry(path: Path, name: str, told: Any, base: int, size: int) -> TensorEntry:
+    """What the header says of one tensor, if it can be true of a file of ``size`` bytes."""
+    fields = told if isinstance(told, dict) else {}
+    dtype_name, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype_name, str) and _counts(shape) and _counts(offsets) and len(offsets) == 2):
+        raise CheckpointError(
+            f"{path}: not a safetensors file: the header must give tensor {name} a dtype, a shape and two data_offsets"
+        )
+    if dtype_name not in SAFETENSORS:
+        raise CheckpointError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
+    dtype = SAFETENSORS[dtype_name]
+    (first, last), nbytes = offsets, math.prod(shape) * dtype.itemsize
+    if last - first != nbytes or math.prod(max(n, 1) for n in shape) >= 1 << 62:
+        raise CheckpointError(
+            f"{path}: tensor {name} of shape {tuple(shape)} and type {dtype_name} should take "
+            f"{nbytes} bytes, its header says {last - first}; the file is damaged"
+        )
+    if base + last > size:
+        raise CheckpointError(
+            f"{path}: truncated: tensor {name} ends at byte {base + last}, the file has {size}; download it again"
+        )
+    return TensorEntry(dtype, tuple(shape), base + first, nbytes)
+
+
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
 
 
 class TensorSource(NamedTuple):

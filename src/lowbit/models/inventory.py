@@ -14,11 +14,14 @@ from torch import nn
 
 from lowbit.formats.checkpoint import Checkpoint
 from lowbit.formats.errors import CheckpointError
+from lowbit.formats.limits import building
 from lowbit.runs.errors import RecipeError
 
 from .policy import causal_class
 
 __all__ = ["Inventory", "Linear"]
+
+_COMPARED = 1 << 22  # values that are compared at once
 
 
 class Linear(NamedTuple):
@@ -36,6 +39,7 @@ class Inventory:
         checkpoint: the files.
         source: what they were opened by, for messages.
         model: the model on the meta device.
+        untied: parameters that share their values by the configuration, and do not by the files.
         base: its base model, without the head.
         name: class of the model, such as ``LlamaForCausalLM``.
         attention: the attention implementation that runs, ``sdpa`` or ``eager``.
@@ -54,6 +58,7 @@ class Inventory:
         self.checkpoint = checkpoint
         self.source = checkpoint.source
         self.model, self.attention = _build(checkpoint, dtype)
+        self.untied = _untie(self.model, checkpoint)
         self.base: nn.Module = self.model.base_model
         self.name = type(self.model).__name__
         self.block_prefix, self.blocks = _find_blocks(self.model, self.base, checkpoint.source)
@@ -133,16 +138,39 @@ def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, str]:
         raise RecipeError(str(error)) from error
     for attention in ("sdpa", "eager"):
         try:
-            with init_empty_weights(include_buffers=False):
+            with building(checkpoint), init_empty_weights(include_buffers=False):
                 model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
-        except ValueError as error:
+        except CheckpointError as error:
             if attention == "sdpa" and "attention" in str(error):
                 continue
-            raise RecipeError(f"{checkpoint.source}: transformers cannot build this model: {error}") from error
+            raise RecipeError(str(error)) from error
         model.eval()
         model.tie_weights()
         return model, attention
     raise AssertionError("unreachable")
+
+
+def _untie(model: Any, checkpoint: Checkpoint) -> list[str]:
+    """Gives parameters of their own to those that the files hold with other values, as transformers does."""
+    stored = set(checkpoint.names())
+    untied: list[str] = []
+    for target, origin in dict(getattr(model, "all_tied_weights_keys", None) or {}).items():
+        if {target, origin} <= stored and not _equal(checkpoint, target, origin):
+            module, _, leaf = target.rpartition(".")
+            setattr(model.get_submodule(module), leaf, nn.Parameter(model.get_parameter(origin).clone()))
+            untied.append(target)
+    return untied
+
+
+def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    """Whether two stored tensors hold the same values, a few rows in memory at a time."""
+    shape = checkpoint.shape(first)
+    if checkpoint.shape(second) != shape:
+        return False
+    rows, columns = shape[0], max(1, math.prod(shape[1:]))
+    step = max(1, _COMPARED // columns)
+    pieces = ((start, min(start + step, rows)) for start in range(0, rows, step))
+    return all(torch.equal(checkpoint.read(first, piece), checkpoint.read(second, piece)) for piece in pieces)
 
 
 def _find_blocks(model: Any, base: nn.Module, source: str) -> tuple[str, list[nn.Module]]:

@@ -31,9 +31,10 @@ from lowbit.formats.errors import CheckpointError
 from lowbit.models.decoder import Decoder
 from lowbit.models.machine import check_device, thread_count
 from lowbit.report import write_report
+from lowbit.report.schema import require_record
 from lowbit.runs.clock import Clock, peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Event, Finished, OnEvent, Started
+from lowbit.runs.events import Event, Finished, Note, OnEvent, Started
 from lowbit.runs.files import write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
@@ -88,6 +89,7 @@ def _compress(
     check_device(options.device)
     with clock("read"):
         checkpoint = checkpoint or open_checkpoint(options.model)
+        _require_original(checkpoint, Path(options.model).expanduser(), tell)
         decoder = Decoder(checkpoint, dtype=options.dtype, device=options.device)
     method = _method(options, decoder.storage)
     decoder.inventory.check_length(options.length)
@@ -104,7 +106,9 @@ def _compress(
         chosen = {"model": model_name(options.model), **options.signature()}
         plan = make_plan(chosen, inputs, rows, windows, decoder, arrays, threads)
         if finished:
-            return folder.reuse(plan, PLAN_PARTS), True
+            record = folder.reuse(plan, PLAN_PARTS)
+            require_record(record, str(options.out / _RECORD))
+            return record, True
         shards = Shards(folder, folder.begin(plan), decoder, method)
         shards.verify(tell)
         inventory = decoder.inventory
@@ -123,6 +127,22 @@ def _compress(
             _write_rest(folder, checkpoint, decoder, method, shards, record)
         folder.complete()
         return record, False
+
+
+def _require_original(checkpoint: Checkpoint, folder: Path, tell: OnEvent) -> None:
+    """Say it of a model that was compressed before, and refuse one whose adapter would be left out."""
+    if (folder / "adapter" / "adapter_config.json").exists():
+        raise RecipeError(
+            f"{checkpoint.source}: its adapter in {folder / 'adapter'} would be left out; start from the "
+            "full-precision model, or merge the adapter into it first"
+        )
+    if checkpoint.quantization is not None:
+        tell(
+            Note(
+                f"{checkpoint.source} was compressed before: what that lost is taken for the model, and no measure of "
+                "this run shows it"
+            )
+        )
 
 
 def _method(options: CompressOptions, storage: torch.dtype) -> Method:
@@ -186,6 +206,7 @@ def _write_rest(
 ) -> None:
     """Everything beside the weights; the files that make the directory loadable come last."""
     out, work = folder.out, folder.work
+    checkpoint.unchanged()
     if method.patches:
         save_adapter(out, decoder.inventory, shards, base_model=record["options"]["model"])
     with writing(out):

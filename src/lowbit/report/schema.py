@@ -7,12 +7,15 @@ validator reads the same file.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-__all__ = ["load_schema", "problems"]
+from lowbit.runs.errors import RecipeError
+
+__all__ = ["load_schema", "problems", "require_record"]
 
 _TYPES: dict[str, Any] = {
     "object": dict,
@@ -23,6 +26,7 @@ _TYPES: dict[str, Any] = {
     "integer": int,
     "number": (int, float),
 }
+_LARGEST: dict[type, float] = {int: 1 << 63, float: math.inf}
 _SILENT = {"$schema", "$id", "$defs", "title", "description", "properties", "items", "additionalProperties"}
 
 
@@ -33,8 +37,22 @@ def load_schema(name: str = "lowbit-compress-1") -> dict[str, Any]:
     return schema
 
 
+def require_record(record: Any, where: str) -> None:
+    """Refuse what is no complete record of a compression.
+
+    Raises:
+        RecipeError: naming the first place that is wrong.
+    """
+    wrong = next(problems(record, load_schema()), None)
+    if wrong is not None:
+        raise RecipeError(f"{where}: no record of a finished run ({wrong[:200]}); choose another output directory")
+
+
 def _is(value: Any, kind: str) -> bool:
-    return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
+    """Also no whole number beyond 64 bits, which other readers do not hold, and nothing that is no number in JSON."""
+    if kind in ("integer", "number") and isinstance(value, (int, float)):
+        return not isinstance(value, bool) and isinstance(value, _TYPES[kind]) and abs(value) < _LARGEST[type(value)]
+    return isinstance(value, _TYPES[kind])
 
 
 def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None, place: str = "$") -> Iterator[str]:

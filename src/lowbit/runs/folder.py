@@ -93,7 +93,7 @@ class RunFolder:
             RecipeError: the unfinished run has another plan.
         """
         if self._plan.exists():
-            before = json.loads(self._plan.read_text(encoding="utf-8"))
+            before = _read(self._plan)
             advice = "repeat the old command to continue it, or choose another output directory"
             self._refuse("an unfinished run", before, plan, advice)
         else:
@@ -108,8 +108,8 @@ class RunFolder:
         Raises:
             RecipeError: they are not.
         """
-        record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
-        before, now = ({part: source[part] for part in parts} for source in (record, plan))
+        record = _read(self._record)
+        before, now = ({part: source.get(part) for part in parts} for source in (record, plan))
         self._refuse("a finished run", before, now, "choose another output directory")
         remove_tree(self.work)
         return record
@@ -123,3 +123,15 @@ class RunFolder:
         """Every file is in place; a crash before the plan is gone leaves it, and the same command comes back here."""
         self._plan.unlink()
         remove_tree(self.work)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of the run that says what it is."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"not an object but {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise RecipeError(f"{path}: damaged ({reason}); choose another output directory, or remove this one") from error
+    return found

@@ -39,4 +39,10 @@ def open_packed(config: Mapping[str, Any], source: str) -> PackedFormat:
         raise CheckpointError(
             f"{source}: already quantized by {method}, which lowbit does not read; start from the full-precision model"
         )
-    return FORMATS[method](config, source)
+    try:
+        return FORMATS[method](config, source)
+    except CheckpointError:
+        raise
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise CheckpointError(f"{source}: its quantization_config cannot be understood ({reason})") from error

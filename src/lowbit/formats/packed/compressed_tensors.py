@@ -21,7 +21,6 @@ at 3, 5, 6 and 7; a reader tells them apart by the number of packed columns.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -31,6 +30,7 @@ import torch
 
 from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.errors import CheckpointError
+from lowbit.formats.patterns import matches
 
 from .packing import dense_words, pack_dense, padded_words, unpack_dense, unpack_padded
 from .protocol import PackedWeight, WeightScheme
@@ -193,20 +193,26 @@ class CompressedTensors:
             own = group.get("format") or style
             if own != "pack-quantized" or args is None or str(args.get("type", "int")) != "int":
                 raise CheckpointError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
-            size = args.get("group_size")
+            size, targets = args.get("group_size"), group.get("targets", ["Linear"])
+            whole = type(args["num_bits"]) is int and (size is None or type(size) is int)
+            if not whole or not 1 <= args["num_bits"] <= 8 or not isinstance(targets, list):
+                raise CheckpointError(
+                    f"{source}: quantization_config needs num_bits in 1..8, a whole group_size and a list of targets, "
+                    f"it has {args['num_bits']!r:.40}, {size!r:.40} and {targets!r:.80}"
+                )
             scheme = WeightScheme(
-                bits=int(args["num_bits"]),
+                bits=args["num_bits"],
                 scheme="symmetric" if args.get("symmetric", True) else "asymmetric",
-                group_size=int(size) if size and int(size) > 0 else None,
+                group_size=size if size and size > 0 else None,
             )
-            self._groups += [(str(target), scheme) for target in group.get("targets", ["Linear"])]
+            self._groups += [(str(target), scheme) for target in targets]
         if not self._groups:
             raise CheckpointError(f"{source}: quantization_config names no group of weights")
 
     def scheme(self, module: str) -> WeightScheme:
         """Scheme of a packed module: an exact name or ``re:`` pattern wins over a class such as ``Linear``."""
         for target, scheme in self._groups:
-            if target == module or (target.startswith("re:") and re.match(target[3:], module)):
+            if target == module or (target.startswith("re:") and matches(target[3:], module)):
                 return scheme
         for target, scheme in self._groups:
             if "." not in target and not target.startswith("re:"):
@@ -224,8 +230,7 @@ class CompressedTensors:
 
     def shape(self, module: str, read: Callable[[str], torch.Tensor]) -> tuple[int, int]:
         """See the protocol."""
-        m, k = (int(n) for n in read(f"{module}.weight_shape"))
-        return m, k
+        return _lengths(read(f"{module}.weight_shape"))
 
     def unpack(self, module: str, tensors: Mapping[str, torch.Tensor]) -> PackedWeight:
         """See the protocol."""
@@ -239,6 +244,14 @@ class CompressedTensors:
         """See the protocol."""
         codes, scale, zero_point, group_index, bits, scheme = weight
         return pack_module(module, codes, scale, zero_point, bits=bits, scheme=scheme, group_index=group_index)
+
+
+def _lengths(stored: torch.Tensor) -> tuple[int, int]:
+    """(m, k) out of a ``weight_shape``."""
+    if stored.dtype.is_floating_point or stored.numel() != 2 or int(stored.min()) < 0:
+        raise CheckpointError(f"weight_shape must hold two lengths, got {stored.tolist()!r:.80}")
+    m, k = (int(n) for n in stored.reshape(-1))
+    return m, k
 
 
 def _layout(words: torch.Tensor, bits: int, length: int, what: str) -> frozenset[str]:
@@ -277,12 +290,19 @@ def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
         missing.append("weight_zero_point")
     if missing:
         raise CheckpointError(f"packed module lacks {', '.join(missing)}")
-    m, k = (int(n) for n in parts["weight_shape"])
+    m, k = _lengths(parts["weight_shape"])
     scale = parts["weight_scale"]
     if scale.ndim == 1:  # one scale per row, as some writers store it
         scale = scale.unsqueeze(1)
     packed = parts["weight_packed"]
-    if packed.shape[0] != m or scale.shape[0] != m or scale.shape[1] == 0 or k % scale.shape[1]:
+    if (
+        packed.ndim != 2
+        or scale.ndim != 2
+        or packed.shape[0] != m
+        or scale.shape[0] != m
+        or scale.shape[1] == 0
+        or k % scale.shape[1]
+    ):
         raise CheckpointError(
             f"weight_packed {tuple(packed.shape)}, weight_scale {tuple(scale.shape)} do not fit weight_shape ({m}, {k})"
         )
@@ -303,7 +323,12 @@ def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
             raise CheckpointError(
                 f"weight_zero_point {tuple(zeros.shape)} does not fit weight_scale {tuple(scale.shape)}"
             )
-    return PackedWeight(torch.from_numpy(codes), scale, zeros, parts.get("weight_g_idx"), bits, scheme)
+    index = parts.get("weight_g_idx")
+    if index is not None and (
+        tuple(index.shape) != (k,) or (k and not 0 <= index.min() <= index.max() < scale.shape[1])
+    ):
+        raise CheckpointError(f"weight_g_idx must hold {k} groups in 0..{scale.shape[1] - 1}")
+    return PackedWeight(torch.from_numpy(codes), scale, zeros, index, bits, scheme)
 
 
 def dequantize_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str) -> torch.Tensor:
