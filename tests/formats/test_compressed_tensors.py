@@ -94,13 +94,17 @@ def test_permuted_groups_travel_in_g_idx() -> None:
 # ---- whole models ---------------------------------------------------------------------------------------------------
 
 
-def compress(model: Any, folder: Path, bits: int, scheme: str, dtype: torch.dtype, group: int | None) -> dict[str, Any]:
-    """Rewrites a saved model with packed linear layers; returns the dense state that it should load as."""
+def compress(
+    model: Any, folder: Path, bits: int, scheme: str, dtype: torch.dtype, group: int | None, every: bool = False
+) -> dict[str, Any]:
+    """Rewrites a saved model with packed ``…_proj``, or every linear layer; returns the dense state it loads as."""
+    head = model.get_output_embeddings()
+    linears = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     tensors: dict[str, torch.Tensor] = {}
     dense: dict[str, torch.Tensor] = {}
     for seed, (name, value) in enumerate(model.state_dict().items()):
         module = name.removesuffix(".weight")
-        if name.endswith("_proj.weight"):
+        if module in linears if every else name.endswith("_proj.weight"):
             codes, scale, zeros = grid(
                 seed, tuple(value.shape), bits, scheme, value.shape[1] // (group or value.shape[1]), dtype
             )

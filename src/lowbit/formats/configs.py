@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError
+from .errors import UnreadError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -17,7 +17,7 @@ def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
     """The configuration of a model, from known architectures only.
 
     Raises:
-        CheckpointError: an architecture that the installed transformers does not know.
+        UnreadError: an architecture that the installed transformers does not know.
     """
     from transformers import AutoConfig
 
@@ -25,7 +25,7 @@ def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
     except (ValueError, KeyError, OSError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(
+        raise UnreadError(
             f"{source}: its configuration is not one that the installed transformers knows, and lowbit never runs "
             f"code shipped with a model ({reason[:300]})"
         ) from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .errors import CheckpointError
 
-__all__ = ["Rule", "absent", "applied", "harmless", "only", "require_known"]
+__all__ = ["Rule", "absent", "applied", "harmless", "only", "require_known", "require_types"]
 
 
 class Rule(NamedTuple):
@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
     reason: str  # by whom it is applied, why it is harmless, or what other values would do
     neutral: tuple[Any, ...] | None = None  # the values that change nothing; None where any value is in order
-    kinds: tuple[type, ...] = ()  # types that whoever applies it can take, None being one of them always
+    kinds: tuple[type, ...] = ()  # types that whoever applies it can take
 
 
 def applied(by: str, *kinds: type) -> Rule:
@@ -71,6 +71,22 @@ def require_known(
             )
         if rule.neutral is not None and value not in rule.neutral:
             raise error(f"{source}: {key} = {reprlib.repr(value)} {rule.reason}")
-        if rule.kinds and not isinstance(value, (*rule.kinds, type(None))):
+
+
+def require_types(
+    settings: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+    *,
+    source: str,
+    error: type[CheckpointError] = CheckpointError,
+) -> None:
+    """Refuse a value of another type than whoever applies it can take; null stands for a missing key.
+
+    Raises:
+        CheckpointError: or ``error``, with the key, its value and the types.
+    """
+    for key, rule in rules.items():
+        value = settings.get(key)
+        if rule.kinds and value is not None and not isinstance(value, rule.kinds):
             wanted = " or ".join(kind.__name__ for kind in rule.kinds)
             raise error(f"{source}: {key} = {reprlib.repr(value)} is not of type {wanted}")

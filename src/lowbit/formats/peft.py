@@ -21,7 +21,7 @@ from lowbit.runs.files import make_folder, write_bytes
 
 from .dtypes import FLOATS
 from .errors import AdapterError
-from .keys import Rule, absent, applied, harmless, only, require_known
+from .keys import Rule, absent, applied, harmless, only, require_known, require_types
 from .safetensors_file import SafetensorsFile, write_tensors
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
@@ -34,6 +34,11 @@ BASE_HASH_KEY = "lowbit.base_hash"
 _PREFIX = "base_model.model."
 _MORE = "is more than a low-rank sum; merge it into the model first"
 _BASE = "changes the weights of the base when the adapter is loaded; save it again as plain LoRA with PEFT"
+_NO_SUM = (
+    "modules_to_save", "use_dora", "lora_bias", "trainable_token_indices", "target_parameters", "use_qalora",
+    "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
+    "megatron_config", "enable_lora",
+)  # fmt: skip
 
 RULES: dict[str, Rule] = {
     # which modules, and the factor before B A
@@ -50,14 +55,7 @@ RULES: dict[str, Rule] = {
     "peft_type": applied("read_adapter", str),
     "bias": only(_MORE, "none", None),
     "init_lora_weights": only(_BASE, True, False, "gaussian", "eva", "orthogonal", "mica", None),
-    **dict.fromkeys(
-        (
-            "modules_to_save", "use_dora", "lora_bias", "trainable_token_indices", "target_parameters",
-            "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
-            "layer_replication", "megatron_config", "enable_lora",
-        ),
-        absent(_MORE),
-    ),  # fmt: skip
+    **dict.fromkeys(_NO_SUM, absent(_MORE)),
     # nothing
     "fan_in_fan_out": harmless("how the base keeps its weight; the factors have one layout"),
     **dict.fromkeys(
@@ -151,7 +149,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``adapter_config.json`` of a LoRA directory.
 
     Raises:
-        AdapterError: missing or not JSON.
+        AdapterError: missing, not JSON, or with a value of another type than its reader takes.
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -161,6 +159,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{folder / CONFIG}: cannot be read as JSON") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{folder / CONFIG}: not a JSON object")
+    require_types(config, RULES, source=str(folder / CONFIG), error=AdapterError)
     return config
 
 

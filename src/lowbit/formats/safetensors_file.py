@@ -24,7 +24,7 @@ import torch
 from lowbit.runs.files import replacing, writing
 
 from .dtypes import SAFETENSORS
-from .errors import CheckpointError
+from .errors import CheckpointError, UnreadError
 
 __all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "write_tensors"]
 
@@ -80,7 +80,7 @@ class SafetensorsFile:
         base = _LENGTH_BYTES + length
         for name, dtype_name, shape, (first, last) in items:
             if dtype_name not in SAFETENSORS:
-                raise CheckpointError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
+                raise UnreadError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
             dtype = SAFETENSORS[dtype_name]
             if last - first != math.prod(shape) * dtype.itemsize:
                 raise CheckpointError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lowbit.formats.errors import CheckpointError
+from lowbit.formats.errors import UnreadError
 
 from .compressed_tensors import CompressedTensors
 from .protocol import PackedFormat, PackedWeight, WeightScheme
@@ -32,11 +32,11 @@ def open_packed(config: Mapping[str, Any], source: str) -> PackedFormat:
     """The format that a ``quantization_config`` names; one without a name is compressed-tensors.
 
     Raises:
-        CheckpointError: a method that is not read here, or one whose details are not.
+        UnreadError: a method that is not read here, or one whose details are not.
     """
     method = str(config.get("quant_method", "compressed-tensors"))
     if method not in FORMATS:
-        raise CheckpointError(
+        raise UnreadError(
             f"{source}: already quantized by {method}, which lowbit does not read; start from the full-precision model"
         )
     return FORMATS[method](config, source)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 
 from lowbit.formats.dtypes import FLOATS
-from lowbit.formats.errors import CheckpointError
+from lowbit.formats.errors import CheckpointError, UnreadError
 
 from .packing import dense_words, pack_dense, padded_words, unpack_dense, unpack_padded
 from .protocol import PackedWeight, WeightScheme
@@ -192,7 +192,7 @@ class CompressedTensors:
             args = group.get("weights")
             own = group.get("format") or style
             if own != "pack-quantized" or args is None or str(args.get("type", "int")) != "int":
-                raise CheckpointError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
+                raise UnreadError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
             size = args.get("group_size")
             scheme = WeightScheme(
                 bits=int(args["num_bits"]),
