@@ -5,6 +5,7 @@ module                  content
 ======================  =====================================================================================
 ``protocol``            what a format can do, and a packed weight as it comes out of one
 ``compressed_tensors``  ``pack-quantized``, which transformers and vLLM load
+``settings``            the keys of its configuration: applied, harmless or refused
 ``packing``             the two layouts of packed codes, vectorised
 ======================  =====================================================================================
 

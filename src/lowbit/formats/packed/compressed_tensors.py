@@ -34,6 +34,7 @@ from lowbit.formats.errors import CheckpointError, UnreadError
 
 from .packing import dense_words, pack_dense, padded_words, unpack_dense, unpack_padded
 from .protocol import PackedWeight, WeightScheme
+from .settings import require_weights_alone
 
 __all__ = [
     "PACKED",
@@ -180,12 +181,13 @@ class CompressedTensors:
     See :class:`~lowbit.formats.packed.protocol.PackedFormat`.
 
     Raises:
-        CheckpointError: a format other than pack-quantized, or weights that are not integers.
+        CheckpointError: a format other than pack-quantized, weights that are not integers, or more than weights.
     """
 
     def __init__(self, config: Mapping[str, Any], source: str) -> None:
         self.config = config
         self.source = source
+        require_weights_alone(config, source)
         style = config.get("format", "pack-quantized")
         self._groups: list[tuple[str, WeightScheme]] = []
         for group in dict(config.get("config_groups") or {}).values():
