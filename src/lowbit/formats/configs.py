@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +12,40 @@ from .errors import UnreadError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["decoder_class", "load_config", "not_a_decoder"]
+__all__ = ["build_config", "decoder_class", "load_config", "not_a_decoder"]
 
 
-def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
-    """The configuration of a model, from known architectures only.
+def load_config(folder: Path, source: str) -> PretrainedConfig:
+    """The configuration of a model directory, from known architectures only.
 
     Raises:
         UnreadError: an architecture that the installed transformers does not know.
     """
     from transformers import AutoConfig
 
+    with _known(source):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def build_config(settings: Mapping[str, Any], source: str) -> PretrainedConfig:
+    """The configuration of these settings, ``model_type`` among them.
+
+    Raises:
+        UnreadError: as :func:`load_config`.
+    """
+    from transformers import AutoConfig
+
+    with _known(source):
+        return AutoConfig.for_model(**settings)
+
+
+@contextlib.contextmanager
+def _known(source: str) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
-    except (ValueError, KeyError, OSError, AttributeError, TypeError) as error:
+        yield
+    except (ValueError, KeyError, OSError, AttributeError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise UnreadError(
             f"{source}: its configuration is not one that the installed transformers knows, and lowbit never runs "
