@@ -24,7 +24,11 @@ def load_config(folder: Path, source: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     with _known(source):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # A file may name a kernel of the hub, which is code; which implementation runs is its caller's choice.
+        config._attn_implementation = None
+        config._experts_implementation = None
+    return config
 
 
 def build_config(settings: Mapping[str, Any], source: str) -> PretrainedConfig:

@@ -103,7 +103,7 @@ def _backend(stated: Mapping[str, Any], architecture: str, source: str) -> Token
     from transformers.integrations.gguf import convert_gguf_tokenizer
 
     parts = {name: stated[key] for key, name in _PARTS.items() if key in stated}
-    backend, _ = convert_gguf_tokenizer(architecture, parts)
+    backend: Tokenizer = convert_gguf_tokenizer(architecture, parts)[0]
     kind, split = stated["ggml.model"], stated.get("ggml.pre")
     if kind == "gpt2":
         bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
