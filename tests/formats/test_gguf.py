@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.configs import decoder_class
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.gguf import ARCHITECTURES
 from lowbit.formats.gguf_config import llama3_factors
@@ -271,8 +271,8 @@ def logits(model: Any) -> torch.Tensor:
 def opened(path: Path) -> torch.Tensor:
     """Logits of the model that a file is read as."""
     checkpoint = open_checkpoint(path)
-    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(checkpoint.config)]
-    model: Any = cls(checkpoint.config).eval()
+    cls: Any = decoder_class(checkpoint.config)
+    model = cls(checkpoint.config).eval()
     missing, unexpected = model.load_state_dict({n: checkpoint.read(n) for n in checkpoint.names()}, strict=False)
     assert set(missing) <= {"lm_head.weight"}
     assert not unexpected
@@ -366,7 +366,7 @@ def test_what_the_metadata_state_is_what_is_computed(
         if name in settings:
             kept = "norm_rms" if name == "rms_norm_eps" else "norm"
             keys[f"attention.layer_{kept}_epsilon"] = settings[name]
-    factors = {name.removesuffix("_factor"): np.float32(rope[name]) for name in FACTORS if name in rope}
+    factors = {name.removesuffix("_factor"): np.array(rope[name], np.float32) for name in FACTORS if name in rope}
     extra = {f"rope_factors_{name}.weight": value for name, value in factors.items()}
     model = write_gguf(tmp_path / "m.gguf", kind, config=config, metadata=keys | metadata, extra=extra)
     # Norms of some kinds are stored as 1 + w, rounded to float32 once.
@@ -385,6 +385,9 @@ def test_gemma_of_27b_has_a_scale_of_its_own(tmp_path: Path) -> None:
     "kind, metadata, message",
     [
         ("llama", {"rope.dimension_count": 8}, "rope.dimension_count 8 of a head of width 16"),
+        ("llama", {"rope.freq_base": 0.0}, "its metadata make no llama model: rope.freq_base 0.0"),
+        ("llama", {"rope.freq_base": float("nan")}, "llama.rope.freq_base is nan; the file is damaged"),
+        ("llama", {"attention.head_count": 0}, "its metadata make no llama model"),
         ("llama", {"attention.value_length": 8}, "heads of width 16 with values of 8"),
         ("llama", {"rope.scaling.type": "longrope"}, "rope.scaling.type longrope with attn_factor 1.0 is not read"),
         ("llama", {"rope.scaling.attn_factor": 1.5}, "rope.scaling.type linear with attn_factor 1.5 is not read"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lowbit.formats.errors import AdapterError
+from lowbit.formats.errors import AdapterError, CheckpointError
 from lowbit.formats.peft import CONFIG, RULES, WEIGHTS, read_adapter, require_base, write_adapter
 
 from .conftest import tiny_config, tiny_model
@@ -240,6 +240,19 @@ def test_bad_factors_are_refused(tmp_path: Path) -> None:
         write_adapter(tmp_path, {"x": (torch.ones(4, 2), torch.ones(3, 4))}, base_model="b", base_hash="")
     with pytest.raises(AdapterError, match=r"x: factors of type torch\.float64"):
         write_adapter(tmp_path, {"x": (torch.ones(4, 2).double(), torch.ones(2, 4))}, base_model="b", base_hash="")
+
+
+def test_a_model_in_memory_with_an_adapter_is_refused() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from lowbit.formats.memory import MemoryCheckpoint
+
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    wrapped, injected = get_peft_model(tiny_model(), config), tiny_model()
+    injected.add_adapter(config)
+    for model in (wrapped, injected):
+        with pytest.raises(CheckpointError, match="carries an adapter; merge it first"):
+            MemoryCheckpoint(model, None)  # type: ignore[arg-type]
 
 
 def test_tiny_config_has_two_blocks() -> None:

@@ -229,6 +229,9 @@ def model_settings(
     rules = _NEUTRAL | dict.fromkeys((*layout.names, *_WIDTHS, "attention.head_count_kv"), _SEEN)
     rules |= ({} if layout.rope == "none" else _ROPE_RULES) | dict(layout.rules)
     require_known(stated, rules, source=f"{source}: {architecture}", error=UnreadError)
+    bad = next((key for key, value in stated.items() if isinstance(value, float) and not math.isfinite(value)), None)
+    if bad is not None:
+        raise CheckpointError(f"{source}: {prefix}{bad} is {stated[bad]}; the file is damaged")
     try:
         return _settings(layout, stated, shapes, read) | _tokens(metadata, shapes)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -276,6 +279,8 @@ def _rope(
 ) -> dict[str, Any]:
     """``rope_parameters``: the base, the rotated part of a head, and the scaling, a formula or a tensor."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": stated.get("rope.freq_base", _THETA)}
+    if rope["rope_theta"] <= 0:
+        raise ValueError(f"rope.freq_base {rope['rope_theta']}")
     turned = stated.get("rope.dimension_count", head)
     if layout.rope == "partial":
         share = turned / head

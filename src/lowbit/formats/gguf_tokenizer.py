@@ -100,7 +100,7 @@ def build_tokenizer(metadata: Mapping[str, Any], source: str) -> PreTrainedToken
 
 def _backend(stated: Mapping[str, Any], architecture: str, source: str) -> Tokenizer:
     from tokenizers import Regex, decoders, pre_tokenizers
-    from transformers.integrations.gguf import convert_gguf_tokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
 
     parts = {name: stated[key] for key, name in _PARTS.items() if key in stated}
     backend: Tokenizer = convert_gguf_tokenizer(architecture, parts)[0]
