@@ -296,7 +296,10 @@ INT8 = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "d
         ("config", {"smoothing": 0.5}, "quantization_config: smoothing = 0.5 is unknown here and may change what is"),
         ("weights", {"strategy": "block", "block_structure": [128, 128]}, "strategy = 'block' is not read"),
         ("weights", {"dynamic": True}, "dynamic = True has no fixed scales to read"),
-        ("weights", {"num_bits": "4"}, "num_bits = '4' is not of type int"),
+        ("weights", {"num_bits": "4"}, "num_bits = '4' is no width of codes"),
+        ("weights", {"num_bits": 16}, "num_bits = 16 is no width of codes"),
+        ("group", {"weights": {"symmetric": True}}, "config_groups.group_0 lacks targets, or num_bits of its weights"),
+        ("group", {"targets": None}, "config_groups.group_0 lacks targets"),
     ],
 )
 def test_more_than_weights_is_refused(place: str, fields: dict[str, Any], message: str) -> None:

@@ -387,6 +387,8 @@ def test_gemma_of_27b_has_a_scale_of_its_own(tmp_path: Path) -> None:
         ("llama", {"rope.dimension_count": 8}, "rope.dimension_count 8 of a head of width 16"),
         ("llama", {"rope.freq_base": 0.0}, "its metadata make no llama model: rope.freq_base 0.0"),
         ("llama", {"rope.freq_base": float("nan")}, "llama.rope.freq_base is nan; the file is damaged"),
+        ("llama", {"attention.head_count_kv": 0}, "its configuration makes no LlamaForCausalLM"),
+        ("llama", {"tokenizer.ggml.padding_token_id": 5000}, "its configuration makes no LlamaForCausalLM"),
         ("llama", {"attention.head_count": 0}, "its metadata make no llama model"),
         ("llama", {"attention.value_length": 8}, "heads of width 16 with values of 8"),
         ("llama", {"rope.scaling.type": "longrope"}, "rope.scaling.type longrope with attn_factor 1.0 is not read"),

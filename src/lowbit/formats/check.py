@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import SafetensorsCheckpoint, open_checkpoint
-from .configs import decoder_class, not_a_decoder
+from .configs import decoder_class, empty_model, not_a_decoder
 from .consumers import peft_refusal, unpacked_alone
 from .errors import CheckpointError, UnreadError
 from .packed import PackedFormat
@@ -243,7 +243,10 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
         raise UnreadError(
             f"{checkpoint.source}: {not_a_decoder(checkpoint.config)}, and lowbit knows of no others who loads them"
         )
-    problems = _file_problems(checkpoint, cls)
+    try:
+        problems = _file_problems(checkpoint, cls)
+    except CheckpointError as error:
+        return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
     verdicts = []
     for name in consumers:
         verdict = Verdict(name)
@@ -264,8 +267,7 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
     """What every reader would stumble over: absent, surplus and misshapen tensors, and targets left dense."""
     import torch
 
-    with torch.device("meta"):
-        model = cls(checkpoint.config)
+    model = empty_model(cls, checkpoint.config, checkpoint.source)
     expected = model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     names = set(checkpoint.names())

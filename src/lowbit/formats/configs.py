@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnreadError
+from .errors import CheckpointError, UnreadError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["build_config", "decoder_class", "load_config", "not_a_decoder"]
+__all__ = ["build_config", "decoder_class", "empty_model", "load_config", "not_a_decoder"]
 
 
 def load_config(folder: Path, source: str) -> PretrainedConfig:
@@ -41,6 +41,23 @@ def build_config(settings: Mapping[str, Any], source: str) -> PretrainedConfig:
 
     with _known(source):
         return AutoConfig.for_model(**settings)
+
+
+def empty_model(cls: type[Any], config: PretrainedConfig, source: str) -> Any:
+    """The model of this configuration without values.
+
+    Raises:
+        CheckpointError: sizes that make no model.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return cls(config)
+    except Exception as error:  # each layer has its own way to say it
+        raise CheckpointError(
+            f"{source}: its configuration makes no {cls.__name__} ({' '.join(str(error).split())[:300]})"
+        ) from error
 
 
 @contextlib.contextmanager

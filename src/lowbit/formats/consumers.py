@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from .configs import empty_model
+
 __all__ = ["peft_refusal", "unpacked_alone"]
 
 # PEFT 0.20 to 0.21, its check of targets for models of these types.
@@ -28,8 +30,8 @@ def unpacked_alone(cls: type[Any], config: Any, modules: Iterable[str]) -> str |
     Once it has placed the weights of a file, transformers runs the initialisation of every module, and a packed one has
     no ``weight``. Whether a class minds is seen by running its initialisation without values.
     """
+    model = empty_model(cls, config, cls.__name__)
     with torch.device("meta"), torch.no_grad():
-        model = cls(config)
         for module in model.modules():
             module._is_hf_initialized = False  # by its constructor
         for name in modules:

@@ -25,7 +25,7 @@ import torch
 from lowbit._hints import hint
 from lowbit.runs.files import digest
 
-from .configs import build_config, decoder_class, not_a_decoder
+from .configs import build_config, decoder_class, empty_model, not_a_decoder
 from .errors import CheckpointError, UnreadError
 from .gguf_config import ROPE_TENSORS, model_settings
 from .gguf_tokenizer import build_tokenizer
@@ -201,8 +201,7 @@ class GgufCheckpoint:
 
         arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self._file.architecture)
         table = gguf.get_tensor_name_map(arch, int(self.config.num_hidden_layers))
-        with torch.device("meta"):
-            model = cls(self.config)
+        model = empty_model(cls, self.config, self.source)
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         names: dict[str, str] = {}
         shapes: dict[str, tuple[int, ...]] = {}

@@ -36,7 +36,7 @@ _GROUP: dict[str, Rule] = {
     "output_activations": absent(_MORE),
 }
 _WEIGHTS: dict[str, Rule] = {
-    "num_bits": applied("CompressedTensors.unpack", int),
+    "num_bits": only("is no width of codes", *range(1, 9)),
     "type": applied("CompressedTensors", str),
     "symmetric": applied("CompressedTensors.unpack", bool),
     "group_size": applied("CompressedTensors.scheme", int),
@@ -61,6 +61,8 @@ def require_weights_alone(config: Mapping[str, Any], source: str) -> None:
     for name, group in (config.get("config_groups") or {}).items():
         if not isinstance(group, dict):
             raise UnreadError(f"{place}: config_groups.{name} is no scheme but {str(group)[:80]!r}")
+        if group.get("targets", ()) is None or "num_bits" not in (group.get("weights") or {"num_bits": 0}):
+            raise UnreadError(f"{place}: config_groups.{name} lacks targets, or num_bits of its weights")
         _require(group, _GROUP, f"{place}: config_groups.{name}")
         _require(group.get("weights") or {}, _WEIGHTS, f"{place}: config_groups.{name}.weights")
 
