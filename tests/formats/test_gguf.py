@@ -473,6 +473,7 @@ def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"ggml.pre": "llama-bpe", "ggml.add_bos_token": False}, "!!", ["!!"]),
         ({"ggml.pre": "llama-bpe", "ggml.merges": ["1 2"]}, "!!", ["<s>", "!!"]),  # whole words are looked up first
         ({"ggml.pre": "bloom"}, "!!", ["!!"]),
+        ({"ggml.pre": "stablelm2", "ggml.merges": ["1 2"]}, "12", ["1", "2"]),
         ({"ggml.add_bos_token": True, "ggml.add_eos_token": True}, "!", ["<s>", "!", "</s>"]),
     ],
 )
@@ -503,19 +504,27 @@ SENTENCES = {
     ],
 )
 def test_sentencepiece_begins_as_the_file_says(metadata: dict[str, Any], pieces: list[str], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     keys = {f"tokenizer.{key}": value for key, value in (SENTENCES | metadata).items()}
     write_gguf(tmp_path / "m.gguf", metadata=keys)
-    tokenizer = open_checkpoint(tmp_path / "m.gguf").tokenizer()
+    checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    tokenizer = checkpoint.tokenizer()
     ids = tokenizer("a b").input_ids
     assert tokenizer.convert_ids_to_tokens(ids) == pieces
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a b"
+    (tmp_path / "out").mkdir()
+    checkpoint.save_side_files(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("a b").input_ids == ids
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # transformers 4 has no other of its names
 
 
 @pytest.mark.parametrize(
     "metadata, message",
     [
         ({"ggml.pre": "default"}, "tokenizer.ggml.pre = 'default' is a way to split text that is not known here"),
-        ({"ggml.pre": None}, "tokenizer.ggml.pre = None is a way to split text"),
+        ({"ggml.pre": None}, "tokenizer.ggml.pre = '' is a way to split text"),
         ({"ggml.model": "t5"}, "ggml.model = 't5' is a kind of tokenizer that is not read"),
         ({"ggml.remove_extra_whitespaces": True}, "remove_extra_whitespaces = True rewrites the text"),
         ({"ggml.lowercase": True}, "tokenizer: ggml.lowercase = True is unknown here"),

@@ -272,6 +272,10 @@ class GgufCheckpoint:
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the tokenizer in its fast form, and the special tokens as generation settings."""
         self._tokenizer.save_pretrained(out)
+        written = out / "tokenizer_config.json"
+        # The name that transformers 4 knows as well.
+        known = json.loads(written.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        written.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         ids = {key: getattr(self.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         settings = {key: value for key, value in ids.items() if value is not None}
         (out / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -55,6 +55,7 @@ RULES: dict[str, Rule] = {
 # llama.cpp's names of ways to split text that transformers does not know, by what they do.
 _WORDS = ("gpt-2", "gpt2", "phi-2", "roberta-bpe", "mpt", "olmo", "jais", "trillion")
 _DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_SAME = {"stablelm2": "qwen2"}
 _BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 # Those whose words are looked up whole before they are merged, and which begin with BOS unless a file says otherwise.
 _WHOLE = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
@@ -103,9 +104,10 @@ def _backend(stated: Mapping[str, Any], architecture: str, source: str) -> Token
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
 
     parts = {name: stated[key] for key, name in _PARTS.items() if key in stated}
+    split = stated.get("ggml.pre", "")
+    split = parts["pre_tokenizer_type"] = _SAME.get(split, split)
     backend: Tokenizer = convert_gguf_tokenizer(architecture, parts)[0]
-    kind, split = stated["ggml.model"], stated.get("ggml.pre")
-    if kind == "gpt2":
+    if stated["ggml.model"] == "gpt2":
         bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         if split in _DIGITS:
