@@ -63,6 +63,10 @@ def test_scales_that_only_peft_reads(adapter: Path) -> None:
         ({"lora_alpha": None}, "peft", "is missing, and its factors are scaled by lora_alpha"),
         ({"modules_to_save": ["lm_head"]}, "vllm", "modules_to_save = ['lm_head'] is refused"),
         ({"bias": "all"}, "vllm", "bias = 'all' is refused"),
+        ({"lora_bias": True}, "vllm", "lora_bias = True is more than a low-rank sum; vllm does not look at lora_bias"),
+        ({"init_lora_weights": "pissa"}, "vllm", "changes the weights of the base when the adapter is loaded; vllm"),
+        ({"target_parameters": ["x"]}, "llama.cpp", "llama.cpp does not look at target_parameters"),
+        ({"use_dora": True}, "gptqmodel", "gptqmodel does not look at use_dora"),
         ({"r": None}, "vllm", "r is missing, which vLLM requires"),
         ({"r": 1000, "lora_alpha": 1000}, "vllm", "r = 1000 is above 512, the largest --max-lora-rank"),
         ({"rank_pattern": {}}, "peft", "but r and rank_pattern say 5"),
@@ -221,6 +225,9 @@ def test_peft_is_not_promised_what_it_refuses(tmp_path: Path) -> None:
 def test_places_that_are_neither(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither adapter_config\.json nor config\.json"):
         check_directory(tmp_path)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="a file, and check reads directories"):
+        check_directory(tmp_path / "m.gguf")
     with pytest.raises(CheckpointError, match="no such directory"):
         check_directory(tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"unknown consumer 'tensorrt'; known: peft, transformers, vllm"):

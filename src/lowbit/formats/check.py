@@ -19,9 +19,10 @@ from .checkpoint import SafetensorsCheckpoint, open_checkpoint
 from .configs import decoder_class, empty_model, not_a_decoder
 from .consumers import peft_refusal, unpacked_alone
 from .errors import CheckpointError, UnreadError
+from .keys import unmet
 from .packed import PackedFormat
 from .packed.packing import dense_words, padded_words
-from .peft import CONFIG, WEIGHTS, module_names, read_config, scaling, stated_rank, targeted
+from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, targeted
 from .safetensors_file import SafetensorsFile
 
 __all__ = ["CONSUMERS", "Verdict", "check_directory", "record", "report_lines"]
@@ -71,7 +72,7 @@ def check_directory(folder: str | Path, consumers: Sequence[str] = CONSUMERS) ->
     path = Path(folder)
     if not path.is_dir():
         raise CheckpointError(
-            f"{folder}: {'a file' if path.exists() else 'no such directory'}; check reads directories"
+            f"{folder}: {'a file, and check reads directories' if path.exists() else 'no such directory'}"
         )
     if (path / CONFIG).is_file():
         return "adapter", _check_adapter(path, consumers)
@@ -160,11 +161,19 @@ def _peft(adapter: _Adapter, verdict: Verdict) -> None:
         verdict.notes.append("through the peft package: model.load_adapter")
 
 
+def _not_applied(adapter: _Adapter, verdict: Verdict, but: Sequence[str]) -> None:
+    """What only PEFT knows: the others read a few keys and leave the rest, which is silently wrong."""
+    for key, sentence in unmet(adapter.config, RULES).items():
+        if key not in but:
+            verdict.fail(f"{sentence.partition(';')[0]}; {verdict.consumer} does not look at {key}")
+
+
 def _vllm_adapter(adapter: _Adapter, verdict: Verdict) -> None:
     config = adapter.config
     for key in ("r", "lora_alpha", "target_modules"):
         if config.get(key) is None:
             verdict.fail(f"{key} is missing, which vLLM requires")
+    _not_applied(adapter, verdict, but=("use_dora", "modules_to_save", "bias"))
     if config.get("use_dora"):
         verdict.fail("use_dora is refused: merge the adapter, or refit it as LoRA")
     if config.get("modules_to_save"):
@@ -198,6 +207,7 @@ def _llama_cpp_adapter(adapter: _Adapter, verdict: Verdict) -> None:
         verdict.fail(
             "its converter turns the factors of GPT-2 round as it does the weights: they must be transposed first"
         )
+    _not_applied(adapter, verdict, but=("use_dora", "alora_invocation_tokens"))
     for name in adapter.odd:
         verdict.fail(f"tensor {name}: the converter stops at anything but lora_A and lora_B")
     alpha = adapter.config.get("lora_alpha")
@@ -221,6 +231,7 @@ def _gptqmodel_adapter(adapter: _Adapter, verdict: Verdict) -> None:
         verdict.fail(
             f"GPTQModel adds the product unscaled, while {module} needs {wrong[module]:g}: fold the scales into lora_B"
         )
+    _not_applied(adapter, verdict, but=())
     for name in adapter.odd:
         verdict.fail(f"tensor {name} is not applied")
 

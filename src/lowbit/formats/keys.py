@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .errors import CheckpointError
 
-__all__ = ["Rule", "absent", "applied", "harmless", "only", "require_known", "require_types"]
+__all__ = ["Rule", "absent", "applied", "harmless", "only", "require_known", "require_types", "unmet"]
 
 
 class Rule(NamedTuple):
@@ -43,34 +43,46 @@ def absent(because: str) -> Rule:
     return only(because, None, False, "", [], {})
 
 
+def unmet(settings: Mapping[str, Any], rules: Mapping[str, Rule], advice: str = "") -> dict[str, str]:
+    """Settings that would change the computation and that nobody applies: key → a sentence about it.
+
+    Args:
+        settings: as the file has them.
+        rules: those of its reader.
+        advice: what to do about a key without a rule.
+    """
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        rule = rules.get(key)
+        if rule is None:
+            found[key] = f"{key} = {reprlib.repr(value)} is unknown here and may change what is computed{advice}"
+        elif rule.neutral is not None and value not in rule.neutral:
+            found[key] = f"{key} = {reprlib.repr(value)} {rule.reason}"
+    return found
+
+
 def require_known(
     settings: Mapping[str, Any],
     rules: Mapping[str, Rule],
     *,
     source: str,
     error: type[CheckpointError] = CheckpointError,
-    advice: str = "a newer version of lowbit may know it",
+    advice: str = "; a newer version of lowbit may know it",
 ) -> None:
-    """Refuse a setting that would change the computation and that nobody applies.
+    """Refuse what :func:`unmet` finds.
 
     Args:
         settings: as the file has them.
         rules: those of its reader.
         source: the file, for messages.
         error: kind of the refusal.
-        advice: what to do about an unknown key.
+        advice: what to do about a key without a rule.
 
     Raises:
         CheckpointError: or ``error``, with the key, its value and the reason.
     """
-    for key, value in settings.items():
-        rule = rules.get(key)
-        if rule is None:
-            raise error(
-                f"{source}: {key} = {reprlib.repr(value)} is unknown here and may change what is computed; {advice}"
-            )
-        if rule.neutral is not None and value not in rule.neutral:
-            raise error(f"{source}: {key} = {reprlib.repr(value)} {rule.reason}")
+    for sentence in unmet(settings, rules, advice).values():
+        raise error(f"{source}: {sentence}")
 
 
 def require_types(

@@ -249,7 +249,7 @@ def read_adapter(folder: str | Path) -> Adapter:
         RULES,
         source=str(path),
         error=AdapterError,
-        advice="merge the adapter into the model, or save it again with a PEFT that this version knows",
+        advice="; merge the adapter into the model, or save it again with a PEFT that this version knows",
     )
     if not (path / WEIGHTS).is_file():
         pickle = (path / "adapter_model.bin").is_file()
