@@ -59,7 +59,7 @@ def conform(
     forms = {"json": json, "markdown": markdown, "html": html}
     options, clauses = list(option or ()), list(clause or ())
     try:
-        with _modules_of_this_folder():
+        with _modules_of_this_folder(backend):
             if vectors_only:
                 code = run_vectors(backend, options=options, clauses=clauses, xfails=xfails, forms=forms)
             else:
@@ -73,17 +73,17 @@ def conform(
 
 
 @contextmanager
-def _modules_of_this_folder() -> Iterator[None]:
-    """Let a backend be a module of the current folder, as under ``python -m``; a console script does not look there."""
-    here = os.getcwd()
-    if here in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
+def _modules_of_this_folder(backend: str) -> Iterator[None]:
+    """Let a backend be a module of the current folder, looked for last; a registered one never comes from there."""
+    here, before = os.getcwd(), list(sys.path)
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
+        del sys.path[0]  # put there by ``python -m``, before everything that is installed
+    if backend not in lowbit.available():
+        sys.path.append(here)
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before
 
 
 def run_vectors(

@@ -186,6 +186,31 @@ def test_a_module_of_the_current_folder_is_found(outside: Path) -> None:
     assert "small on cpu, profile vectors" in done.stdout
 
 
+@pytest.mark.parametrize("module", [["-m", "lowbit", "conform"], ["-m", "lowbit.conformance"], None])
+def test_a_registered_backend_does_not_come_from_the_current_folder(module: list[str] | None, tmp_path: Path) -> None:
+    """Neither its dependencies, nor the command's, nor a package that registers the same name."""
+    trap = f"open({str(tmp_path / 'ran')!r}, 'w').write(__name__)\nraise ImportError\n"
+    for name in ("typer", "scipy", "jinja2", "evil"):
+        (tmp_path / f"{name}.py").write_text(trap)
+    claim = tmp_path / "evil-1.dist-info"
+    claim.mkdir()
+    (claim / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
+    (claim / "entry_points.txt").write_text("[lowbit.backends]\nreference = evil\n")
+    script = ["-P", "-c", "import sys; from lowbit.__main__ import main; main()", "conform"]
+    words = ["reference", "--vectors-only", "--clause=R-1"]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *(module or script), *words],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_unknown_id_in_the_xfail_file_stops_the_run(outside: Path) -> None:
     (outside / "wrong.txt").write_text("Q-77  # no such clause\n")
     done = conform(outside, "reference", "--xfails=wrong.txt")

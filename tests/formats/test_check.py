@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lowbit.formats.check import CONSUMERS, check_directory, record, report_lines
-from lowbit.formats.errors import CheckpointError
+from lowbit.formats.errors import CheckpointError, UnreadError
 from lowbit.formats.packed.packing import pack_padded
 from lowbit.formats.peft import CONFIG, WEIGHTS, write_adapter
 
@@ -59,8 +59,14 @@ def test_scales_that_only_peft_reads(adapter: Path) -> None:
     [
         ({"use_dora": True}, "vllm", "use_dora is refused"),
         ({"use_dora": True}, "llama.cpp", "DoRA has no GGUF form"),
+        ({"fan_in_fan_out": True}, "llama.cpp", "its converter turns the factors of GPT-2 round"),
+        ({"lora_alpha": None}, "peft", "is missing, and its factors are scaled by lora_alpha"),
         ({"modules_to_save": ["lm_head"]}, "vllm", "modules_to_save = ['lm_head'] is refused"),
         ({"bias": "all"}, "vllm", "bias = 'all' is refused"),
+        ({"lora_bias": True}, "vllm", "lora_bias = True is more than a low-rank sum; vllm does not look at lora_bias"),
+        ({"init_lora_weights": "pissa"}, "vllm", "changes the weights of the base when the adapter is loaded; vllm"),
+        ({"target_parameters": ["x"]}, "llama.cpp", "llama.cpp does not look at target_parameters"),
+        ({"use_dora": True}, "gptqmodel", "gptqmodel does not look at use_dora"),
         ({"r": None}, "vllm", "r is missing, which vLLM requires"),
         ({"r": 1000, "lora_alpha": 1000}, "vllm", "r = 1000 is above 512, the largest --max-lora-rank"),
         ({"rank_pattern": {}}, "peft", "but r and rank_pattern say 5"),
@@ -149,9 +155,79 @@ def test_models_that_would_not_load(llama: Any, write_model: Write) -> None:
     assert all("truncated" in reason for _, reason in verdicts(folder).values())
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "bitsandbytes"])
+def test_what_lowbit_does_not_read_gets_no_verdict(method: str, llama: Any, write_model: Write) -> None:
+    folder = write_model(llama)
+    config = json.loads((folder / "config.json").read_text())
+    extra = {"bits": 4} if method in ("gptq", "awq") else {}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method} | extra}))
+    with pytest.raises(UnreadError) as info:
+        check_directory(folder)
+    assert f"already quantized by {method}, which lowbit does not read" in str(info.value)
+    assert "That is a limit of lowbit: other programs may load it" in str(info.value)
+
+
+def test_an_encoder_gets_no_verdict(write_model: Write) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    model = BertForMaskedLM(BertConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    with pytest.raises(UnreadError, match="is not a decoder-only language model"):
+        check_directory(write_model(model))
+
+
+RECURRENT = {
+    "mamba2": {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16},
+    "recurrent_gemma": {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "lru_width": 64},
+    "gpt_bigcode": {"n_embd": 64, "n_head": 4},
+    "bloom": {"hidden_size": 64, "n_head": 4},
+}
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`:UserWarning")
+@pytest.mark.parametrize("kind", sorted(RECURRENT))
+def test_the_way_to_load_packed_codes_is_the_one_that_works(kind: str, write_model: Write) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
+
+    layers = "n_layer" if kind in ("gpt_bigcode", "bloom") else "num_hidden_layers"
+    config = AutoConfig.for_model(kind, vocab_size=96, **{layers: 3}, **RECURRENT[kind])
+    folder = write_model(tiny_model(config=config))
+    compress(tiny_model(config=config), folder, 4, "symmetric-full", torch.float32, None, every=True)
+    transformers = check_directory(folder, ["transformers"])[1][0]
+    assert transformers.passed
+    needs = any("dequantize=True" in note for note in transformers.notes)
+    if needs:
+        with pytest.raises(AttributeError):
+            AutoModelForCausalLM.from_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(folder, quantization_config=CompressedTensorsConfig(dequantize=True))
+    else:
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert needs == (kind != "bloom")
+
+
+def test_peft_is_not_promised_what_it_refuses(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=1, vocab_size=96)
+    model = tiny_model(config=config)
+    config.save_pretrained(tmp_path)
+    folder = tmp_path / "adapter"
+    write_adapter(folder, factors(model), base_model="base", base_hash="00")
+    assert "PEFT refuses an adapter of backbone.layers.0.mixer.out_proj" in verdicts(folder)["peft"][1]
+    with pytest.raises(ValueError, match="incompatible with Mamba-based models"):
+        PeftModel.from_pretrained(model, str(folder))
+    model = tiny_model(config=config)
+    write_adapter(folder, factors(model, suffix=("in_proj", "x_proj")), base_model="base", base_hash="00")
+    assert verdicts(folder)["peft"][0]
+    PeftModel.from_pretrained(model, str(folder))
+
+
 def test_places_that_are_neither(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither adapter_config\.json nor config\.json"):
         check_directory(tmp_path)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="a file, and check reads directories"):
+        check_directory(tmp_path / "m.gguf")
     with pytest.raises(CheckpointError, match="no such directory"):
         check_directory(tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"unknown consumer 'tensorrt'; known: peft, transformers, vllm"):

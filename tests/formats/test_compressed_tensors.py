@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
-from lowbit.formats.errors import CheckpointError
+from lowbit.formats.errors import CheckpointError, UnreadError
 from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, open_packed
 from lowbit.formats.packed.compressed_tensors import (
     TRANSPOSED_KEY,
@@ -94,13 +94,17 @@ def test_permuted_groups_travel_in_g_idx() -> None:
 # ---- whole models ---------------------------------------------------------------------------------------------------
 
 
-def compress(model: Any, folder: Path, bits: int, scheme: str, dtype: torch.dtype, group: int | None) -> dict[str, Any]:
-    """Rewrites a saved model with packed linear layers; returns the dense state that it should load as."""
+def compress(
+    model: Any, folder: Path, bits: int, scheme: str, dtype: torch.dtype, group: int | None, every: bool = False
+) -> dict[str, Any]:
+    """Rewrites a saved model with packed ``…_proj``, or every linear layer; returns the dense state it loads as."""
+    head = model.get_output_embeddings()
+    linears = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     tensors: dict[str, torch.Tensor] = {}
     dense: dict[str, torch.Tensor] = {}
     for seed, (name, value) in enumerate(model.state_dict().items()):
         module = name.removesuffix(".weight")
-        if name.endswith("_proj.weight"):
+        if module in linears if every else name.endswith("_proj.weight"):
             codes, scale, zeros = grid(
                 seed, tuple(value.shape), bits, scheme, value.shape[1] // (group or value.shape[1]), dtype
             )
@@ -276,3 +280,41 @@ def test_a_packed_format_gives_back_what_it_took(method: str, scheme: str, order
     group = torch.arange(24) // 8 if index is None else index.long()
     dense = (codes - zeros[:, group]).half() * scale[:, group]
     assert torch.equal(found.dequantize(), dense)
+
+
+INT8 = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
+@pytest.mark.parametrize(
+    "place, fields, message",
+    [
+        ("group", {"input_activations": INT8}, "config_groups.group_0: input_activations = "),
+        ("group", {"output_activations": INT8}, "quantizes more than weights"),
+        ("config", {"kv_cache_scheme": INT8}, "kv_cache_scheme = "),
+        ("config", {"transform_config": {"config_groups": {"R1": {"type": "hadamard"}}}}, "rotates activations"),
+        ("config", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config = 'sparse-24-bitmask' is a"),
+        ("config", {"smoothing": 0.5}, "quantization_config: smoothing = 0.5 is unknown here and may change what is"),
+        ("weights", {"strategy": "block", "block_structure": [128, 128]}, "strategy = 'block' is not read"),
+        ("weights", {"dynamic": True}, "dynamic = True has no fixed scales to read"),
+        ("weights", {"num_bits": "4"}, "num_bits = '4' is no width of codes"),
+        ("weights", {"num_bits": 16}, "num_bits = 16 is no width of codes"),
+        ("group", {"weights": {"symmetric": True}}, "config_groups.group_0 lacks targets, or num_bits of its weights"),
+        ("group", {"targets": None}, "config_groups.group_0 lacks targets"),
+    ],
+)
+def test_more_than_weights_is_refused(place: str, fields: dict[str, Any], message: str) -> None:
+    config = quantization_config(bits=4, scheme="symmetric-full", group_size=32, ignore=["lm_head"], act_order=False)
+    group = config["config_groups"]["group_0"]
+    {"config": config, "group": group, "weights": group["weights"]}[place].update(fields)
+    with pytest.raises(UnreadError) as info:
+        open_packed(config, "m")
+    assert message in str(info.value)
+
+
+def test_what_the_library_writes_has_rules() -> None:
+    """Every key of the installed library's own configuration, and a sparsity that is none."""
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    ours = quantization_config(bits=4, scheme="symmetric-full", group_size=32, ignore=[], act_order=True)
+    theirs = quantization.QuantizationConfig.model_validate(ours).model_dump(mode="json")
+    theirs |= {"sparsity_config": {"format": "dense", "targets": []}, "transform_config": {}, "version": "0.20.0"}
+    assert open_packed(theirs, "m").scheme("x").bits == 4

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lowbit.formats.errors import AdapterError
-from lowbit.formats.peft import CONFIG, WEIGHTS, read_adapter, require_base, write_adapter
+from lowbit.formats.errors import AdapterError, CheckpointError
+from lowbit.formats.peft import CONFIG, RULES, WEIGHTS, read_adapter, require_base, write_adapter
 
 from .conftest import tiny_config, tiny_model
 
@@ -146,6 +146,93 @@ def test_more_than_a_low_rank_sum_is_refused(tmp_path: Path) -> None:
         read_adapter(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": r".*layers\.1\..*\.(q|v)_proj"},
+        {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+        {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": 1},
+        {"target_modules": ["q_proj", "k_proj", "v_proj"], "exclude_modules": ["k_proj"]},
+    ],
+)
+def test_the_modules_are_those_that_peft_loads(options: dict[str, Any], tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    torch.manual_seed(3)
+    theirs = get_peft_model(tiny_model(), config).eval()
+    theirs.save_pretrained(str(tmp_path))
+    adapter = read_adapter(tmp_path)
+    assert len(adapter.factors) == sum(hasattr(module, "lora_A") for module in theirs.modules())
+    assert (logits(with_sum("llama", adapter.factors)) - logits(theirs)).abs().max() <= LOGITS
+    config = json.loads((tmp_path / CONFIG).read_text())
+    for named in targeted_elsewhere(config):
+        (tmp_path / CONFIG).write_text(json.dumps(config | named))
+        with pytest.raises(AdapterError, match="does not target, so that PEFT would leave them out"):
+            read_adapter(tmp_path)
+
+
+def targeted_elsewhere(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Changes after which PEFT would not load every factor of the file."""
+    changes: list[dict[str, Any]] = [{"target_modules": ["k_proj"]}, {"target_modules": None}]
+    changes += [{"exclude_modules": ["q_proj"]}, {"target_modules": r".*layers\.0\..*"}]
+    return [*changes, *([{"layers_to_transform": [0]}] if config["layers_to_transform"] else [])]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        *(
+            ({key: value}, f"{key} = {value!r} is more than a low-rank sum; merge it into the model first")
+            for key, value in {
+                "alora_invocation_tokens": [3, 4],
+                "trainable_token_indices": [1],
+                "lora_bias": True,
+                "use_qalora": True,
+                "layer_replication": [[0, 2]],
+                "target_parameters": ["experts.gate_up_proj"],
+                "arrow_config": {"top_k": 3},
+            }.items()
+        ),
+        *(
+            ({"init_lora_weights": value}, f"init_lora_weights = {value!r} changes the weights of the base when the ")
+            for value in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")
+        ),
+        ({"lora_alpha": None}, "is missing, and its factors are scaled by lora_alpha / r"),
+        ({"lora_alpha": "16"}, "lora_alpha = '16' is not of type int or float"),
+        ({"lora_alpha": float("nan")}, "lora_alpha or alpha_pattern holds nan, not a number"),
+        ({"alpha_pattern": [4]}, "alpha_pattern = [4] is not of type dict"),
+        ({"alpha_pattern": {"(": 4}}, "cannot be used as a regular expression"),
+        ({"r": 3}, "have rank 5, but r and rank_pattern say 3"),
+        ({"use_warp": True}, "use_warp = True is unknown here and may change what is computed; merge the adapter"),
+    ],
+)
+def test_a_setting_is_applied_or_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_adapter(tmp_path, factors(tiny_model(), ranks=(5,)), base_model="base", base_hash="")
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | fields))
+    with pytest.raises(AdapterError) as info:
+        read_adapter(tmp_path)
+    assert message in str(info.value)
+
+
+def test_a_missing_alpha_is_not_guessed(tmp_path: Path) -> None:
+    write_adapter(tmp_path, factors(tiny_model()), base_model="base", base_hash="")
+    config = json.loads((tmp_path / CONFIG).read_text())
+    del config["lora_alpha"]
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match="write the number that the adapter was trained with"):
+        read_adapter(tmp_path)
+
+
+def test_every_setting_of_the_installed_peft_has_a_rule() -> None:
+    from dataclasses import fields
+
+    from peft import LoraConfig
+
+    assert {field.name for field in fields(LoraConfig)} <= set(RULES)
+
+
 def test_bad_factors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="at least one module"):
         write_adapter(tmp_path, {}, base_model="b", base_hash="")
@@ -153,6 +240,19 @@ def test_bad_factors_are_refused(tmp_path: Path) -> None:
         write_adapter(tmp_path, {"x": (torch.ones(4, 2), torch.ones(3, 4))}, base_model="b", base_hash="")
     with pytest.raises(AdapterError, match=r"x: factors of type torch\.float64"):
         write_adapter(tmp_path, {"x": (torch.ones(4, 2).double(), torch.ones(2, 4))}, base_model="b", base_hash="")
+
+
+def test_a_model_in_memory_with_an_adapter_is_refused() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from lowbit.formats.memory import MemoryCheckpoint
+
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    wrapped, injected = get_peft_model(tiny_model(), config), tiny_model()
+    injected.add_adapter(config)
+    for model in (wrapped, injected):
+        with pytest.raises(CheckpointError, match="carries an adapter; merge it first"):
+            MemoryCheckpoint(model, None)  # type: ignore[arg-type]
 
 
 def test_tiny_config_has_two_blocks() -> None:

@@ -14,7 +14,9 @@ import pytest
 import torch
 from tiny_models import contents
 
+from lowbit.compression.readme import readme
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.consumers import peft_refusal
 from lowbit.formats.packed.compressed_tensors import unpack_module
 from lowbit.formats.peft import read_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
@@ -353,17 +355,24 @@ def test_record_and_events(options: Make, text: Path) -> None:
     assert set(result.timings) >= {"read", "forward", "statistics", "quantize", "compensate", "write", "other"}
 
 
-@pytest.mark.parametrize("compensate", ["eora", "none"])
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    "kind, symmetric, compensate, dequantize",
+    [
+        ("llama", False, "eora", True),  # PEFT needs dense weights beneath its layers
+        ("llama", False, "none", True),  # asymmetric codes
+        ("llama", True, "eora", True),
+        ("llama", True, "none", False),
+        ("gpt_bigcode", True, "none", True),  # its class touches the weights of packed layers while it loads
+    ],
+)
 def test_the_readme_says_how_to_load(
-    options: Make, symmetric: bool, compensate: str, monkeypatch: pytest.MonkeyPatch
+    options: Make, kind: str, symmetric: bool, compensate: str, dequantize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Python block of the written README runs."""
-    result = compress(options(symmetric=symmetric, compensate=compensate))
+    result = compress(options(kind, symmetric=symmetric, compensate=compensate))
     readme = (result.out / "README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0]
-    # PEFT needs dense weights beneath its layers; transformers alone only for asymmetric codes
-    assert ("dequantize=True" in code) is (compensate == "eora" or not symmetric)
+    assert ("dequantize=True" in code) is dequantize
     monkeypatch.chdir(result.out)
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
@@ -371,6 +380,15 @@ def test_the_readme_says_how_to_load(
         exec(code, names)
     assert names["tokenizer"]("abc")["input_ids"]
     assert names["model"](input_ids=torch.arange(8)[None]).logits.shape == (1, 8, 264)
+
+
+def test_the_readme_promises_no_adapter_that_peft_refuses(options: Make) -> None:
+    record = compress(options(symmetric=True)).record
+    assert "PeftModel" in readme(record)
+    refused = peft_refusal("mamba", [*(module["name"] for module in record["modules"]), "layers.0.mixer.out_proj"])
+    text = readme(record | {"loads_with": record["loads_with"] | {"peft_refuses": refused}})
+    assert "PeftModel" not in text
+    assert "PEFT refuses an adapter of layers.0.mixer.out_proj in models of type mamba: the one here" in text
 
 
 @pytest.mark.parametrize(("quantizer", "aware"), [("gptq", None), ("gptq", False), ("rtn", None)])

@@ -26,6 +26,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "opt": {"word_embed_proj_dim": 16, "ffn_dim": 64},
     "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6},
     "gpt_neox": {},
+    "gpt_bigcode": {},
 }
 
 
@@ -43,7 +44,7 @@ def tiny_config(kind: str, blocks: int = 2, **changes: Any) -> Any:
         "pad_token_id": 257,
         "tie_word_embeddings": kind in {"gpt2", "opt", "gemma3_text"},
     }
-    if kind == "gpt2":
+    if kind in ("gpt2", "gpt_bigcode"):
         for old, new in {
             "hidden_size": "n_embd",
             "intermediate_size": "n_inner",

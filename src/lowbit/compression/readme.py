@@ -29,6 +29,7 @@ def readme(record: Mapping[str, Any]) -> str:
         "```",
         "",
         *_remark(options, loads),
+        *([f"{loads['peft_refuses']}: the one here is for `lowbit`.", ""] if loads["peft_refuses"] else []),
         *_needs_adapter(options),
         "`lowbit eval DIR --adapter DIR/adapter --text FILE` measures it from these files. `lowbit.json` holds "
         "everything needed to reproduce it, `report.html` shows it.",
@@ -60,7 +61,7 @@ def _perplexities(perplexity: Mapping[str, Any] | None) -> list[str]:
 
 
 def _code(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
-    adapter = options["compensate"] != "none"
+    adapter = options["compensate"] != "none" and not loads["peft_refuses"]
     dequantize = loads["dequantize"] or (adapter and loads["format"] != "dense")
     names = "AutoModelForCausalLM, AutoTokenizer" + (", CompressedTensorsConfig" if dequantize else "")
     extra = ", quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""
@@ -85,13 +86,15 @@ def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
             f"{options['bits']} bits, the size of the files is not.",
             "",
         ]
-    if loads["dequantize"]:
+    if loads["dequantize"] and not options["symmetric"]:
         return [
             "The codes are asymmetric. The default path of `transformers` refuses their packed zero points, hence "
             "`dequantize=True`. Symmetric codes load without it.",
             "",
         ]
+    if loads["dequantize"]:
+        return [f"{loads['why']}, hence `dequantize=True`.", ""]
     plain = "The codes are symmetric: `transformers` loads them as they are, without a `quantization_config`."
-    if options["compensate"] == "none":
+    if options["compensate"] == "none" or loads["peft_refuses"]:
         return [plain, ""]
     return [plain + " PEFT needs the weights unpacked beneath its adapter, hence `dequantize=True` here.", ""]

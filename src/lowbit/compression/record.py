@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowbit.data.text import TokenRows
+from lowbit.formats.consumers import peft_refusal, unpacked_alone
 from lowbit.formats.dtypes import name_of
 from lowbit.models.decoder import Decoder
+from lowbit.models.inventory import Inventory
 from lowbit.runs.plan import versions
 
 from .arrays import Arrays
@@ -109,25 +111,28 @@ def make_record(
         "perplexity": perplexity,
         "calibration": plan["calibration"],
         "evaluation": plan["evaluation"],
-        "loads_with": _loads_with(method, packed=method.packs(inventory)),
+        "loads_with": _loads_with(method, inventory, [module["name"] for module in modules]),
     }
 
 
 _PARTS = ("packed", "scales", "zero_points", "adapter")
 
 
-def _loads_with(method: Method, *, packed: bool) -> dict[str, Any]:
-    dequantize = packed and method.scheme == "asymmetric"
+def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) -> dict[str, Any]:
+    packed = method.packs(inventory)
+    why = None
     if not packed:
         why = "bits 16" if method.bits == 16 else "weights laid out as (in, out), which no reader has packed"
-    elif dequantize:
+    elif method.scheme == "asymmetric":
         why = "asymmetric: the default path of transformers refuses packed zero points"
     else:
-        why = "symmetric"
+        why = unpacked_alone(type(inventory.model), inventory.checkpoint.config, modules)
+    dequantize = packed and why is not None
     return {
         "format": "pack-quantized" if packed else "dense",
         "dequantize": dequantize,
         "transformers": "from_pretrained"
         + (" with quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""),
-        "why": why,
+        "why": why or "symmetric",
+        "peft_refuses": peft_refusal(inventory.checkpoint.config.model_type, modules) if method.patches else None,
     }

@@ -1,7 +1,8 @@
 """Will it load? A directory against what each consumer reads, with the reason for every refusal.
 
-The rules come from the consumers' own code, read for the versions named in the project's notes; nothing is imported
-from them. A *failure* is a refusal or a silently wrong result; a *note* is a condition to meet.
+The rules come from the consumers' own code, read for the versions named in the project's notes; transformers alone is
+asked. A *failure* is a refusal or a silently wrong result; a *note* is a condition to meet, or what nobody has tried.
+What lowbit does not read itself gets no verdict.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import SafetensorsCheckpoint, open_checkpoint
-from .configs import decoder_class, not_a_decoder
-from .errors import CheckpointError
+from .configs import decoder_class, empty_model, not_a_decoder
+from .consumers import peft_refusal, unpacked_alone
+from .errors import CheckpointError, UnreadError
+from .files import read_json
+from .keys import unmet
 from .limits import building
 from .packed import PackedFormat
 from .packed.packing import dense_words, padded_words
 from .patterns import matches
-from .peft import CONFIG, WEIGHTS, module_names, pattern_value, read_config, scaling
+from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, targeted
 from .safetensors_file import SafetensorsFile
 
 __all__ = ["CONSUMERS", "Verdict", "check_directory", "record", "report_lines"]
@@ -61,13 +65,16 @@ def check_directory(folder: str | Path, consumers: Sequence[str] = CONSUMERS) ->
 
     Raises:
         CheckpointError: neither kind of directory, or an unknown consumer.
+        UnreadError: a format or an architecture that lowbit does not read, so that it cannot judge who does.
     """
     unknown = [name for name in consumers if name not in CONSUMERS]
     if unknown:
         raise CheckpointError(f"unknown consumer {unknown[0]!r}; known: {', '.join(CONSUMERS)}")
     path = Path(folder)
     if not path.is_dir():
-        raise CheckpointError(f"{folder}: no such directory")
+        raise CheckpointError(
+            f"{folder}: {'a file, and check reads directories' if path.exists() else 'no such directory'}"
+        )
     if (path / CONFIG).is_file():
         return "adapter", _check_adapter(path, consumers)
     if (path / "config.json").is_file():
@@ -85,26 +92,14 @@ class _Adapter:
     odd: list[str]  # tensors that are no factors of a linear layer
     halves: list[str]  # modules with one factor, or factors that do not fit
     scales: dict[str, float]  # module → what PEFT multiplies with
+    base_type: str  # model_type of the model that it lies in, "" if it lies in none
 
 
 def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     try:
-        config = read_config(folder)
-        file = SafetensorsFile(folder / WEIGHTS)
+        adapter = _read_adapter(folder)
     except CheckpointError as error:
         return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
-    names = module_names(file.entries)
-    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, module in names.items():
-        pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.entries[key].shape
-    halves = [m for m, p in pairs.items() if [len(s) for s in p.values()] != [2, 2] or not p["B"][1] == p["A"][0] > 0]
-    ranks = {module: pair["A"][0] for module, pair in pairs.items() if module not in halves}
-    try:
-        scales = {module: scaling(config, module, rank) for module, rank in ranks.items()}
-    except CheckpointError as error:
-        return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
-    odd = sorted(set(file.entries) - set(names))
-    adapter = _Adapter(config=config, ranks=ranks, odd=odd, halves=halves, scales=scales)
     rules: dict[str, Callable[[_Adapter, Verdict], None]] = {
         "peft": _peft,
         "transformers": _peft,
@@ -127,24 +122,53 @@ def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     return verdicts
 
 
-def _targeted(adapter: _Adapter, module: str) -> bool:
-    targets = adapter.config.get("target_modules") or []
-    if isinstance(targets, str):
-        return targets == "all-linear" or matches(targets, module, whole=True)
-    return any(module == target or module.endswith("." + target) for target in targets)
+def _read_adapter(folder: Path) -> _Adapter:
+    config = read_config(folder)
+    file = SafetensorsFile(folder / WEIGHTS)
+    names = module_names(file.entries)
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, module in names.items():
+        pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.entries[key].shape
+    halves = [m for m, p in pairs.items() if [len(s) for s in p.values()] != [2, 2] or not p["B"][1] == p["A"][0] > 0]
+    ranks = {module: pair["A"][0] for module, pair in pairs.items() if module not in halves}
+    return _Adapter(
+        config=config,
+        ranks=ranks,
+        odd=sorted(set(file.entries) - set(names)),
+        halves=halves,
+        scales={module: scaling(config, module, rank) for module, rank in ranks.items()},
+        base_type=_model_type(folder.resolve().parent / "config.json"),
+    )
+
+
+def _model_type(path: Path) -> str:
+    """``model_type`` of a configuration, or "" where there is none."""
+    try:
+        return str(read_json(path).get("model_type", ""))
+    except CheckpointError:
+        return ""
 
 
 def _peft(adapter: _Adapter, verdict: Verdict) -> None:
     if str(adapter.config.get("peft_type", "")).upper() != "LORA":
         verdict.fail(f"peft_type is {adapter.config.get('peft_type')!r}, not 'LORA'")
     for module, rank in adapter.ranks.items():
-        if not _targeted(adapter, module):
+        if not targeted(adapter.config, module):
             verdict.fail(f"module {module} has factors but is not in target_modules: they would be ignored")
-        stated = pattern_value(adapter.config.get("rank_pattern"), module, adapter.config.get("r"))
+        stated = stated_rank(adapter.config, module)
         if stated != rank:
             verdict.fail(f"module {module} has rank {rank}, but r and rank_pattern say {stated}")
+    if refusal := peft_refusal(adapter.base_type, adapter.ranks):
+        verdict.fail(refusal)
     if verdict.consumer == "transformers":
         verdict.notes.append("through the peft package: model.load_adapter")
+
+
+def _not_applied(adapter: _Adapter, verdict: Verdict, but: Sequence[str]) -> None:
+    """What only PEFT knows: the others read a few keys and leave the rest, which is silently wrong."""
+    for key, sentence in unmet(adapter.config, RULES).items():
+        if key not in but:
+            verdict.fail(f"{sentence.partition(';')[0]}; {verdict.consumer} does not look at {key}")
 
 
 def _vllm_adapter(adapter: _Adapter, verdict: Verdict) -> None:
@@ -152,6 +176,7 @@ def _vllm_adapter(adapter: _Adapter, verdict: Verdict) -> None:
     for key in ("r", "lora_alpha", "target_modules"):
         if config.get(key) is None:
             verdict.fail(f"{key} is missing, which vLLM requires")
+    _not_applied(adapter, verdict, but=("use_dora", "modules_to_save", "bias"))
     if config.get("use_dora"):
         verdict.fail("use_dora is refused: merge the adapter, or refit it as LoRA")
     if config.get("modules_to_save"):
@@ -181,10 +206,17 @@ def _vllm_adapter(adapter: _Adapter, verdict: Verdict) -> None:
 def _llama_cpp_adapter(adapter: _Adapter, verdict: Verdict) -> None:
     if adapter.config.get("use_dora"):
         verdict.fail("DoRA has no GGUF form")
+    if adapter.config.get("fan_in_fan_out"):
+        verdict.fail(
+            "its converter turns the factors of GPT-2 round as it does the weights: they must be transposed first"
+        )
+    _not_applied(adapter, verdict, but=("use_dora", "alora_invocation_tokens"))
     for name in adapter.odd:
         verdict.fail(f"tensor {name}: the converter stops at anything but lora_A and lora_B")
-    alpha = float(adapter.config.get("lora_alpha") or 0)
-    if alpha:
+    alpha = adapter.config.get("lora_alpha")
+    if alpha is None:
+        verdict.fail("lora_alpha is missing, which its converter requires")
+    elif alpha:
         wrong = {m: s for m, s in adapter.scales.items() if not math.isclose(alpha / adapter.ranks[m], s)}
         if wrong:
             module = min(wrong)
@@ -202,6 +234,7 @@ def _gptqmodel_adapter(adapter: _Adapter, verdict: Verdict) -> None:
         verdict.fail(
             f"GPTQModel adds the product unscaled, while {module} needs {wrong[module]:g}: fold the scales into lora_B"
         )
+    _not_applied(adapter, verdict, but=())
     for name in adapter.odd:
         verdict.fail(f"tensor {name} is not applied")
 
@@ -212,17 +245,22 @@ def _gptqmodel_adapter(adapter: _Adapter, verdict: Verdict) -> None:
 def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
     try:
         checkpoint = open_checkpoint(folder)
+    except UnreadError as error:
+        raise UnreadError(
+            f"{error}. That is a limit of lowbit: other programs may load it, and it cannot say which"
+        ) from error
     except CheckpointError as error:
         return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
     assert isinstance(checkpoint, SafetensorsCheckpoint)
     cls = decoder_class(checkpoint.config)
     if cls is None:
-        reason = f"{checkpoint.source}: {not_a_decoder(checkpoint.config)}"
-        return [Verdict(name, passed=False, reasons=[reason]) for name in consumers]
+        raise UnreadError(
+            f"{checkpoint.source}: {not_a_decoder(checkpoint.config)}, and lowbit knows of no others who loads them"
+        )
     try:
         problems = _file_problems(checkpoint, cls)
     except CheckpointError as error:
-        problems = [str(error)]
+        return [Verdict(name, passed=False, reasons=[str(error)]) for name in consumers]
     verdicts = []
     for name in consumers:
         verdict = Verdict(name)
@@ -234,7 +272,7 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
             for problem in problems:
                 verdict.fail(problem)
             if checkpoint.quantization:
-                _packed_rules(checkpoint, verdict)
+                _packed_rules(checkpoint, cls, verdict)
         verdicts.append(verdict)
     return verdicts
 
@@ -243,8 +281,8 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
     """What every reader would stumble over: absent, surplus and misshapen tensors, and targets left dense."""
     import torch
 
-    with building(checkpoint), torch.device("meta"):
-        model = cls(checkpoint.config)
+    with building(checkpoint):
+        model = empty_model(cls, checkpoint.config, checkpoint.source)
     expected = model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     names = set(checkpoint.names())
@@ -297,7 +335,7 @@ def _module_problems(checkpoint: SafetensorsCheckpoint, packed_format: PackedFor
     return problems
 
 
-def _packed_rules(checkpoint: SafetensorsCheckpoint, verdict: Verdict) -> None:
+def _packed_rules(checkpoint: SafetensorsCheckpoint, cls: type[Any], verdict: Verdict) -> None:
     assert checkpoint.quantization is not None
     assert checkpoint.packed is not None
     modules = checkpoint.packed_modules()
@@ -311,12 +349,13 @@ def _packed_rules(checkpoint: SafetensorsCheckpoint, verdict: Verdict) -> None:
     if orders & {"group", "dynamic", "True"}:
         verdict.fail("actorder 'group' was removed from compressed-tensors: quantize with static groups")
     if verdict.consumer in ("transformers", "peft"):
-        if asymmetric:
+        why = "asymmetric codes" if asymmetric else unpacked_alone(cls, checkpoint.config, modules)
+        if why:
             verdict.notes.append(
-                "asymmetric codes: from_pretrained(..., quantization_config=CompressedTensorsConfig(dequantize=True))"
+                f"{why}: from_pretrained(..., quantization_config=CompressedTensorsConfig(dequantize=True))"
             )
         if verdict.consumer == "peft":
-            verdict.notes.append("as the base of an adapter, loaded through transformers")
+            verdict.notes.append("as the base of an adapter, loaded through transformers, dequantized")
     if verdict.consumer == "vllm":
         packed = set(modules)
         for module in modules:
@@ -326,8 +365,9 @@ def _packed_rules(checkpoint: SafetensorsCheckpoint, verdict: Verdict) -> None:
                 if last == family[0] and missing and f"{parent}.{missing[0]}.weight" in checkpoint.names():
                     verdict.fail(f"vLLM joins {', '.join(family)} of {parent}: pack all of them or none")
         if set(bits) - {4, 8}:
-            widths = ", ".join(map(str, bits))
-            verdict.notes.append(f"{widths} bits need a vLLM with the Humming kernels; 4 and 8 bits run on any")
+            codes = f"{'asymmetric ' if asymmetric else ''}codes of {', '.join(map(str, bits))} bits"
+            verdict.notes.append(f"{codes} need a vLLM whose Humming kernels take them; 4 and 8 bits are in any")
+        verdict.notes.append("read in vLLM's code, run by nobody here")
 
 
 def report_lines(folder: str | Path, kind: str, verdicts: Sequence[Verdict]) -> list[str]:

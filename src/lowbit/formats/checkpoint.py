@@ -24,7 +24,7 @@ from lowbit._hints import hint
 from lowbit.runs.files import digest
 
 from .configs import decoder_class, load_config
-from .errors import CheckpointError
+from .errors import CheckpointError, UnreadError
 from .files import Identity, read_json, refuse_strangers, sha256
 from .limits import require_plain
 from .packed import PackedWeight, open_packed
@@ -153,7 +153,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 
             return GgufCheckpoint(path, str(source))
         if any(path.match(pattern) for pattern in _PICKLES):
-            raise CheckpointError(_pickle_message(path))
+            raise UnreadError(_pickle_message(path))
         hint = f"; pass its directory {path.parent}" if path.suffix == ".safetensors" else ""
         raise CheckpointError(f"{source}: a model is a directory, a .gguf file or a hub id, not this file{hint}")
     if path.is_dir():
@@ -196,7 +196,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return found
     pickles = sorted(path for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
-        raise CheckpointError(_pickle_message(pickles[0]))
+        raise UnreadError(_pickle_message(pickles[0]))
     raise CheckpointError(f"{folder}: no {_SINGLE}, no {_INDEX} and no other *.safetensors file")
 
 

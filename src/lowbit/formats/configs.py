@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError
+from .errors import CheckpointError, UnreadError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["decoder_class", "load_config", "not_a_decoder", "portable_json"]
+__all__ = ["build_config", "decoder_class", "empty_model", "load_config", "not_a_decoder", "portable_json"]
 
 
-def load_config(folder: Path, source: str, **options: Any) -> PretrainedConfig:
-    """The configuration of a model, from known architectures only.
+def load_config(folder: Path, source: str) -> PretrainedConfig:
+    """The configuration of a model directory, from known architectures only.
 
     Raises:
-        CheckpointError: an architecture that the installed transformers does not know.
+        UnreadError: an architecture that the installed transformers does not know.
     """
     from transformers import AutoConfig
 
+    with _known(source):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # A file may name a kernel of the hub, which is code; which implementation runs is its caller's choice.
+        config._attn_implementation = None
+        config._experts_implementation = None
+    return config
+
+
+def build_config(settings: Mapping[str, Any], source: str) -> PretrainedConfig:
+    """The configuration of these settings, ``model_type`` among them.
+
+    Raises:
+        UnreadError: as :func:`load_config`.
+    """
+    from transformers import AutoConfig
+
+    with _known(source):
+        return AutoConfig.for_model(**settings)
+
+
+def empty_model(cls: type[Any], config: PretrainedConfig, source: str) -> Any:
+    """The model of this configuration without values.
+
+    Raises:
+        CheckpointError: sizes that make no model.
+    """
+    import torch
+
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+        with torch.device("meta"):
+            return cls(config)
+    except CheckpointError:  # of a guard around it
+        raise
+    except Exception as error:  # each layer has its own way to say it
+        raise CheckpointError(
+            f"{source}: its configuration makes no {cls.__name__} ({' '.join(str(error).split())[:300]})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _known(source: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # a class of configurations raises whatever its arithmetic does
         reason = " ".join(str(error).split())
-        raise CheckpointError(
+        raise UnreadError(
             f"{source}: its configuration is not one that the installed transformers knows, and lowbit never runs "
             f"code shipped with a model ({reason[:300]})"
         ) from error

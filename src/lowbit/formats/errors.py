@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AdapterError", "CheckpointError"]
+__all__ = ["AdapterError", "CheckpointError", "UnreadError"]
 
 
 class CheckpointError(ValueError):
@@ -11,3 +11,7 @@ class CheckpointError(ValueError):
 
 class AdapterError(CheckpointError):
     """An adapter directory cannot be read, or belongs to another base model."""
+
+
+class UnreadError(CheckpointError):
+    """Nothing is wrong with the file: it is of a kind that lowbit does not read, though others may."""

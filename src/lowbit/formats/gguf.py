@@ -2,7 +2,8 @@
 
 The file's tensors are matched to parameters through the name table of the ``gguf`` package, dequantized with its
 NumPy code, and what llama.cpp's converter did to their values is undone. The configuration and the tokenizer come from
-``transformers``. Only the header stays in memory; tensors are read with ordinary file reads, a few rows at a time.
+the file's metadata, which are parsed once; nothing beside the file is read. Only the header stays in memory;
+tensors are read with ordinary file reads, a few rows at a time.
 
 Left out on purpose: mixtures of experts, state-space models and encoder-decoders, whose tensors do not correspond one
 to one to parameters; they are refused by name.
@@ -23,10 +24,12 @@ import torch
 
 from lowbit._hints import hint
 
-from .configs import decoder_class, load_config, not_a_decoder, portable_json
-from .errors import CheckpointError
+from .configs import build_config, decoder_class, empty_model, not_a_decoder, portable_json
+from .errors import CheckpointError, UnreadError
 from .files import sha256
+from .gguf_config import ROPE_TENSORS, model_settings
 from .gguf_header import check_header
+from .gguf_tokenizer import build_tokenizer
 from .limits import building
 
 if TYPE_CHECKING:
@@ -104,19 +107,6 @@ ARCHITECTURES: dict[str, Callable[[str, F32, Any], F32]] = {
 }
 """``general.architecture`` values that are read, and how the converter's change of values is undone."""
 
-_ROPE_FACTORS = "rope_freqs.weight"
-_LLAMA3_CONTEXT = 8192  # original context length of every Llama 3 release
-_LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
-
-
-def _llama3_factors(dim: int, base: float, factor: float) -> npt.NDArray[np.float64]:
-    """Frequency divisors of Llama 3.1's rotary scaling (dim/2,), as its reference code computes them."""
-    wavelength = 2 * math.pi * base ** (np.arange(0, dim, 2) / dim)
-    smooth = (_LLAMA3_CONTEXT / wavelength - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW)
-    middle = 1 / ((1 - smooth) / factor + smooth)
-    divisors = np.where(wavelength > _LLAMA3_CONTEXT / _LLAMA3_LOW, factor, middle)
-    return np.where(wavelength < _LLAMA3_CONTEXT / _LLAMA3_HIGH, 1.0, divisors)
-
 
 class _File:
     """Header and tensors of one file, under the names and in the layout of llama.cpp."""
@@ -131,12 +121,8 @@ class _File:
         self.identity = check_header(path)
         try:
             reader = gguf.GGUFReader(path)
-            self.architecture = str(reader.fields["general.architecture"].contents())
-            template = reader.fields.get("tokenizer.chat_template")
-            length = reader.fields.get(f"{self.architecture}.context_length")
-            self.context = 0 if length is None else int(length.contents())
-            width = reader.fields.get(f"{self.architecture}.attention.key_length")
-            self.head = 0 if width is None else int(width.contents())
+            self.metadata: dict[str, Any] = {key: field.contents() for key, field in reader.fields.items()}
+            self.architecture = str(self.metadata["general.architecture"])
             swapped = reader.byte_order == "S"
             self.tensors = {
                 tensor.name: _Tensor(
@@ -153,7 +139,6 @@ class _File:
             ) from error
         if swapped:
             raise CheckpointError(f"{source}: written for the other byte order; convert it with llama.cpp's tools")
-        self.chat_template = None if template is None else str(template.contents())
         size = path.stat().st_size
         for name, tensor in self.tensors.items():
             if tensor.start + tensor.nbytes > size:
@@ -202,8 +187,9 @@ class GgufCheckpoint:
     """A GGUF file; see :class:`~lowbit.formats.checkpoint.Checkpoint`.
 
     Raises:
-        CheckpointError: damaged file, architecture outside :data:`ARCHITECTURES`, a parameter without a tensor or a
-            tensor without a parameter (either would be another model), or a quantization type without NumPy code.
+        UnreadError: an architecture outside :data:`ARCHITECTURES`, or metadata that would be ignored.
+        CheckpointError: damaged file, a parameter without a tensor or a tensor without a parameter (either would be
+            another model), or a quantization type without NumPy code.
     """
 
     kind = "gguf"
@@ -212,26 +198,14 @@ class GgufCheckpoint:
     def __init__(self, path: Path, source: str) -> None:
         self.source = source
         self._file = file = _File(path, source)
-        if file.architecture not in ARCHITECTURES:
-            raise CheckpointError(
-                f"{source}: GGUF architecture {file.architecture!r} is not read; "
-                f"those that are: {', '.join(sorted(ARCHITECTURES))}"
-            )
-        config = load_config(path.parent, source, gguf_file=path.name)
+        shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+        config = build_config(model_settings(file.metadata, shapes, file.dequantize, source), source)
         cls = decoder_class(config)
         if cls is None:
-            raise CheckpointError(f"{source}: {not_a_decoder(config)}")
+            raise UnreadError(f"{source}: {not_a_decoder(config)}")
         config.architectures = [cls.__name__]
-        # transformers misses these where its table lacks the key or the class has another name for it.
-        if file.head and getattr(config, "head_dim", file.head) != file.head:
-            config.head_dim = file.head
-        if file.context and getattr(config, "max_position_embeddings", file.context) != file.context:
-            config.max_position_embeddings = file.context
-        config.__dict__.pop("_model_name_or_path", None)  # the file's title, which transformers puts there
         self.config: PretrainedConfig = config
         self._names, self._shapes = self._match(cls)
-        if _ROPE_FACTORS in file.tensors:
-            self._set_rope()
 
     def _match(self, cls: Any) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
         """Parameter name → tensor name, and parameter name → shape."""
@@ -239,8 +213,8 @@ class GgufCheckpoint:
 
         arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self._file.architecture)
         table = gguf.get_tensor_name_map(arch, int(self.config.num_hidden_layers))
-        with building(self._file), torch.device("meta"):
-            model = cls(self.config)
+        with building(self._file):
+            model = empty_model(cls, self.config, self.source)
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         names: dict[str, str] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -260,31 +234,10 @@ class GgufCheckpoint:
                 )
             names[name] = stored
             shapes[name] = tuple(parameter.shape)
-        unused = sorted(set(self._file.tensors) - set(names.values()) - {_ROPE_FACTORS})
+        unused = sorted(set(self._file.tensors) - set(names.values()) - set(ROPE_TENSORS))
         if unused:
             raise CheckpointError(f"{self.source}: tensor {unused[0]} belongs to no parameter of {cls.__name__}")
         return names, shapes
-
-    def _set_rope(self) -> None:
-        """Llama 3.1 and later keep their rotary scaling as a tensor of divisors; put it back into the configuration."""
-        factors = self._file.dequantize(_ROPE_FACTORS).astype(np.float64).reshape(-1)
-        rope = dict(getattr(self.config, "rope_parameters", None) or {})
-        factor = float(factors.max(initial=1.0))
-        if factor == 1.0:
-            return
-        expected = _llama3_factors(2 * factors.size, float(rope["rope_theta"]), factor)
-        if not np.array_equal(expected.astype(np.float16), factors.astype(np.float16)):
-            raise CheckpointError(
-                f"{self.source}: {_ROPE_FACTORS} is not the rotary scaling of Llama 3; lowbit cannot express it"
-            )
-        rope |= {
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": _LLAMA3_LOW,
-            "high_freq_factor": _LLAMA3_HIGH,
-            "original_max_position_embeddings": _LLAMA3_CONTEXT,
-        }
-        self.config.rope_parameters = rope
 
     def names(self) -> list[str]:
         """See :class:`Checkpoint`: parameter names of the model class; a tied output head is absent."""
@@ -319,20 +272,10 @@ class GgufCheckpoint:
 
     @functools.cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self._file.path.parent, gguf_file=self._file.path.name)
-        except Exception as error:  # whatever the tokenizer libraries raise, the sentence is the same
-            raise CheckpointError(
-                f"{self.source}: its tokenizer cannot be rebuilt ({' '.join(str(error).split())[:300]})"
-            ) from error
-        if self._file.chat_template and not tokenizer.chat_template:
-            tokenizer.chat_template = self._file.chat_template
-        return tokenizer
+        return build_tokenizer(self._file.metadata, self.source)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """See :class:`Checkpoint`; rebuilt from the file's metadata once."""
+        """See :class:`Checkpoint`; built from the file's metadata alone, once."""
         return self._tokenizer
 
     def fingerprint(self) -> dict[str, str]:
@@ -349,9 +292,11 @@ class GgufCheckpoint:
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the tokenizer in its fast form, and the special tokens as generation settings."""
-        tokenizer = self._tokenizer
-        tokenizer.name_or_path = ""
-        tokenizer.save_pretrained(out)
+        self._tokenizer.save_pretrained(out)
+        written = out / "tokenizer_config.json"
+        # The name that transformers 4 knows as well.
+        known = json.loads(written.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        written.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         ids = {key: getattr(self.config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         settings = {key: value for key, value in ids.items() if value is not None}
         (out / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

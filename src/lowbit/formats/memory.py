@@ -28,7 +28,7 @@ class MemoryCheckpoint:
     The model is read and never changed; it must not be changed by others while the checkpoint is in use.
 
     Raises:
-        CheckpointError: an already quantized model, or weights that are not in memory.
+        CheckpointError: an already quantized model, one with an adapter, or weights that are not in memory.
     """
 
     kind = "memory"
@@ -38,6 +38,10 @@ class MemoryCheckpoint:
         self.source = str(getattr(model, "name_or_path", "") or type(model).__name__)
         if getattr(model.config, "quantization_config", None) is not None:
             raise CheckpointError(f"{self.source}: already quantized; start from the full-precision model")
+        if getattr(model, "peft_config", None):
+            raise CheckpointError(
+                f"{self.source}: carries an adapter; merge it first (merge_and_unload), or take it off"
+            )
         self.config: PretrainedConfig = copy.deepcopy(model.config)
         self.config.architectures = [type(model).__name__]
         self._model = model

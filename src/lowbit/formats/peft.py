@@ -23,7 +23,8 @@ from lowbit.runs.files import make_folder, write_bytes
 from .dtypes import FLOATS
 from .errors import AdapterError, CheckpointError
 from .files import read_json, refuse_strangers
-from .patterns import matches
+from .keys import Rule, absent, applied, harmless, only, require_known, require_types
+from .patterns import match
 from .safetensors_file import SafetensorsFile, write_tensors
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
@@ -34,6 +35,48 @@ BASE_HASH_KEY = "lowbit.base_hash"
 """Metadata entry of the weights file: fingerprint of the compressed base that the adapter was solved for."""
 
 _PREFIX = "base_model.model."
+_MORE = "is more than a low-rank sum; merge it into the model first"
+_BASE = "changes the weights of the base when the adapter is loaded; save it again as plain LoRA with PEFT"
+_NO_SUM = (
+    "modules_to_save", "use_dora", "lora_bias", "trainable_token_indices", "target_parameters", "use_qalora",
+    "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
+    "megatron_config", "enable_lora",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    # which modules, and the factor before B A
+    "r": applied("stated_rank", int),
+    "lora_alpha": applied("scaling", int, float),
+    "use_rslora": applied("scaling", bool),
+    "rank_pattern": applied("stated_rank", dict),
+    "alpha_pattern": applied("scaling", dict),
+    "target_modules": applied("targeted", list, str),
+    "exclude_modules": applied("targeted", list, str),
+    "layers_to_transform": applied("targeted", list, int),
+    "layers_pattern": applied("targeted", list, str),
+    # another sum, other modules, or another base
+    "peft_type": applied("read_adapter", str),
+    "bias": only(_MORE, "none", None),
+    "init_lora_weights": only(_BASE, True, False, "gaussian", "eva", "orthogonal", "mica", None),
+    **dict.fromkeys(_NO_SUM, absent(_MORE)),
+    # nothing
+    "fan_in_fan_out": harmless("how the base keeps its weight; the factors have one layout"),
+    **dict.fromkeys(
+        ("lora_dropout", "velora_config", "merge_weights", "inference_mode"), harmless("of training alone")
+    ),
+    **dict.fromkeys(
+        ("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
+        harmless("of use with another key alone, which has its own rule"),
+    ),
+    "ensure_weight_tying": harmless("of embeddings alone, whose factors are refused"),
+    "megatron_core": harmless("of use with megatron_config alone"),
+    "runtime_config": harmless("where a computation runs, not which"),
+    **dict.fromkeys(
+        ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        harmless("about the adapter; a base is known by its weights"),
+    ),
+}
+"""What becomes of the keys of ``adapter_config.json``."""
 
 
 class Adapter(NamedTuple):
@@ -118,10 +161,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_json(folder / CONFIG)
     except CheckpointError as error:
         raise AdapterError(str(error)) from error
-    for key, kinds in _KINDS.items():
-        value = config.get(key)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            raise AdapterError(f"{folder / CONFIG}: {key} = {value!r:.80} is not of the type that it must be")
+    require_types(config, RULES, source=str(folder / CONFIG), error=AdapterError)
     for key in ("r", "lora_alpha"):
         for value in (config.get(key), *(config.get(_PATTERNS[key]) or {}).values()):
             if value is not None and not (_is_number(value) and 0 <= value <= _LARGEST):
@@ -132,12 +172,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "peft_type": str,
-    "target_modules": (str, list),
-    "rank_pattern": dict,
-    "alpha_pattern": dict,
-}
 _PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 _LARGEST = 1 << 24
 
@@ -146,20 +180,63 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _matches(pattern: str, text: str, where: str) -> Any:
+    """``text`` against a regular expression out of the file."""
+    try:
+        return match(pattern, text, whole=True)
+    except CheckpointError as error:
+        raise AdapterError(f"{where}: {error}") from error
+
+
 def pattern_value(pattern: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """PEFT's look-up: the first key that, as a regular expression, matches the end of the module path."""
     for key, value in (pattern or {}).items():
-        if matches(rf"(.*\.)?({key})$", module):
+        if _matches(rf"(?:.*\.)?(?:{key})", module, f"{CONFIG}: a key of rank_pattern or alpha_pattern"):
             return value
     return default
 
 
 def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """The factor s that PEFT applies to ``B @ A`` of this module."""
-    alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
-    if alpha is None or not rank:
-        raise AdapterError(f"module {module}: a rank of {rank} and lora_alpha {alpha} scale nothing")
+    """The factor s that PEFT applies to ``B @ A`` of this module.
+
+    Raises:
+        AdapterError: no ``lora_alpha`` to compute it from, or one that is not a number.
+    """
+    alpha = pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise AdapterError(
+            f"{CONFIG}: lora_alpha of {module} is {'missing' if alpha is None else repr(alpha)}, and its factors are "
+            "scaled by lora_alpha / r: write the number that the adapter was trained with"
+        )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def stated_rank(config: Mapping[str, Any], module: str) -> Any:
+    """The rank that the configuration gives this module."""
+    return pattern_value(config.get("rank_pattern"), module, config.get("r"))
+
+
+def targeted(config: Mapping[str, Any], module: str) -> bool:
+    """Whether PEFT puts factors on this module; those of any other it does not load."""
+
+    def named(entry: str, value: Any) -> bool:
+        if isinstance(value, str):
+            return _matches(value, module, f"{CONFIG}: {entry}") is not None
+        return any(module == name or module.endswith(f".{name}") for name in value or ())
+
+    targets, layers = config.get("target_modules"), config.get("layers_to_transform")
+    if config.get("exclude_modules") and named("exclude_modules", config["exclude_modules"]):
+        return False
+    if targets == "all-linear":
+        return True
+    if isinstance(targets, str) or layers in (None, []) or not named("target_modules", targets):
+        return named("target_modules", targets)
+    patterns = config.get("layers_pattern") or [r".*?\.[^.]*"]
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = _matches(rf"(?:.*?\.)?(?:{pattern})\.(\d+)\..*", module, f"{CONFIG}: layers_pattern")
+        if found:
+            return int(found[found.re.groups]) in ([layers] if isinstance(layers, int) else layers)
+    return False
 
 
 def module_names(keys: Iterable[str]) -> dict[str, str]:
@@ -176,17 +253,21 @@ def read_adapter(folder: str | Path) -> Adapter:
     """Read a LoRA directory of any writer, with alpha, rank, rsLoRA and patterns folded into B.
 
     Raises:
-        AdapterError: not an adapter, damaged, or with parts that are not a plain low-rank sum (DoRA magnitudes,
-            embeddings, trained biases, fully trained modules).
+        AdapterError: not an adapter, damaged, with parts that are not a plain low-rank sum (DoRA magnitudes,
+            embeddings, trained biases, fully trained modules), with a setting that :data:`RULES` does not know, or
+            with factors that PEFT would not load.
     """
     path = Path(folder)
     config = read_config(path)
     if str(config.get("peft_type", "LORA")).upper() != "LORA":
         raise AdapterError(f"{path}: a {config['peft_type']} adapter; only LoRA is a low-rank sum")
-    for key, plain in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
-        value = config.get(key, plain)
-        if value not in (plain, None, [], False):
-            raise AdapterError(f"{path}: {key} = {value!r} is more than a low-rank sum; merge it into the model first")
+    require_known(
+        config,
+        RULES,
+        source=str(path),
+        error=AdapterError,
+        advice="; merge the adapter into the model, or save it again with a PEFT that this version knows",
+    )
     if not (path / WEIGHTS).is_file():
         pickle = (path / "adapter_model.bin").is_file()
         reason = "only adapter_model.bin, a pickle, which lowbit does not open" if pickle else f"no {WEIGHTS}"
@@ -201,7 +282,10 @@ def read_adapter(folder: str | Path) -> Adapter:
         raise AdapterError(f"{path / WEIGHTS}: tensor {other[0]} is not a factor of a linear layer")
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, module in modules.items():
-        pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.read(key)
+        pair, part = pairs.setdefault(module, {}), "A" if ".lora_A." in key else "B"
+        if part in pair:
+            raise AdapterError(f"{path / WEIGHTS}: module {module} has two factors lora_{part}")
+        pair[part] = file.read(key)
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for module, pair in sorted(pairs.items()):
         if len(pair) != 2:
@@ -211,13 +295,25 @@ def read_adapter(folder: str | Path) -> Adapter:
             a.ndim != 2
             or b.ndim != 2
             or b.shape[1] != a.shape[0]
+            or not a.shape[0]
             or not (a.is_floating_point() and b.is_floating_point())
         ):
             raise AdapterError(
                 f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} {b.dtype} and A {tuple(a.shape)} {a.dtype} are "
                 "no factors of one rank"
             )
-        factor = scaling(config, module, int(a.shape[0]))
+        rank = int(a.shape[0])
+        if not targeted(config, module):
+            raise AdapterError(
+                f"{path / WEIGHTS}: factors of {module}, which {CONFIG} does not target, so that PEFT would leave them "
+                "out: add it to target_modules, or remove the factors"
+            )
+        if stated_rank(config, module) != rank:
+            raise AdapterError(
+                f"{path / WEIGHTS}: factors of {module} have rank {rank}, but r and rank_pattern say "
+                f"{stated_rank(config, module)}"
+            )
+        factor = scaling(config, module, rank)
         factors[module] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
     return Adapter(factors, file.metadata.get(BASE_HASH_KEY), config)
 

@@ -25,7 +25,7 @@ import torch
 from lowbit.runs.files import replacing, writing
 
 from .dtypes import SAFETENSORS
-from .errors import CheckpointError
+from .errors import CheckpointError, UnreadError
 from .files import JSON_LIMIT, Identity, opened, parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "write_tensors"]
@@ -136,7 +136,7 @@ def _entry(path: Path, name: str, told: Any, base: int, size: int) -> TensorEntr
             f"{path}: not a safetensors file: the header must give tensor {name} a dtype, a shape and two data_offsets"
         )
     if dtype_name not in SAFETENSORS:
-        raise CheckpointError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
+        raise UnreadError(f"{path}: tensor {name} has type {dtype_name}, which lowbit does not read")
     dtype = SAFETENSORS[dtype_name]
     (first, last), nbytes = offsets, math.prod(shape) * dtype.itemsize
     if last - first != nbytes or math.prod(max(n, 1) for n in shape) >= 1 << 62:

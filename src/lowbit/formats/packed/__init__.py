@@ -5,6 +5,7 @@ module                  content
 ======================  =====================================================================================
 ``protocol``            what a format can do, and a packed weight as it comes out of one
 ``compressed_tensors``  ``pack-quantized``, which transformers and vLLM load
+``settings``            the keys of its configuration: applied, harmless or refused
 ``packing``             the two layouts of packed codes, vectorised
 ======================  =====================================================================================
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lowbit.formats.errors import CheckpointError
+from lowbit.formats.errors import CheckpointError, UnreadError
 
 from .compressed_tensors import CompressedTensors
 from .protocol import PackedFormat, PackedWeight, WeightScheme
@@ -32,11 +33,11 @@ def open_packed(config: Mapping[str, Any], source: str) -> PackedFormat:
     """The format that a ``quantization_config`` names; one without a name is compressed-tensors.
 
     Raises:
-        CheckpointError: a method that is not read here, or one whose details are not.
+        UnreadError: a method that is not read here, or one whose details are not.
     """
     method = str(config.get("quant_method", "compressed-tensors"))
     if method not in FORMATS:
-        raise CheckpointError(
+        raise UnreadError(
             f"{source}: already quantized by {method}, which lowbit does not read; start from the full-precision model"
         )
     try:

@@ -29,11 +29,12 @@ import numpy.typing as npt
 import torch
 
 from lowbit.formats.dtypes import FLOATS
-from lowbit.formats.errors import CheckpointError
+from lowbit.formats.errors import CheckpointError, UnreadError
 from lowbit.formats.patterns import matches
 
 from .packing import dense_words, pack_dense, padded_words, unpack_dense, unpack_padded
 from .protocol import PackedWeight, WeightScheme
+from .settings import require_weights_alone
 
 __all__ = [
     "PACKED",
@@ -180,19 +181,20 @@ class CompressedTensors:
     See :class:`~lowbit.formats.packed.protocol.PackedFormat`.
 
     Raises:
-        CheckpointError: a format other than pack-quantized, or weights that are not integers.
+        CheckpointError: a format other than pack-quantized, weights that are not integers, or more than weights.
     """
 
     def __init__(self, config: Mapping[str, Any], source: str) -> None:
         self.config = config
         self.source = source
+        require_weights_alone(config, source)
         style = config.get("format", "pack-quantized")
         self._groups: list[tuple[str, WeightScheme]] = []
         for group in dict(config.get("config_groups") or {}).values():
             args = group.get("weights")
             own = group.get("format") or style
             if own != "pack-quantized" or args is None or str(args.get("type", "int")) != "int":
-                raise CheckpointError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
+                raise UnreadError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
             size, targets = args.get("group_size"), group.get("targets", ["Linear"])
             whole = type(args["num_bits"]) is int and (size is None or type(size) is int)
             if not whole or not 1 <= args["num_bits"] <= 8 or not isinstance(targets, list):
