@@ -15,7 +15,7 @@ from lowbit.runs.errors import RecipeError
 from lowbit.runs.files import digest, replacing, sweep, write_bytes, write_json
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
-from lowbit.runs.lock import Lock
+from lowbit.runs.lock import holding
 from lowbit.runs.plan import differences
 
 
@@ -67,10 +67,12 @@ def test_journal_survives_torn_lines(tmp_path: Path) -> None:
 
 
 def test_lock(tmp_path: Path) -> None:
-    path = tmp_path / "work" / "lock"
-    with Lock(path, owner_of=tmp_path), pytest.raises(RecipeError, match="is in use by process"):
-        Lock(path, owner_of=tmp_path).acquire()
-    with Lock(path, owner_of=tmp_path):
+    def hold() -> contextlib.AbstractContextManager[None]:
+        return holding(tmp_path / "work", owner_of=tmp_path)
+
+    with hold(), pytest.raises(RecipeError, match="is in use by process"):
+        hold().__enter__()
+    with hold():
         pass
 
 
@@ -109,11 +111,13 @@ def test_the_life_of_an_output_directory(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"holds an unfinished run with other settings:\n  bits: 3 -> 4\nrepeat"):
             folder.begin(plan | {"options": {"bits": 4}})
         assert folder.begin(plan).lines == [{"step": 0}]
-        assert sorted(path.name for path in folder.work.iterdir()) == ["journal.jsonl", "lock", "run.json"]
-        for name in ("record.json", "last.json"):
-            write_json(folder.out / name, plan)
-        assert not folder.finished()  # a crash here comes back and completes
-        folder.complete()
+        assert sorted(path.name for path in folder.work.iterdir()) == [
+            "holder.json",
+            "journal.jsonl",
+            "lock",
+            "run.json",
+        ]
+        folder.complete({"record.json": write_json(folder.out / "record.json", plan)}, b"{}")
     with folder.held():
         assert folder.finished()
         assert folder.reuse(plan, ["options"]) == plan

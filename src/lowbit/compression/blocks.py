@@ -88,7 +88,7 @@ def _solve_block(
                 w = decoder.weights.linear(index, linear)
             try:
                 solution = solver.solve(name, index, linear, w, matrix, magnitude)
-            except SpecError as error:
+            except (SpecError, RecipeError) as error:
                 raise RecipeError(f"{name}: {error}") from error
             del w
             solutions[linear.name] = solution

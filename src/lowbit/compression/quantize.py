@@ -8,6 +8,7 @@ import torch
 
 from lowbit.formats.packed import compressed_tensors
 from lowbit.models.inventory import Linear
+from lowbit.models.weights import stored_as
 
 from .arrays import Arrays
 from .method import Method
@@ -104,7 +105,7 @@ def _pack(method: Method, arrays: Arrays, name: str, linear: Linear, codes: Any,
     packed = compressed_tensors.pack_module(
         name,
         arrays.take(codes),
-        arrays.take(scale).to(method.storage),
+        stored_as(method.storage, arrays.take(scale), "its scale"),
         arrays.take(zero_point),
         bits=method.bits,
         scheme=method.scheme,
@@ -116,6 +117,6 @@ def _pack(method: Method, arrays: Arrays, name: str, linear: Linear, codes: Any,
 
 
 def _dense(method: Method, name: str, linear: Linear, weight: torch.Tensor) -> Stored:
-    stored = weight.to(method.storage)
+    stored = stored_as(method.storage, weight, "its weight")
     layout = stored.T.contiguous() if linear.transposed else stored
     return Stored.of({f"{name}.weight": layout}, stored)

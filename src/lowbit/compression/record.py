@@ -9,6 +9,7 @@ from typing import Any
 from lowbit.data.text import TokenRows
 from lowbit.formats.dtypes import name_of
 from lowbit.models.decoder import Decoder
+from lowbit.models.machine import arithmetic
 from lowbit.runs.plan import versions
 
 from .arrays import Arrays
@@ -71,6 +72,7 @@ def make_plan(
             "device": str(arrays.backend.device),
             "forward_device": str(decoder.weights.device),
             "attention": decoder.inventory.attention,
+            **arithmetic(decoder.weights.device),
         },
     }
 
