@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tiny_models import contents
 
+from lowbit.models import machine
 from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
 from lowbit.runs import files, journal
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import BlockResumed, BlockStarted, Event, Finished, Started
+from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, Started
 
 Make = Callable[..., CompressOptions]
 
@@ -221,8 +223,42 @@ def test_changed_text_is_refused(options: Make, tmp_path: Path) -> None:
 def test_other_thread_count_is_refused(options: Make) -> None:
     with pytest.raises(_Boom):
         compress(options(threads=1), interrupt_after(1))
-    with pytest.raises(RecipeError, match=r"\n  machine\.threads: 1 -> 2\n"):
+    with pytest.raises(RecipeError, match=r"\n  machine\.threads: 1 -> 2\n.* continue it with --threads 1, or "):
         compress(options(threads=2))
+
+
+@pytest.mark.parametrize("part", ["vector_units", "blas"])
+def test_another_processor_is_refused(options: Make, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    with pytest.raises(_Boom):
+        compress(options(), interrupt_after(1))
+    if part == "blas":
+        monkeypatch.setattr(machine, "threadpool_info", lambda: [{"user_api": "blas", "internal_api": "other"}])
+    else:
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
+    with pytest.raises(RecipeError, match=rf"\n  machine\.{part}: .*\n.* on a processor of the same kind, or "):
+        compress(options())
+
+
+def test_threads_of_numpy_are_those_that_were_asked_for() -> None:
+    with machine.thread_count(1) as count:
+        blas = {pool["num_threads"] for pool in machine.threadpool_info() if pool["user_api"] == "blas"}
+        assert (count, blas) == (1, {1})
+
+
+def test_a_tied_model_stopped_behind_its_last_block(options: Make, tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing is left to compute but the record, which says the same as an undisturbed one."""
+    model = str(tiny(tie_word_embeddings=True))
+    whole = compress(options(model=model, out=tmp_path / "whole"))
+    stored = {name: tensor.numel() for name, tensor in load_file(Path(model) / "model.safetensors").items()}
+    assert whole.record["model"]["parameters"] == sum(stored.values())
+
+    def stop(event: Event) -> None:
+        if isinstance(event, BlockDone) and event.index + 1 == event.total:
+            raise _Boom
+
+    with pytest.raises(_Boom):
+        compress(options(model=model), stop)
+    assert contents(compress(options(model=model)).out) == contents(whole.out)
 
 
 def test_finished_directory_is_recognised(options: Make) -> None:

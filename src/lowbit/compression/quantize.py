@@ -105,12 +105,13 @@ def _pack(method: Method, arrays: Arrays, name: str, linear: Linear, codes: Any,
     packed = compressed_tensors.pack_module(
         name,
         arrays.take(codes),
-        stored_as(method.storage, arrays.take(scale), "its scale"),
+        arrays.take(scale).to(method.storage),
         arrays.take(zero_point),
         bits=method.bits,
         scheme=method.scheme,
     )
-    weight = compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme)
+    unpacked = compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme)
+    weight = stored_as(method.storage, unpacked, "its weight, as a reader unpacks it,")
     if linear.transposed:  # no other reader knows a packed Conv1D: such a weight is stored dequantized
         return _dense(method, name, linear, weight.to(torch.float32))
     return Stored.of(packed, weight)
