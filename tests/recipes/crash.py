@@ -26,7 +26,9 @@ from lowbit.runs.errors import RecipeError
 REFUSED = 2  # exit code of a run that said what was wrong
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["lowbit.recipes.compress", "transformers.models.llama.modeling_llama", "lowbit.report"])
+_CONTEXT.set_forkserver_preload(
+    ["lowbit.recipes.compress", "transformers.models.llama.modeling_llama", "lowbit.report"]
+)
 _BOUNDARIES = ("fsync", "replace", "unlink", "mkdir", "rmdir")
 _EXT4_SHUTDOWN, _WITHOUT_LOG = 0x8004587D, b"\x02\0\0\0"
 

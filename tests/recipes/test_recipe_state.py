@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import random
 import subprocess
 from pathlib import Path
@@ -215,9 +216,30 @@ def test_links_planted_in_an_output_directory_are_refused(tmp_path: Path, name: 
         place.symlink_to(elsewhere / "file")
         (elsewhere / "file").write_text("precious")
     before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
-    with pytest.raises(RecipeError, match=r"symbolic link|cannot write"), folder.held():
+    with pytest.raises(RecipeError, match=r"a link, a pipe or a device: remove it|cannot write"), folder.held():
         folder.finished()
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+
+
+def test_a_planted_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out", record="record.json", last="last.json")
+    with contextlib.suppress(KeyboardInterrupt), folder.held():
+        folder.begin({"options": {}})
+        raise KeyboardInterrupt
+    os.mkfifo(folder.work / "journal.jsonl")
+    with pytest.raises(RecipeError, match=r"journal\.jsonl is no file or folder of its own"), folder.held():
+        folder.finished()
+
+
+@pytest.mark.parametrize("content", [b"\xff{", b"[1]", b"[]", b'{"machine": 3}', b"[" * 100_000, b"{}"])
+def test_whatever_a_plan_on_disk_says_is_told_or_refused(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path / "out", record="record.json", last="last.json")
+    with contextlib.suppress(KeyboardInterrupt), folder.held():
+        folder.begin({"machine": {"threads": 1}})
+        raise KeyboardInterrupt
+    (folder.work / "run.json").write_bytes(content)
+    with pytest.raises(RecipeError, match=r"run\.json is damaged: remove|with other settings"), folder.held():
+        folder.begin({"machine": {"threads": 1}})
 
 
 def test_a_refused_run_refuses_no_corrected_one(tmp_path: Path) -> None:
@@ -246,16 +268,6 @@ def test_a_full_disk_is_no_refusal_of_the_run(tmp_path: Path) -> None:
         folder.begin({"options": {"bits": 4}})
 
 
-def test_a_damaged_plan_is_named(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "out", record="record.json", last="last.json")
-    with contextlib.suppress(KeyboardInterrupt), folder.held():
-        folder.begin({"options": {"bits": 3}})
-        raise KeyboardInterrupt
-    (folder.work / "run.json").write_bytes(b"\xff{")
-    with pytest.raises(RecipeError, match=r"run\.json is damaged: remove"), folder.held():
-        folder.begin({"options": {"bits": 3}})
-
-
 def test_differences_show_no_hashes() -> None:
     plans = [{"inputs": {"config.json": c * 64}, "calibration": {"sha256": c * 64}} for c in "ab"]
     assert plan_differences(*plans) == ["calibration: other content", "inputs.config.json: other content"]
@@ -273,7 +285,7 @@ def test_what_the_last_digits_depend_on_has_its_own_way_out() -> None:
         before, {**before, "machine": {**before["machine"], "vector_units": "AVX2"}}
     )
     assert "with the same versions" in advice(before, {**before, "versions": {"torch": "2"}})
-    assert advice(before, {**before, "options": {}}).startswith("repeat the old command")
+    assert advice(before, {**before, "options": {"bits": 3}}).startswith("repeat the old command")
 
 
 def test_folders_are_on_disk_before_what_is_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

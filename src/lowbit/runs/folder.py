@@ -70,7 +70,7 @@ class RunFolder:
         """
         fresh = not self.out.exists()
         make_folder(self.out)
-        self._refuse_link(self.work)
+        self._refuse_strange(self.work)
         with holding(self.work, owner_of=self.out):
             try:
                 yield
@@ -85,9 +85,9 @@ class RunFolder:
                         write_bytes(self._refused, b"")
                 raise
 
-    def _refuse_link(self, path: Path) -> None:
-        if path.is_symlink():
-            raise RecipeError(f"{path} is a symbolic link, and none in an output directory is followed: remove it")
+    def _refuse_strange(self, path: Path) -> None:
+        if path.is_symlink() or not (path.is_dir() or path.is_file() or not path.exists()):
+            raise RecipeError(f"{path} is no file or folder of its own, but a link, a pipe or a device: remove it")
 
     def finished(self) -> bool:
         """Whether an earlier run has finished.
@@ -104,7 +104,7 @@ class RunFolder:
                 "choose an empty or new directory"
             )
         for path in self.out.rglob("*"):
-            self._refuse_link(path)
+            self._refuse_strange(path)
         return finished
 
     def begin(self, plan: Mapping[str, Any]) -> Journal:

@@ -45,31 +45,33 @@ def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
+def _fields(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of all parts, named by their part unless they are options."""
+    fields: dict[str, Any] = {}
+    for part, value in plan.items():
+        label = "" if part == "options" else f"{part}."
+        fields |= {f"{label}{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {part: value}
+    return fields
+
+
 def plan_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Differing fields of two plans, named by their part unless they are options."""
-    labelled: list[dict[str, Any]] = [{}, {}]
-    for plan, fields in zip((before, now), labelled, strict=True):
-        for part, value in plan.items():
-            label = "" if part == "options" else f"{part}."
-            fields |= (
-                {f"{label}{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {part: value}
-            )
-    return differences(*labelled)
+    """Differing fields of two plans."""
+    return differences(_fields(before), _fields(now))
+
+
+_PROCESSOR = {"machine.vector_units", "machine.blas", "machine.gpu"}
 
 
 def advice(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What to do where an unfinished run has the plan ``before`` and a command the plan ``now``."""
-    parts = {part for part in before.keys() | now.keys() if before.get(part) != now.get(part)}
-    if parts <= {"machine", "versions"}:
-        threads = [plan.get("machine", {}).get("threads") for plan in (before, now)]
-        same = [f"with --threads {threads[0]}"] if threads[0] != threads[1] else []
-        if any(before.get("machine", {}).get(name) != now.get("machine", {}).get(name) for name in _PROCESSOR):
-            same.append("on a processor of the same kind")
-        if "versions" in parts:
-            same.append("with the same versions")
-        ways = " and ".join(same) or "as it was begun"
-        return f"the last digits of its numbers depend on these: continue it {ways}, or choose another output directory"
-    return "repeat the old command to continue it, or choose another output directory"
-
-
-_PROCESSOR = ("vector_units", "blas", "gpu")
+    old, new = _fields(before), _fields(now)
+    changed = {field for field in old.keys() | new.keys() if old.get(field) != new.get(field)}
+    ways = {
+        f"with --threads {old.get('machine.threads')}": {"machine.threads"},
+        "on a processor of the same kind": _PROCESSOR,
+        "with the same versions": {field for field in changed if field.startswith("versions.")},
+    }
+    if not changed <= set().union(*ways.values()):
+        return "repeat the old command to continue it, or choose another output directory"
+    how = " and ".join(way for way, fields in ways.items() if fields & changed)
+    return f"the last digits of its numbers depend on these: continue it {how}, or choose another output directory"
