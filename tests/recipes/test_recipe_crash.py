@@ -6,6 +6,7 @@ A directory never counts as finished that is not: where ``config.json`` is, ever
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from crash import REFUSED, Death, boundaries, kill, lose_power, run, start
+from crash import REFUSED, Death, Disk, boundaries, kill, lose_power, run, start
 from tiny_models import contents
 
 from lowbit.recipes.options import CompressOptions, parse_options
@@ -201,3 +202,30 @@ def test_power_cuts_of_a_real_file_system(
         subprocess.run(["umount", str(folder)], check=True)
         subject.check(mount(*words) / "new" / "out")
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_cut_forgets_what_the_disk_was_not_told(tmp_path: Path) -> None:
+    """The model of a disk: contents wait for fsync of their file, names for fsync of their folder."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "old").write_bytes(b"old")
+    disk = Disk(root)
+
+    def sync(path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        disk.synced(descriptor)
+        os.close(descriptor)
+
+    (root / "content without name").write_bytes(b"whole")
+    sync(root / "content without name")
+    (root / "old").write_bytes(b"changed")
+    disk.cut(tmp_path / "early", random.Random(1))
+    (root / "name without content").write_bytes(b"lost")
+    sync(root)
+    disk.cut(tmp_path / "late", random.Random(1))
+    assert contents(tmp_path / "early") == {"old": b"old"}
+    assert contents(tmp_path / "late") == {
+        "content without name": b"whole",
+        "name without content": b"",
+        "old": b"old",
+    }
