@@ -49,8 +49,8 @@ unit: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# A quarter of an hour: 200 kills, 60 sizes of a disk and 80 power cuts of tiny models, twenty kills during one run of
-# SmolLM2. Where file systems may not be mounted, disks and half of the power cuts are skipped.
+# A quarter of an hour: 200 kills, 100 flipped bits, 60 sizes of a disk and 80 power cuts of tiny models, twenty kills of
+# one run of SmolLM2. Where file systems may not be mounted, disks and half of the power cuts are skipped.
 crash: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q tests/recipes/test_recipe_crash.py
 

@@ -146,6 +146,26 @@ def test_power_cuts(subjects: tuple[Subject, Subject], tmp_path: Path, cases: in
         shutil.rmtree(root)
 
 
+@some(8, 100)
+def test_flipped_bits(subjects: tuple[Subject, Subject], tmp_path: Path, cases: int) -> None:
+    """One bit of one file of a stopped run, or of a finished one: made again or refused, never believed."""
+    draw = random.Random(cases)
+    stopped, finished = tmp_path / "stopped", tmp_path / "finished"
+    subject = subjects[0]
+    assert run(subject.make(stopped), Death(subject.boundaries * 3 // 4)) == -signal.SIGKILL
+    assert run(subject.make(finished)) == 0
+    for case in range(cases):
+        out = shutil.copytree((stopped, finished)[case % 2], tmp_path / "out")
+        path = draw.choice([path for path in sorted(out.rglob("*")) if path.is_file() and path.stat().st_size])
+        content = bytearray(path.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        code = run(subject.make(out))
+        assert code == REFUSED if case % 2 else code in (0, REFUSED), path
+        assert code or contents(out) == subject.whole, path
+        shutil.rmtree(out)
+
+
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """``mount(words)``: a mounted file system; skips where that is not allowed."""
