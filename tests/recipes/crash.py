@@ -132,9 +132,13 @@ class Disk:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             self._names[status.st_ino] = {entry.name: entry.inode() for entry in os.scandir(descriptor)}
+            for entry in os.scandir(descriptor):
+                if entry.is_dir() and entry.inode() not in self._names:  # a name of nothing, until it is synced itself
+                    self._names[entry.inode()] = {}
+                    os.open(entry.name, os.O_RDONLY, dir_fd=descriptor)
         else:
             self._content[status.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
-        os.dup(descriptor)  # as long as it is open, no other file gets its number
+        os.dup(descriptor)  # as long as one is open, no other file gets its number
 
     def cut(self, target: Path, draw: random.Random) -> None:
         """Make ``target`` what is left of ``root``: in half of all draws everything unsafe is lost."""

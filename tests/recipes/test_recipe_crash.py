@@ -241,7 +241,9 @@ def test_a_cut_forgets_what_the_disk_was_not_told(tmp_path: Path) -> None:
     (root / "old").write_bytes(b"changed")
     disk.cut(tmp_path / "early", random.Random(1))
     (root / "name without content").write_bytes(b"lost")
+    (root / "folder").mkdir()
     sync(root)
+    (root / "folder").rmdir()
     disk.cut(tmp_path / "late", random.Random(1))
     assert contents(tmp_path / "early") == {"old": b"old"}
     assert contents(tmp_path / "late") == {
@@ -249,3 +251,4 @@ def test_a_cut_forgets_what_the_disk_was_not_told(tmp_path: Path) -> None:
         "name without content": b"",
         "old": b"old",
     }
+    assert not list((tmp_path / "late" / "folder").iterdir())
