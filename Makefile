@@ -16,7 +16,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 UV     := $(VENV)/uv/bin/uv
 LOWEST := $(VENV)/lowest
 
-.PHONY: demo test test-slow test-extras fuzz lint types unit check install lock-check lowest conform bench docs clean
+.PHONY: demo test test-slow crash test-extras fuzz lint types unit check install lock-check lowest conform bench docs clean
 
 demo: $(READY)
 	$(BIN)/lowbit demo -o $(OUT)
@@ -46,9 +46,14 @@ types: $(READY)
 unit: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-# A quarter of an hour: twenty kills during one run, on a small model and on SmolLM2, and the memory of a 3 GB checkpoint.
+# Half an hour: what make crash runs, and the memory of a 3 GB checkpoint.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# A quarter of an hour: 200 kills, 100 flipped bits, 60 sizes of a disk and 80 power cuts of tiny models, twenty kills of
+# one run of SmolLM2. Where file systems may not be mounted, disks and half of the power cuts are skipped.
+crash: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q tests/recipes/test_recipe_crash.py
 
 # Each extra alone, in a fresh environment: minutes and, for torch, what pip downloads.
 test-extras: $(READY)

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import ctypes
 import gc
 import importlib.util
-import json as json_module
 import os
 import platform
 import sys
@@ -33,6 +33,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from lowbit.console import save_record
 
 __all__ = ["SCHEMA", "Case", "machine", "main", "peak_extra_bytes", "run", "run_case", "topics", "versions"]
 
@@ -366,15 +368,16 @@ def main(topic: str | None = None, quick: bool = False, json: Path | str | None 
         progress("")
         _print_case(name, record)
 
-    record = run(chosen, quick=quick, on_case=show, on_step=progress)
-    info = record["machine"]
-    threads = ", ".join(f"{n} {name} threads" for name, n in info["threads"].items())
-    print(f"\n{info['cpu']}, {info['cores']} cores" + (f", {threads}" if threads else ""))
-    print(", ".join(f"{name} {version}" for name, version in record["versions"].items()))
-    if quick:
-        print("quick run: small problems, not figures to publish")
+    with contextlib.redirect_stdout(sys.stderr if str(json) == "-" else sys.stdout):
+        record = run(chosen, quick=quick, on_case=show, on_step=progress)
+        info = record["machine"]
+        threads = ", ".join(f"{n} {name} threads" for name, n in info["threads"].items())
+        print(f"\n{info['cpu']}, {info['cores']} cores" + (f", {threads}" if threads else ""))
+        print(", ".join(f"{name} {version}" for name, version in record["versions"].items()))
+        if quick:
+            print("quick run: small problems, not figures to publish")
     if json is not None:
-        Path(json).write_text(json_module.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_record(Path(json), record)
     return 1 if any(case["status"] != "passed" for case in record["cases"]) else 0
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +59,7 @@ def conform(
     forms = {"json": json, "markdown": markdown, "html": html}
     options, clauses = list(option or ()), list(clause or ())
     try:
-        with _modules_of_this_folder(backend):
+        with _modules_of_this_folder(backend), _dash_is_standard_output(forms):
             if vectors_only:
                 code = run_vectors(backend, options=options, clauses=clauses, xfails=xfails, forms=forms)
             else:
@@ -70,6 +70,21 @@ def conform(
         typer.echo(f"lowbit conform: {error}", err=True)
         raise typer.Exit(USAGE) from error
     raise typer.Exit(code)
+
+
+@contextmanager
+def _dash_is_standard_output(forms: dict[str, Path | None]) -> Iterator[None]:
+    """A report to ``-`` has standard output for itself: what else is printed goes to standard error."""
+    dashed = [form for form, path in forms.items() if str(path) == "-"]
+    if not dashed:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lowbit-conform-") as folder:
+        forms.update({form: Path(folder, form) for form in dashed})
+        with redirect_stdout(sys.stderr):
+            yield
+        for written in filter(Path.is_file, (Path(folder, form) for form in dashed)):
+            typer.echo(written.read_text(encoding="utf-8"), nl=False)
 
 
 @contextmanager
@@ -162,7 +177,16 @@ def run_suite(
         hint = f"the suite needs {error.name}: {_hints.hint('conformance')}, or use --vectors-only"
         raise lowbit.BackendError(hint) from error
     with _alone() as folder:
-        alone = ["-p", "no:cacheprovider", "-c", f"{folder}/pytest.ini", "--rootdir", folder, "--noconftest"]
+        alone = [
+            "-p",
+            "no:cacheprovider",
+            "--capture=sys",
+            "-c",
+            f"{folder}/pytest.ini",
+            "--rootdir",
+            folder,
+            "--noconftest",
+        ]
         style = ["--import-mode=importlib", "--assert=plain", "-q", "--tb=short", "-rN", "--no-header", "-W", "ignore"]
         arguments = ["--pyargs", "lowbit.conformance.suite", "-p", "lowbit.conformance.plugin", *alone, *style]
         arguments += ["--lowbit-backend", backend, "--lowbit-profile", profile]
@@ -172,5 +196,5 @@ def run_suite(
             arguments += ["--lowbit-xfails", str(xfails.resolve())]
         for form, path in (forms or {}).items():
             if path is not None:
-                arguments += [f"--lowbit-{form}", str(path.resolve())]
+                arguments += [f"--lowbit-{form}", os.path.abspath(path)]  # a pipe has no other name
         return int(pytest.main(arguments))

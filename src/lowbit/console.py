@@ -26,7 +26,7 @@ from lowbit.runs.events import (
     Note,
     Started,
 )
-from lowbit.runs.files import make_folder, write_json
+from lowbit.runs.files import json_bytes, write_through
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -72,13 +72,12 @@ def jsonable(value: Any) -> Any:
 
 
 def save_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as strict JSON, whole or not at all, with the folders it needs.
+    """Write a record as strict JSON where a person said, see :func:`~lowbit.runs.files.write_through`.
 
     Raises:
         RecipeError: the system refuses.
     """
-    make_folder(path.parent)
-    write_json(path, jsonable(record))
+    write_through(path, json_bytes(jsonable(record)))
 
 
 class Console:
@@ -87,10 +86,12 @@ class Console:
     Args:
         quiet: show nothing but answers.
         stream: where progress goes; standard error unless a test wants it.
+        answers: where answers go; standard output if not said.
     """
 
-    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, answers: TextIO | None = None) -> None:
         self.quiet = quiet
+        self.answers = answers
         self.stream = stream or sys.stderr
         self.live = not quiet and self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
@@ -109,8 +110,8 @@ class Console:
             print(text, file=self.stream, flush=True)
 
     def answer(self, text: str) -> None:
-        """What the command was run for: standard output, also when quiet."""
-        print(text, flush=True)
+        """What the command was run for: also when quiet."""
+        print(text, file=self.answers or sys.stdout, flush=True)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Console]:

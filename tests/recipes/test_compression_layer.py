@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from lowbit.compression.arrays import Arrays
+from lowbit.compression.compensate import compensate
 from lowbit.compression.layer import LayerSolver, Solution
 from lowbit.compression.method import Method
 from lowbit.formats.packed.compressed_tensors import dequantize_module
 from lowbit.models.inventory import Linear
 from lowbit.runs.clock import Clock
+from lowbit.runs.errors import RecipeError
 
 M, K = 12, 32
 
@@ -114,3 +116,10 @@ def test_the_clock_knows_each_kind_of_work() -> None:
     assert math.isclose(sum(timings.values()), clock.elapsed(), abs_tol=0.1)
     clock.move("errors", "elsewhere", timings["errors"])
     assert clock.timings()["elsewhere"] == timings["errors"]
+
+
+def test_factors_too_large_for_their_type_are_refused() -> None:
+    arrays = Arrays.load("reference", device="cpu", threads=None)
+    how = method(compensate="svd", storage=torch.float16)
+    with pytest.raises(RecipeError, match=r"a factor of its adapter holds .*, which float16 cannot hold"):
+        compensate(how, arrays, torch.full((M, K), 1e12), None, torch.ones(K))

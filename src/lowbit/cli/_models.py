@@ -9,7 +9,7 @@ from typing import Any
 from lowbit.console import Console, share
 from lowbit.recipes.options import CompressOptions, EvalOptions, parse_options
 
-from ._parameters import option_command, save
+from ._parameters import answers, option_command, save
 
 __all__ = ["compress", "demo", "evaluate"]
 
@@ -23,7 +23,7 @@ def compress(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     options = parse_options(CompressOptions, **given)
     from lowbit.recipes.compress import compress as work
 
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, answers=answers(json))
     console.say(f"reading {Path(options.model).name}")
     with console.watch():
         result = work(options, console.on_event)
@@ -68,7 +68,7 @@ def evaluate(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     options = parse_options(EvalOptions, **given)
     from lowbit.recipes.evaluate import evaluate as work
 
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, answers=answers(json))
     with console.watch():
         result = work(options, console.on_event)
     console.answer(f"perplexity {result.perplexity:.4f} on {result.tokens} tokens of {result.source}")
@@ -89,4 +89,4 @@ def demo(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
 
     if "model" not in given:
         given["model"] = str(bundled_model())
-    save(json, work(parse_options(CompressOptions, **given, **_DEMO_TEXT), Console(quiet=quiet)))
+    save(json, work(parse_options(CompressOptions, **given, **_DEMO_TEXT), Console(quiet=quiet, answers=answers(json))))

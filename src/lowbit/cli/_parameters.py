@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -16,9 +17,11 @@ from lowbit.console import save_record
 from lowbit.recipes.options import Checked, Option, option_table, parse_options
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["Json", "config_text", "option_command", "read_config", "save"]
+__all__ = ["Json", "answers", "config_text", "option_command", "read_config", "save"]
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Config = Annotated[
     Path | None,
@@ -29,6 +32,11 @@ PrintConfig = Annotated[
 ]
 
 _SHORT = {"out": "-o"}
+
+
+def answers(json: Path | None) -> TextIO:
+    """Where a command says what it found: beside the record where that takes standard output for itself."""
+    return sys.stderr if str(json) == "-" else sys.stdout
 
 
 def save(path: Path | None, record: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import typer
 import lowbit
 
 from ._exits import Refusal
-from ._parameters import Json, save
+from ._parameters import Json, answers, save
 
 __all__ = ["bench", "check", "conform", "info"]
 
@@ -32,7 +32,7 @@ def check(
 
     names = [name.strip() for name in consumers.split(",") if name.strip()]
     kind, verdicts = check_directory(folder, names)
-    typer.echo("\n".join(report_lines(folder, kind, verdicts)))
+    typer.echo("\n".join(report_lines(folder, kind, verdicts)), answers(json))
     save(json, record(folder, kind, verdicts))
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
@@ -115,5 +115,5 @@ def info(json: Json = None) -> None:
     lines.append(f"Python {record['python']} on {record['platform']}, {record['cpus']} CPUs")
     lines += [f"backend {name:<12} {state}" for name, state in backends.items()]
     lines += [f"{name:<20} {version}" for name, version in packages.items()]
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join(lines), answers(json))
     save(json, record)

@@ -88,8 +88,9 @@ def _solve_block(
                 w = decoder.weights.linear(index, linear)
             try:
                 solution = solver.solve(name, index, linear, w, matrix, magnitude)
-            except SpecError as error:
-                raise RecipeError(f"{name}: {error}") from error
+            except (SpecError, RecipeError) as error:
+                remedy = ": choose another --dtype" if "overflows" in str(error) else ""
+                raise RecipeError(f"{name}: {error}{remedy}") from error
             del w
             solutions[linear.name] = solution
             before, after = (solution.measures[f"relative_error_{when}"] for when in ("before", "after"))

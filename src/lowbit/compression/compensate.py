@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lowbit.models.weights import stored_as
+
 from .arrays import Arrays
 from .method import Method
 
@@ -61,7 +63,9 @@ def compensate(method: Method, arrays: Arrays, d: torch.Tensor, c: Any, magnitud
         )
         b, a = low.B.weight, low.A.weight
         packed = sum(_packed_size(method, arrays, part, method.adapter_bits) for part in (low.B, low.A))
-    stored = [arrays.take(factor).to(method.storage).contiguous() for factor in (b, a)]
+    stored = [
+        stored_as(method.storage, arrays.take(factor), "a factor of its adapter").contiguous() for factor in (b, a)
+    ]
     return Patch(stored[0], stored[1], bound, solver, packed)
 
 

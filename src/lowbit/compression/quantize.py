@@ -8,6 +8,7 @@ import torch
 
 from lowbit.formats.packed import compressed_tensors
 from lowbit.models.inventory import Linear
+from lowbit.models.weights import stored_as
 
 from .arrays import Arrays
 from .method import Method
@@ -109,13 +110,14 @@ def _pack(method: Method, arrays: Arrays, name: str, linear: Linear, codes: Any,
         bits=method.bits,
         scheme=method.scheme,
     )
-    weight = compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme)
+    unpacked = compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme)
+    weight = stored_as(method.storage, unpacked, "its weight, as a reader unpacks it,")
     if linear.transposed:  # no other reader knows a packed Conv1D: such a weight is stored dequantized
         return _dense(method, name, linear, weight.to(torch.float32))
     return Stored.of(packed, weight)
 
 
 def _dense(method: Method, name: str, linear: Linear, weight: torch.Tensor) -> Stored:
-    stored = weight.to(method.storage)
+    stored = stored_as(method.storage, weight, "its weight")
     layout = stored.T.contiguous() if linear.transposed else stored
     return Stored.of({f"{name}.weight": layout}, stored)

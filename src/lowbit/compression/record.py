@@ -11,6 +11,7 @@ from lowbit.formats.consumers import peft_refusal, unpacked_alone
 from lowbit.formats.dtypes import name_of
 from lowbit.models.decoder import Decoder
 from lowbit.models.inventory import Inventory
+from lowbit.models.machine import arithmetic
 from lowbit.runs.plan import versions
 
 from .arrays import Arrays
@@ -73,6 +74,7 @@ def make_plan(
             "device": str(arrays.backend.device),
             "forward_device": str(decoder.weights.device),
             "attention": decoder.inventory.attention,
+            **arithmetic(decoder.weights.device),
         },
     }
 

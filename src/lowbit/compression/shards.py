@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
-from lowbit.models.weights import Reader
+from lowbit.models.weights import Reader, stored_as
 from lowbit.runs.events import Note, OnEvent
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
@@ -78,19 +78,27 @@ class Shards:
     # ---- written -------------------------------------------------------------------------------------------------
 
     def write_outer(self) -> None:
-        """Embeddings, final norm and head, untouched but for their type; nothing if they are there already."""
+        """Embeddings, final norm and head, untouched but for their type; nothing if they are there already.
+
+        Raises:
+            RecipeError: a value of theirs, or of the norms and biases of any block, does not fit the type.
+        """
         if self.journal.lines:
             return
-        checkpoint, storage = self._inventory.checkpoint, self._method.storage
-        tensors = {}
-        for name in self._inventory.outer:
-            stored = checkpoint.dtype(name)
-            dtype = storage if stored.is_floating_point else stored
-            tensors[name] = TensorSource(dtype, checkpoint.shape(name), self._reader_as(name, dtype))
+        for index in range(self._blocks):  # found now, not hours later
+            for name in self._inventory.block_names(index):
+                if len((kept := self._kept(name)).shape) < 2:
+                    kept.read()
+        tensors = {name: self._kept(name) for name in self._inventory.outer}
         self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
 
-    def _reader_as(self, name: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-        return lambda: self._decoder.weights.read(name).to(dtype)
+    def _kept(self, name: str) -> TensorSource:
+        """A tensor that is stored as it is, but for its type."""
+        checkpoint, source = self._inventory.checkpoint, self._inventory.where[name]
+        stored = checkpoint.dtype(source)
+        dtype = self._method.storage if stored.is_floating_point else stored
+        read = self._decoder.weights.read
+        return TensorSource(dtype, checkpoint.shape(source), lambda: stored_as(dtype, read(name), f"tensor {name}"))
 
     def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
         """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
@@ -103,13 +111,12 @@ class Shards:
             tensors |= {key: TensorSource.of(tensor) for key, tensor in solution.tensors.items()}
             if solution.factors is not None:
                 patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
-        kept, storage = [], self._method.storage
+        kept = []
         for name in self._inventory.block_names(index):
             if name not in solved:
-                tensor = self._decoder.weights.read(name)
-                if tensor.ndim > 1:
-                    kept.append({"name": name, "shape": list(tensor.shape)})
-                tensors[name] = TensorSource.of(tensor.to(storage) if tensor.is_floating_point() else tensor)
+                tensors[name] = self._kept(name)
+                if len(tensors[name].shape) > 1:
+                    kept.append({"name": name, "shape": list(tensors[name].shape)})
         files = {self.name(index + 1): self._write(index + 1, tensors)}
         if patches:
             beside = self._patch_file(index)
@@ -144,6 +151,10 @@ class Shards:
         file = SafetensorsFile(self._patch_file(index))
         names = [self._inventory.path(index, linear.name) for linear in self._inventory.linears[index]]
         return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
+
+    def files(self) -> dict[str, str]:
+        """sha256 in hex of every shard, by name."""
+        return {self.name(number): line["files"][self.name(number)] for number, line in enumerate(self.lines)}
 
     def weight_map(self) -> dict[str, str]:
         """Stored tensor → file."""

@@ -59,6 +59,7 @@ class Inventory:
         self.source = checkpoint.source
         self.model, self.attention = _build(checkpoint, dtype)
         self.untied = _untie(self.model, checkpoint)
+        self._parameters: int = sum(parameter.numel() for parameter in self.model.parameters())
         self.base: nn.Module = self.model.base_model
         self.name = type(self.model).__name__
         self.block_prefix, self.blocks = _find_blocks(self.model, self.base, checkpoint.source)
@@ -109,8 +110,8 @@ class Inventory:
         return [name for name, module in modules if isinstance(module, nn.Linear) and not self.in_block(name)]
 
     def parameters(self) -> int:
-        """Number of parameters, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Number of parameters, tied ones counted once: as they are before values come and go one by one."""
+        return self._parameters
 
     def values(self) -> int:
         """Number of values that the checkpoint holds for the model, whatever their type."""

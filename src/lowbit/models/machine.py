@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from lowbit.formats.checkpoint import Checkpoint
 from lowbit.formats.dtypes import FLOATS
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["check_device", "resolve_dtype", "storage_dtype", "thread_count"]
+__all__ = ["arithmetic", "check_device", "resolve_dtype", "storage_dtype", "thread_count"]
 
 
 def storage_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -41,11 +43,21 @@ def check_device(device: str) -> None:
 
 @contextlib.contextmanager
 def thread_count(threads: int | None) -> Iterator[int]:
-    """Number of threads of torch while the block runs; the caller's choice is restored after it."""
+    """Number of threads of torch and of BLAS while the block runs; the caller's choices are restored after it."""
     before = torch.get_num_threads()
+    count = threads or before
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield torch.get_num_threads()
+        torch.set_num_threads(count)
+        with threadpool_limits(count, user_api="blas"):
+            yield count
     finally:
         torch.set_num_threads(before)
+
+
+def arithmetic(device: torch.device) -> dict[str, Any]:
+    """What the last digits of a product depend on, beside threads and versions: kernels are chosen by processor."""
+    blas = {
+        f"{pool['internal_api']} {pool.get('architecture')}" for pool in threadpool_info() if pool["user_api"] == "blas"
+    }
+    found = {"vector_units": torch.backends.cpu.get_cpu_capability(), "blas": sorted(blas)}
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowbit.formats.dtypes import name_of
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
 
 from .inventory import Inventory, Linear
 from .surgery import add_patch, aligned, put
 
-__all__ = ["Factors", "Reader", "Weights", "first_bad"]
+__all__ = ["Factors", "Reader", "Weights", "first_bad", "stored_as"]
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x)."""
@@ -36,6 +37,22 @@ def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
         position.append(flat % length)
         flat //= length
     return tuple(reversed(position))
+
+
+def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """Finite values in the type that they are stored in.
+
+    Raises:
+        RecipeError: one of them is too large for the type, which would make it an infinity; ``what`` names them.
+    """
+    stored = tensor.to(dtype)
+    bad = first_bad(stored)
+    if bad is not None:
+        raise RecipeError(
+            f"{what} holds {float(tensor[bad]):.6g} at {bad}, which {name_of(dtype)} cannot hold: choose "
+            f"--dtype {'bfloat16 or float32' if dtype == torch.float16 else 'float32'}"
+        )
+    return stored
 
 
 class Weights:

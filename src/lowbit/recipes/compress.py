@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,12 @@ from lowbit.formats.checkpoint import Checkpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError
 from lowbit.models.decoder import Decoder
 from lowbit.models.machine import check_device, thread_count
-from lowbit.report import write_report
+from lowbit.report import render
 from lowbit.report.schema import require_record
 from lowbit.runs.clock import Clock, peak_memory
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Event, Finished, Note, OnEvent, Started
-from lowbit.runs.files import write_bytes, write_json, writing
+from lowbit.runs.files import digest, make_folder, remove_tree, write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
 from .options import CompressOptions
@@ -72,14 +73,19 @@ def compress(
     """
     tell = on_event or (lambda _: None)
     clock = Clock()
-    with thread_count(options.threads) as threads:
-        try:
-            record, done = _compress(options, checkpoint, tell, threads, clock)
-        except CheckpointError as error:
-            raise RecipeError(str(error)) from error
+    with thread_count(options.threads) as threads, _one_kind_of_error():
+        record, done = _compress(options, checkpoint, tell, threads, clock)
     before, after = (record["totals"][f"bytes_{when}"] for when in ("before", "after"))
     tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done))
     return CompressResult(record, clock.elapsed(), peak_memory(), options.out, clock.timings(), done)
+
+
+@contextlib.contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _compress(
@@ -98,7 +104,7 @@ def _compress(
     method.check(decoder.inventory)
     arrays = Arrays.load(options.backend, device=options.device, threads=options.threads)
     folder = RunFolder(options.out, record=_RECORD, last=_LAST)
-    with folder.held():
+    with folder.held(), _one_kind_of_error():
         finished = folder.finished()
         with clock("read"):
             inputs = checkpoint.fingerprint()
@@ -124,8 +130,8 @@ def _compress(
                 perplexity = measure_perplexity(decoder, shards, method, windows, tell)
         record = make_record(plan, decoder, method, shards, perplexity)
         with clock("write"):
-            _write_rest(folder, checkpoint, decoder, method, shards, record)
-        folder.complete()
+            written = _write_rest(folder, checkpoint, decoder, method, shards, record)
+            folder.complete(written, output_config(decoder.inventory, method))
         return record, False
 
 
@@ -203,17 +209,24 @@ def _write_rest(
     method: Method,
     shards: Shards,
     record: Mapping[str, Any],
-) -> None:
-    """Everything beside the weights; the files that make the directory loadable come last."""
+) -> dict[str, str]:
+    """Everything but the last file; the digest of each file of the result, by name."""
     out, work = folder.out, folder.work
     checkpoint.unchanged()
+    written = shards.files()
     if method.patches:
         save_adapter(out, decoder.inventory, shards, base_model=record["options"]["model"])
-    with writing(out):
-        checkpoint.save_side_files(out)
-    write_json(out / _RECORD, record, scratch=work)
-    with writing(out / "report.html"):
-        write_report(record, out / "report.html")
-    write_bytes(out / "README.md", readme(record).encode(), scratch=work)
-    write_json(out / "model.safetensors.index.json", output_index(shards), scratch=work)
-    write_bytes(out / _LAST, output_config(decoder.inventory, method), scratch=work)
+        written |= {f"adapter/{path.name}": digest(path) for path in (out / "adapter").iterdir()}
+    side = work / "side"  # libraries write here: they would follow links, and never wait for the disk
+    remove_tree(side)
+    make_folder(side)
+    with writing(side):
+        checkpoint.save_side_files(side)
+        for path in side.iterdir():
+            written[path.name] = write_bytes(out / path.name, path.read_bytes(), scratch=work)
+    written[_RECORD] = write_json(out / _RECORD, record, scratch=work)
+    written["report.html"] = write_bytes(out / "report.html", render(record).encode(), scratch=work)
+    written["README.md"] = write_bytes(out / "README.md", readme(record).encode(), scratch=work)
+    index = "model.safetensors.index.json"
+    written[index] = write_json(out / index, output_index(shards), scratch=work)
+    return written

@@ -1,5 +1,5 @@
 """One self-contained page per run: what was done, what it cost, and the evidence layer by layer."""
 
-from .page import render, write_report
+from .page import render
 
-__all__ = ["render", "write_report"]
+__all__ = ["render"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -18,7 +17,7 @@ from lowbit.console import byte_size, share
 
 from .svg import Series, bars, line_chart, linear_axis, log_axis
 
-__all__ = ["render", "write_report"]
+__all__ = ["render"]
 
 _STYLES = 8  # line colours of the style sheet
 _KINDS = 12  # small charts at most; further kinds of layer are in the table only
@@ -361,13 +360,3 @@ def render(record: Mapping[str, Any]) -> str:
             **{key: figure() for key, figure in figures.items()},
         }
     )
-
-
-def write_report(record: Mapping[str, Any], path: str | Path) -> None:
-    """Write the self-contained page of a run: no script, no outside file; equal records give equal bytes.
-
-    Args:
-        record: content of ``lowbit.json``.
-        path: the file to write.
-    """
-    Path(path).write_bytes(render(record).encode("utf-8"))

@@ -1,8 +1,12 @@
-"""The journal of a run: after each finished step one line is appended; a line that was cut short is dropped."""
+"""The journal of a run: after each finished step one line is appended; a line that was cut or changed is dropped.
+
+A line is the sha256 of a JSON object, a space and that object: what a disk has altered is found, not believed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RecipeError
-from .files import digest, sync_folder, write_bytes, writing
+from .files import digest, open_own, sync_folder, write_bytes, writing
 
 __all__ = ["Journal"]
 
@@ -25,11 +29,8 @@ class Journal:
             content = path.read_bytes()
             good = 0
             for raw in content.splitlines(keepends=True):
-                try:
-                    line = json.loads(raw)
-                except ValueError:
-                    break
-                if not raw.endswith(b"\n") or not isinstance(line, dict):
+                line = _decoded(raw)
+                if line is None:
                     break
                 self.lines.append(line)
                 good += len(raw)
@@ -37,18 +38,17 @@ class Journal:
                 self._cut(good)
 
     def _cut(self, size: int) -> None:
-        with writing(self.path), open(self.path, "r+b") as file:
+        with writing(self.path), open_own(self.path, "r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line; when this returns, it survives a crash."""
-        raw = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         size = self.path.stat().st_size if self.path.exists() else 0
         with writing(self.path):
             try:
-                with open(self.path, "ab") as file:
-                    file.write(raw)
+                with open_own(self.path, "ab") as file:
+                    file.write(_encoded(line))
                     file.flush()
                     os.fsync(file.fileno())
                 sync_folder(self.path.parent)
@@ -60,8 +60,7 @@ class Journal:
 
     def keep(self, count: int) -> None:
         """Forget every line after the first ``count``."""
-        text = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in self.lines[:count])
-        write_bytes(self.path, text)
+        write_bytes(self.path, b"".join(map(_encoded, self.lines[:count])))
         del self.lines[count:]
 
     def drop_unverified(self, folder: Path, step: Callable[[int], str]) -> str | None:
@@ -83,3 +82,17 @@ class Journal:
                 self.keep(number)
                 return step(number)
         return None
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    body = json.dumps(line, allow_nan=False).encode()
+    return hashlib.sha256(body).hexdigest().encode() + b" " + body + b"\n"
+
+
+def _decoded(raw: bytes) -> dict[str, Any] | None:
+    """The object of a line that is whole and as it was written, or None."""
+    checksum, _, body = raw.removesuffix(b"\n").partition(b" ")
+    if not raw.endswith(b"\n") or hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    line: dict[str, Any] = json.loads(body)
+    return line

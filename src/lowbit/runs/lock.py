@@ -3,81 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock, Timeout
 
 from .errors import RecipeError
-from .files import writing
+from .files import make_folder, write_json, writing
 
-__all__ = ["Lock"]
+__all__ = ["holding"]
+
+_PATIENCE = 0.5  # seconds: a holder that leaves removes the file, which looks like a held one for a moment
 
 
-class Lock:
-    """Exclusive use of an output directory by one process, freed by the kernel however the process ends."""
+@contextlib.contextmanager
+def holding(work: Path, *, owner_of: Path) -> Iterator[None]:
+    """Exclusive use of ``owner_of`` by one process while the block runs, freed by the system however the process ends.
 
-    def __init__(self, path: Path, *, owner_of: Path) -> None:
-        self.path = path
-        self.owner_of = owner_of
-        self._file: Any = None
+    Args:
+        work: folder of the lock and of the name of its holder; made if need be.
+        owner_of: what is held, for messages.
 
-    def acquire(self) -> None:
-        """Take the lock or raise :class:`RecipeError` saying who holds it."""
-        while True:
-            with writing(self.path):
-                try:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    file = open(self.path, "a+b")  # noqa: SIM115 - kept open as long as the lock is held
-                except FileNotFoundError:
-                    continue  # the holder removed the folder between the two calls: try again
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read().decode(errors="replace")
-                file.close()
-                raise RecipeError(f"{self.owner_of} is in use {_describe(holder)}") from None
-            with contextlib.suppress(FileNotFoundError):
-                # The previous holder may have removed the file that we opened: then the lock protects nothing.
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
-                    break
-            file.close()
-        me = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "start": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    Raises:
+        RecipeError: another process holds it; the message says which.
+    """
+    make_folder(work)
+    lock = FileLock(work / "lock", timeout=_PATIENCE)
+    holder = work / "holder.json"
+    with writing(lock.lock_file), contextlib.ExitStack() as stack:
         try:
-            with writing(self.path):
-                file.truncate(0)
-                file.write(json.dumps(me).encode())
-                file.flush()
-        except RecipeError:
-            file.close()
-            raise
-        self._file = file
-
-    def release(self) -> None:
-        """Give the lock back; harmless when it is not held."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __enter__(self) -> Lock:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+            stack.enter_context(lock)
+        except Timeout:
+            raise RecipeError(f"{owner_of} is in use {_described(holder)}") from None
+        held = stack.pop_all()
+    with held:
+        start = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "start": start})
+        yield
 
 
-def _describe(holder: str) -> str:
+def _described(holder: Path) -> str:
     try:
-        fields = json.loads(holder)
+        fields = json.loads(holder.read_text(encoding="utf-8"))
         return f"by process {fields['pid']} on {fields['host']} since {fields['start']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "by another process"
