@@ -34,6 +34,8 @@ CHANGED: dict[str, Any] = {
     "adapter_bits": 4,
     "calibration": "x.txt",
     "text_field": "body",
+    "chat_template": True,
+    "special_tokens": "none",
     "samples": 5,
     "length": 64,
     "sampling": "random",

@@ -100,8 +100,15 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "tokens": 16368,
             "source": "wikitext2-valid.txt",
         },
-        "calibration": {"source": "python-docs", "samples": 32, "length": 1024, "tokens": 32768, "sha256": "cd" * 32},
-        "evaluation": {"source": "wikitext2-valid.txt", "windows": 16, "sha256": "ef" * 32},
+        "calibration": {
+            "source": "python-docs",
+            "samples": 32,
+            "length": 1024,
+            "tokens": 32768,
+            "sha256": "cd" * 32,
+            "special_tokens": [],
+        },
+        "evaluation": {"source": "wikitext2-valid.txt", "windows": 16, "sha256": "ef" * 32, "special_tokens": []},
         "loads_with": {
             "format": "pack-quantized",
             "transformers": "from_pretrained with CompressedTensorsConfig(dequantize=True)",

@@ -159,7 +159,7 @@ def _tokens(options: CompressOptions, tokenizer: Any) -> tuple[TokenRows, TokenR
         samples=options.samples,
         length=options.length,
         seed=options.seed if options.sampling == "random" else None,
-        field=options.text_field,
+        **_as_text(options),
     )
     if options.evaluate is None:
         return rows, None
@@ -170,10 +170,19 @@ def _tokens(options: CompressOptions, tokenizer: Any) -> tuple[TokenRows, TokenR
         samples=None if tokens is None else max(1, tokens // options.evaluate_length),
         length=options.evaluate_length,
         skip=options.evaluate_skip,
-        field=options.text_field,
         purpose="evaluation",
+        **_as_text(options),
     )
     return rows, windows
+
+
+def _as_text(options: CompressOptions) -> dict[str, Any]:
+    """How text becomes tokens, the same for both."""
+    return {
+        "field": options.text_field,
+        "chat_template": options.chat_template,
+        "special_tokens": options.special_tokens,
+    }
 
 
 def _write_rest(

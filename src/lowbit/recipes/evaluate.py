@@ -1,8 +1,9 @@
 """Perplexity, block by block: a model larger than memory is measured as easily as a small one.
 
 The text is cut into windows of ``length`` tokens that do not overlap; each window predicts its tokens 2..length from
-the ones before. Perplexity is exp(mean negative log-likelihood over all predicted tokens). Likelihoods are computed in
-float32 from the model's logits and summed in float64.
+the ones before. Special tokens that begin a window (:mod:`lowbit.data.text`) are not predicted. Perplexity is exp(mean
+negative log-likelihood over all predicted tokens). Likelihoods are computed in float32 from the model's logits and
+summed in float64.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class EvalResult:
     """What :func:`evaluate` measured."""
 
     perplexity: float
-    tokens: int  # predicted tokens, length - 1 per window
+    tokens: int  # predicted tokens: all of a window but its first, or but the special tokens that begin it
     nll: float  # nats in all
     windows: int
     length: int
     source: str
     sha256: str  # of the token ids
+    special_tokens: tuple[int, ...]  # that begin every window and are not predicted
     dtype: str
     seconds: float
 
@@ -53,7 +55,12 @@ class EvalResult:
             "nll": self.nll,
             "windows": self.windows,
             "length": self.length,
-            "text": {"source": self.source, "sha256": self.sha256, "skip_tokens": options.skip_tokens},
+            "text": {
+                "source": self.source,
+                "sha256": self.sha256,
+                "skip_tokens": options.skip_tokens,
+                "special_tokens": list(self.special_tokens),
+            },
             "dtype": self.dtype,
             "seconds": self.seconds,
         }
@@ -88,11 +95,13 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
             length=length,
             skip=options.skip_tokens,
             field=options.text_field,
+            chat_template=options.chat_template,
+            special_tokens=options.special_tokens,
             purpose="evaluation",
         )
         name = "compensated" if factors else "compressed" if checkpoint.quantization else "base"
         variant = Variant(name, lambda index: (None, by_block[index]))
-        likelihood = stream_likelihood(decoder, rows.ids, [variant], on_event)[name]
+        likelihood = stream_likelihood(decoder, rows.ids, [variant], on_event, given=rows.given)[name]
     return EvalResult(
         perplexity=likelihood.perplexity,
         tokens=likelihood.tokens,
@@ -101,6 +110,7 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
         length=length,
         source=rows.source,
         sha256=rows.sha256,
+        special_tokens=rows.leading,
         dtype=name_of(decoder.weights.dtype),
         seconds=time.perf_counter() - started,
     )

@@ -19,6 +19,10 @@ __all__ = ["Checked", "CompressOptions", "EvalOptions", "Option", "Told", "optio
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+_FIELD = "Field or column of records in which the text is."
+_CHAT = "Make texts of lists of messages, with the model's chat template."
+_SPECIAL = "Begin every row as the tokenizer begins a text (auto: BOS where it adds one), or with nothing."
+
 # Options that say where things are or how a run is watched: changing them does not change one byte of the result.
 _PLACES = ("model", "out", "calibration", "evaluate", "threads")
 
@@ -216,9 +220,11 @@ class CompressOptions(Checked):
     rounds: Annotated[int, Told("Alternations of quantizing and compensating.", least=1, most=100)] = 1
     adapter_bits: Annotated[Literal[3, 4, 8] | None, Told("Quantize the adapter.")] = None
     calibration: Annotated[
-        str, Told("Text, JSONL or parquet file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
+        str, Told("Text, JSONL, CSV, parquet ... file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
     ] = "python-docs"
-    text_field: Annotated[str, Told("Field of JSONL and parquet records.", least=1)] = "text"
+    text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
+    chat_template: Annotated[bool, Told(_CHAT)] = False
+    special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
     samples: Annotated[int, Told("Calibration samples.", least=1)] = 32
     length: Annotated[int, Told("Tokens per sample.", least=2)] = 1024
     sampling: Annotated[Literal["first", "random"], Told("Which samples of the text.")] = "first"
@@ -339,8 +345,12 @@ class EvalOptions(Checked):
     """
 
     path: Annotated[str, Told("Model directory, compressed directory, hub id or GGUF file.", least=1)]
-    text: Annotated[str, Told("Text, JSONL or parquet file, hub dataset, python-docs.", least=1, metavar="SOURCE")]
-    text_field: Annotated[str, Told("Field of JSONL and parquet records.", least=1)] = "text"
+    text: Annotated[
+        str, Told("Text, JSONL, CSV, parquet ... file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
+    ]
+    text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
+    chat_template: Annotated[bool, Told(_CHAT)] = False
+    special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
     adapter: Annotated[Path | None, Told("PEFT directory made for this base.")] = None
     skip_tokens: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     tokens: Annotated[int | None, Told("At most this many tokens.", least=2)] = None
