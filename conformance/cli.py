@@ -36,7 +36,9 @@ class Profile(StrEnum):
 def conform(
     backend: Annotated[str, typer.Argument(help="Entry-point name, package.module, or package.module:attribute.")],
     xfails: Annotated[Path | None, typer.Option(help="Expected failures, lines of 'Q-3  # reason'.")] = None,
-    profile: Annotated[Profile, typer.Option(help="25, 200 or 2000 examples per check.")] = Profile.quick,
+    profile: Annotated[
+        Profile, typer.Option(help="25, 200 or 2000 examples per check.", case_sensitive=False)
+    ] = Profile.quick,
     json: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,

@@ -25,13 +25,32 @@ from lowbit.runs.events import (
     ModuleDone,
     Note,
     Started,
+    Step,
 )
 from lowbit.runs.files import make_folder, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Console", "byte_size", "duration", "jsonable", "save_record", "share"]
+__all__ = ["Console", "byte_size", "complain", "duration", "jsonable", "printable", "save_record", "share", "show"]
+
+
+def printable(text: str) -> str:
+    """The text with all that a terminal would obey or hide written as an escape: ``\\x1b``, ``\\u202e``; lines stay.
+
+    Names of files, tensors and models come from others: what they hold is shown and never carried out.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(text: str) -> None:
+    """What a command was run for: standard output."""
+    print(printable(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """What went wrong: standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def byte_size(value: float) -> str:
@@ -104,13 +123,13 @@ class Console:
         if self.quiet:
             return
         if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(printable(text), markup=False, highlight=False)
         else:
-            print(text, file=self.stream, flush=True)
+            print(printable(text), file=self.stream, flush=True)
 
     def answer(self, text: str) -> None:
         """What the command was run for: standard output, also when quiet."""
-        print(text, flush=True)
+        show(text)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Console]:
@@ -122,12 +141,12 @@ class Console:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         progress = Progress(
-            TextColumn("{task.fields[what]:<10}"),
+            TextColumn("{task.fields[what]:<10}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[cyan]{task.fields[left]}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[left]}", style="cyan", markup=False),
+            TextColumn("{task.description}", markup=False),
             console=RichConsole(file=self.stream),
             transient=True,
         )
@@ -147,6 +166,8 @@ class Console:
                 self._started(event)
             case Note():
                 self.say(f"note: {event.message}")
+            case Step():
+                self.say(event.what)
             case BlockStarted():
                 self._errors = []
                 self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
@@ -160,8 +181,7 @@ class Console:
             case EvaluationProgress():
                 self._evaluation_progress(event)
             case Evaluated():
-                self._evaluating = False
-                self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
+                self._evaluating = False  # the number belongs to the answer
             case Finished():
                 self._finished(event)
 
@@ -186,7 +206,7 @@ class Console:
         self._errors.append((event.before, event.after))
         if self._progress is not None and self._task is not None:
             arrow = "" if event.after is None else f" → {share(event.after)}"
-            text = f"{event.name}  {share(event.before)}{arrow}  {duration(event.seconds)}"
+            text = f"{printable(event.name)}  {share(event.before)}{arrow}  {duration(event.seconds)}"
             self._progress.update(self._task, description=text)
 
     def _block_done(self, event: BlockDone) -> None:
@@ -217,10 +237,9 @@ class Console:
         if event.already_done:
             self.say(f"{event.out} is finished already: nothing to compute")
             return
+        measured = f", evaluated in {duration(event.evaluation)}" if event.evaluation else ""
         self.say(
-            f"{event.out}: {byte_size(event.bytes_before)} -> {byte_size(event.bytes_after)} "
-            f"({event.bytes_before / max(1, event.bytes_after):.2f} times smaller) "
-            f"in {duration(event.seconds)}, peak {byte_size(event.peak_memory)}"
+            f"compressed in {duration(event.seconds - event.evaluation)}{measured}, peak {byte_size(event.peak_memory)}"
         )
 
 

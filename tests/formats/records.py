@@ -77,6 +77,7 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "quantizer": "rtn",
             "sparsity": None,
             "compensate": compensate,
+            "adapter_aware": False,
             "rank": rank,
             "seed": 0,
         },
@@ -111,6 +112,7 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
         "evaluation": {"source": "wikitext2-valid.txt", "windows": 16, "sha256": "ef" * 32, "special_tokens": []},
         "loads_with": {
             "format": "pack-quantized",
+            "dequantize": True,
             "transformers": "from_pretrained with CompressedTensorsConfig(dequantize=True)",
             "why": "asymmetric: the default path of transformers refuses packed zero points",
         },

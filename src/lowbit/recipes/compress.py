@@ -33,7 +33,7 @@ from lowbit.models.machine import check_device, thread_count
 from lowbit.report import write_report
 from lowbit.runs.clock import Clock, peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Event, Finished, OnEvent, Started
+from lowbit.runs.events import Event, Finished, Note, OnEvent, Started, Step
 from lowbit.runs.files import write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
@@ -77,8 +77,10 @@ def compress(
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
     before, after = (record["totals"][f"bytes_{when}"] for when in ("before", "after"))
-    tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done))
-    return CompressResult(record, clock.elapsed(), peak_memory(), options.out, clock.timings(), done)
+    timings = clock.timings()
+    evaluation = timings.get("evaluate", 0.0)
+    tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done, evaluation))
+    return CompressResult(record, clock.elapsed(), peak_memory(), options.out, timings, done)
 
 
 def _compress(
@@ -99,7 +101,9 @@ def _compress(
     with folder.held():
         finished = folder.finished()
         with clock("read"):
+            tell(Step(f"hashing the files of {Path(options.model).name}"))
             inputs = checkpoint.fingerprint()
+            tell(Step(f"tokenizing {Path(options.calibration).name}"))
             rows, windows = _tokens(options, checkpoint.tokenizer())
         chosen = {"model": model_name(options.model), **options.signature()}
         plan = make_plan(chosen, inputs, rows, windows, decoder, arrays, threads)
@@ -111,6 +115,8 @@ def _compress(
         layers = sum(len(linears) for linears in inventory.linears)
         blocks = len(inventory.blocks)
         tell(Started(options.model, str(options.out), blocks, layers, options.samples, options.length, shards.finished))
+        if options.bits == 16:
+            tell(Note("2:4 sparsity alone shrinks no file: zeros are stored like other weights; fewer bits do"))
         with clock("write"):
             shards.write_outer()
         compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)

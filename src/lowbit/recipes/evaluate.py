@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lowbit.data.text import load_rows
@@ -22,7 +23,7 @@ from lowbit.models.decoder import Decoder
 from lowbit.models.likelihood import Variant, stream_likelihood
 from lowbit.models.machine import check_device, thread_count
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Event
+from lowbit.runs.events import Event, Step
 
 from .options import EvalOptions
 
@@ -83,11 +84,13 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
             tokenizer = checkpoint.tokenizer()
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
+        tell = on_event or (lambda _: None)
         decoder = Decoder(checkpoint, dtype=options.dtype, device=options.device)
         by_block = split_factors(decoder.inventory, factors, options.path)
         samples = None if options.tokens is None else max(1, options.tokens // options.length)
         length = options.length if options.tokens is None else min(options.length, options.tokens)
         decoder.inventory.check_length(length)
+        tell(Step(f"tokenizing {Path(options.text).name}"))
         rows = load_rows(
             options.text,
             tokenizer,
@@ -101,7 +104,7 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
         )
         name = "compensated" if factors else "compressed" if checkpoint.quantization else "base"
         variant = Variant(name, lambda index: (None, by_block[index]))
-        likelihood = stream_likelihood(decoder, rows.ids, [variant], on_event, given=rows.given)[name]
+        likelihood = stream_likelihood(decoder, rows.ids, [variant], tell, given=rows.given)[name]
     return EvalResult(
         perplexity=likelihood.perplexity,
         tokens=likelihood.tokens,

@@ -22,6 +22,7 @@ __all__ = [
     "Note",
     "OnEvent",
     "Started",
+    "Step",
 ]
 
 
@@ -45,6 +46,13 @@ class Started(Event):
     samples: int
     length: int
     resumed_blocks: int  # blocks that an earlier, interrupted run has finished
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """Something begins that may take a while and tells nothing of itself: "hashing the files of SmolLM2"."""
+
+    what: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class Finished(Event):
     bytes_before: int
     bytes_after: int
     already_done: bool  # True when an earlier run had finished: nothing was computed
+    evaluation: float = 0.0  # of the seconds, those of the evaluation
 
 
 OnEvent = Callable[[Event], None]
