@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -117,6 +118,8 @@ class Console:
         self._errors: list[tuple[float, float | None]] = []
         self._evaluating = False
         self._left = ""
+        self._began: float | None = None  # the first block, until its first layer is done
+        self._blocks = 0  # from that one on
 
     def say(self, text: str) -> None:
         """One line of progress; nothing when quiet."""
@@ -169,6 +172,8 @@ class Console:
             case Step():
                 self.say(event.what)
             case BlockStarted():
+                if not self._blocks:
+                    self._began, self._blocks = time.perf_counter(), event.total - event.index
                 self._errors = []
                 self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
             case ModuleDone():
@@ -204,6 +209,14 @@ class Console:
 
     def _module_done(self, event: ModuleDone) -> None:
         self._errors.append((event.before, event.after))
+        if self._began is not None and event.share:
+            # A block is run twice, before and after its layers, which take what their weights suggest.
+            so_far = time.perf_counter() - self._began
+            block = 2 * (so_far - event.seconds) + event.seconds / event.share
+            self.say(
+                f"about {duration(max(so_far, self._blocks * block))} for {self._blocks} blocks, by the first layer"
+            )
+            self._began = None
         if self._progress is not None and self._task is not None:
             arrow = "" if event.after is None else f" → {share(event.after)}"
             text = f"{printable(event.name)}  {share(event.before)}{arrow}  {duration(event.seconds)}"

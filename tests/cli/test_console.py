@@ -125,6 +125,17 @@ def test_names_are_shown_and_not_obeyed(kind: type[io.StringIO], monkeypatch: py
     assert capsys.readouterr().out == escaped + "\n"
 
 
+def test_an_estimate_after_the_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((100.0, 113.0))
+    monkeypatch.setattr("lowbit.console.time.perf_counter", lambda: next(now))
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    # 10 s for the statistics and 3 s for a twelfth of the weights: a block of 2 x 10 + 36 s, thirty of them
+    for event in (BlockStarted(0, 30), *[ModuleDone("q", 0.05, None, 3.0, 1 / 12)] * 2, BlockStarted(1, 30)):
+        console.on_event(event)
+    assert stream.getvalue() == "about 28 min 00 s for 30 blocks, by the first layer\n"
+
+
 def test_a_block_without_adapter_shows_one_error() -> None:
     stream = io.StringIO()
     console = Console(stream=stream)

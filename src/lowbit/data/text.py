@@ -176,7 +176,8 @@ def load_rows(
         places = iter(drawn[:samples].tolist())
     else:
         places = None
-    rows, at = [], 0
+    rows: list[npt.NDArray[np.int64]] = []
+    at = 0
     while len(rows) != samples:
         at = at if places is None else next(places, len(stream))
         if tuple(stream[at : at + len(leading)]) == leading and at + len(leading) + own <= len(stream):

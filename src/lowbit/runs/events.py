@@ -78,6 +78,7 @@ class ModuleDone(Event):
     before: float  # relative output error ‖(W − Ŵ) Xᵀ‖ / ‖W Xᵀ‖ without the adapter
     after: float | None  # the same with the adapter, None without one
     seconds: float
+    share: float | None = None  # of the weights in the linear layers of its block
 
 
 @dataclass(frozen=True)
