@@ -94,7 +94,7 @@ def test_a_prompt_begins_as_a_text_does(tmp_path: Path) -> None:
     tokenizer = special_tokenizer("<s> $A")
     tokenizer.save_pretrained(folder)
     ids = tokenizer("The quick", return_tensors="pt")["input_ids"]
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
     assert generate(folder, "The quick", max_new_tokens=8) == tokenizer.decode(
         expected[0, ids.shape[1] :], skip_special_tokens=True
