@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import lowbit
-from lowbit import _hints
+from lowbit import _hints, console
 
 from . import report, vectors
 from .clauses import ClauseError, select
@@ -69,7 +69,7 @@ def conform(
                     backend, profile=profile.value, options=options, clauses=clauses, xfails=xfails, forms=forms
                 )
     except (ClauseError, ValueError, OSError, lowbit.BackendError) as error:
-        typer.echo(f"lowbit conform: {error}", err=True)
+        console.complain(f"lowbit conform: {error}")
         raise typer.Exit(USAGE) from error
     raise typer.Exit(code)
 
@@ -115,9 +115,9 @@ def run_vectors(
         clauses=report.combine(results, [i for i in wanted if i in known], expected),
     )
     report.write(run, **{f"{form}_path": path for form, path in (forms or {}).items()})
-    typer.echo(report.to_text(run))
+    console.show(report.to_text(run))
     for failed in (c for c in run.clauses if c.status == "fail"):
-        typer.echo(f"\n{failed.id}: {failed.note}")
+        console.show(f"\n{failed.id}: {failed.note}")
     return 0 if run.ok else 1
 
 

@@ -76,15 +76,17 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
         RecipeError: anything wrong with the inputs, in one sentence.
     """
     started = time.perf_counter()
+    tell = on_event or (lambda _: None)
     check_device(options.device)
     with thread_count(options.threads):
         try:
             checkpoint = open_checkpoint(options.path)
+            if options.adapter is not None:
+                tell(Step(f"hashing the weights of {Path(options.path).name}"))
             factors = adapter_factors(options.path, options.adapter)
             tokenizer = checkpoint.tokenizer()
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
-        tell = on_event or (lambda _: None)
         decoder = Decoder(checkpoint, dtype=options.dtype, device=options.device)
         by_block = split_factors(decoder.inventory, factors, options.path)
         samples = None if options.tokens is None else max(1, options.tokens // options.length)
