@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import lowbit
-from lowbit import _hints
+from lowbit import _hints, console
 
 from . import report, vectors
 from .clauses import ClauseError, select
@@ -36,7 +36,9 @@ class Profile(StrEnum):
 def conform(
     backend: Annotated[str, typer.Argument(help="Entry-point name, package.module, or package.module:attribute.")],
     xfails: Annotated[Path | None, typer.Option(help="Expected failures, lines of 'Q-3  # reason'.")] = None,
-    profile: Annotated[Profile, typer.Option(help="25, 200 or 2000 examples per check.")] = Profile.quick,
+    profile: Annotated[
+        Profile, typer.Option(help="25, 200 or 2000 examples per check.", case_sensitive=False)
+    ] = Profile.quick,
     json: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
@@ -67,7 +69,7 @@ def conform(
                     backend, profile=profile.value, options=options, clauses=clauses, xfails=xfails, forms=forms
                 )
     except (ClauseError, ValueError, OSError, lowbit.BackendError) as error:
-        typer.echo(f"lowbit conform: {error}", err=True)
+        console.complain(f"lowbit conform: {error}")
         raise typer.Exit(USAGE) from error
     raise typer.Exit(code)
 
@@ -128,9 +130,9 @@ def run_vectors(
         clauses=report.combine(results, [i for i in wanted if i in known], expected),
     )
     report.write(run, **{f"{form}_path": path for form, path in (forms or {}).items()})
-    typer.echo(report.to_text(run))
+    console.show(report.to_text(run))
     for failed in (c for c in run.clauses if c.status == "fail"):
-        typer.echo(f"\n{failed.id}: {failed.note}")
+        console.show(f"\n{failed.id}: {failed.note}")
     return 0 if run.ok else 1
 
 

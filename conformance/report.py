@@ -12,8 +12,10 @@ comparison that failed).
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +40,8 @@ __all__ = [
 SCHEMA = "lowbit.conformance/1"
 
 ClauseStatus: TypeAlias = Literal["pass", "fail", "xfail", "unsupported", "not implemented"]
+
+_ABSENT = re.compile(r"(?:no|without) (\w+(?:, \w+)*)")  # the note of a clause whose operations a backend lacks
 
 MARKS: Mapping[str, str] = {"pass": "✓", "fail": "✗", "xfail": "x", "unsupported": "–", "not implemented": "·"}
 
@@ -177,14 +181,42 @@ def _first_line(note: str) -> str:
 
 
 def to_text(run: Run) -> str:
-    """Plain lines for a terminal: one per clause, then the summary."""
-    lines = [
-        f"{MARKS[c.status]} {c.id:<5} {c.tier:<14} {c.status:<15} {_margin(c.margin):>8}  {CLAUSES[c.id].title}"
-        + (f"\n{'':12}{_first_line(c.note)}" if c.note else "")
-        for c in run.clauses
-    ]
-    head = f"{run.backend} on {run.device}, profile {run.profile}, specification {run.spec}, suite {run.suite}"
-    return "\n".join([head, *lines, _summary(run)])
+    """Plain lines for a terminal: one per judged clause, one per chapter for all that is missing, then the summary."""
+    lines = [f"{run.backend} on {run.device}, profile {run.profile}, specification {run.spec}, suite {run.suite}"]
+    for letter, group in itertools.groupby(run.clauses, key=lambda c: c.id[0]):
+        own = list(group)
+        missing = [c for c in own if c.status in ("unsupported", "not implemented")]
+        for c in own:
+            if c not in missing:
+                note = f"\n{'':12}{_brief(c.note)}" if c.note else ""
+                title = CLAUSES[c.id].title
+                lines.append(
+                    f"{MARKS[c.status]} {c.id:<5} {c.tier:<14} {c.status:<15} {_margin(c.margin):>8}  {title}{note}"
+                )
+        if missing:
+            lines.append(f"{MARKS['not implemented']} {letter:<5} {_missing(missing, len(own))}")
+    return "\n".join([*lines, _summary(run)])
+
+
+def _missing(missing: Sequence[ClauseResult], of: int) -> str:
+    """What keeps clauses of a chapter from being judged: absent operations, then reasons of their own."""
+    absent: dict[str, None] = {}
+    reasons = []
+    for c in missing:
+        if c.status == "not implemented" and (names := _ABSENT.fullmatch(c.note)):
+            absent |= dict.fromkeys(names[1].split(", "))
+        else:
+            reasons.append(f"{c.id} {c.status}: {_brief(c.note)}")
+    if len(missing) == of and not reasons:
+        return f"not implemented: all {of} clauses"
+    return f"{len(missing)} of {of} clauses: " + "; ".join([f"no {', '.join(absent)}"] * bool(absent) + reasons)
+
+
+def _brief(note: str) -> str:
+    """The first line of a note; a long list of absent operations, which the chapters name, as their number."""
+    head, word, names = _first_line(note).partition("without ")
+    count = names.count(",") + 1
+    return f"{head}{word}{names}" if count < 4 else f"{head}{word}{count} operations"
 
 
 def to_markdown(run: Run) -> str:

@@ -403,7 +403,8 @@ def test_guides_come_before_the_chapters() -> None:
 
 
 METHODS = {
-    "RTN": "uniform packing", "GPTQ": "gptq", "SparseGPT, Wanda": "sparsity", "EoRA": "eigenspace", "divergence at the output": "divergence", "choices under a budget": "choices",
+    "RTN": "uniform packing", "GPTQ": "gptq", "SparseGPT, Wanda": "sparsity", "EoRA": "eigenspace",
+    "divergence at the output": "divergence", "choices under a budget": "choices",
     "SVD, activation-scaled SVD": "low_rank", "NormalFloat and other codebooks": "codebook", "LoftQ": "loftq",
     "ternary weights, min-max": "ternary", "BCQ": "binary_coding", "AlphaTuning": "scale_tuning",
     "mixed precision": "mixed_precision", "RA-LoRA": "rank_budget", "DoRA": "dora", "RoLoRA, QuaRot": "rotation",

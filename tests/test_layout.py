@@ -406,6 +406,12 @@ def test_protocol_and_backends_have_one_signature(backend: object, name: str) ->
     assert shape(getattr(backend, name)) == shape(protocol.declarations()[name])
 
 
+def test_what_load_gives_has_every_operation_for_type_checkers() -> None:
+    assert inspect.get_annotations(lowbit.load)["return"] == "Complete[Any]"
+    assert set(inspect.getmro(protocol.Complete)) >= {protocol.Backend, *protocol.PROTOCOLS}
+    assert all(callable(getattr(protocol.Complete, name)) for name in protocol.operations())
+
+
 @functools.cache
 def documented() -> set[str]:
     """Everything that a page shows through mkdocstrings."""

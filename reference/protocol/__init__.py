@@ -55,6 +55,39 @@ class Backend(Protocol[Arr]):
         ...
 
 
+class Complete(
+    Backend[Arr],
+    PhiloxOps[Arr],
+    RoundingOps[Arr],
+    UniformOps[Arr],
+    CodebookOps[Arr],
+    TernaryOps[Arr],
+    LearnedStepOps[Arr],
+    OscillationOps[Arr],
+    BinaryOps[Arr],
+    ScaleTuningOps[Arr],
+    MixedPrecisionOps[Arr],
+    GptqOps[Arr],
+    MomentOps[Arr],
+    LowRankOps[Arr],
+    LoftqOps[Arr],
+    EigenspaceOps[Arr],
+    RankBudgetOps[Arr],
+    DoraOps[Arr],
+    RotationOps[Arr],
+    TableOps[Arr],
+    LutSearchOps[Arr],
+    CoresetOps[Arr],
+    DistillOps[Arr],
+    DiagnosticOps[Arr],
+    Protocol[Arr],
+):
+    """A backend with every operation, for type checkers: what :func:`lowbit.load` gives.
+
+    A backend that lacks an operation has no attribute of its name.
+    """
+
+
 PROTOCOLS: tuple[type, ...] = (
     PhiloxOps,
     RoundingOps,
@@ -114,6 +147,7 @@ __all__ = [
     "BinaryOps",
     "ChoiceOps",
     "CodebookOps",
+    "Complete",
     "CoresetOps",
     "DiagnosticOps",
     "DistillOps",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._hints import hint
+
+if TYPE_CHECKING:
+    from lowbit.reference.protocol import Complete
 
 __all__ = ["BackendError", "available", "load"]
 
@@ -26,7 +29,7 @@ def available() -> dict[str, str]:
     return {point.name: point.value for point in sorted(metadata.entry_points(group=_GROUP), key=lambda p: p.name)}
 
 
-def load(name: str, /, **options: Any) -> Any:
+def load(name: str, /, **options: Any) -> Complete[Any]:
     """Load a backend by entry-point name or import path; never by looking at array types, never a silent substitute.
 
     Args:
@@ -34,7 +37,8 @@ def load(name: str, /, **options: Any) -> Any:
         options: passed to the backend's ``configure(**options)``, such as ``device="cuda"``.
 
     Returns:
-        The module or object, which satisfies :class:`lowbit.reference.protocol.Backend`.
+        The module or object, which satisfies :class:`lowbit.reference.protocol.Backend`. Type checkers take it to have
+        every operation of the contract.
 
     Raises:
         BackendError: unknown name, missing dependency (with the extra to install), options that the backend
@@ -72,4 +76,4 @@ def load(name: str, /, **options: Any) -> Any:
     absent = [field for field in required if not hasattr(backend, field)]
     if absent:
         raise BackendError(f"{name!r} is not a backend: it lacks {', '.join(absent)}")
-    return backend
+    return backend  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,13 +26,32 @@ from lowbit.runs.events import (
     ModuleDone,
     Note,
     Started,
+    Step,
 )
 from lowbit.runs.files import json_bytes, write_through
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Console", "byte_size", "duration", "jsonable", "save_record", "share"]
+__all__ = ["Console", "byte_size", "complain", "duration", "jsonable", "printable", "save_record", "share", "show"]
+
+
+def printable(text: str) -> str:
+    """The text with all that a terminal would obey or hide written as an escape: ``\\x1b``, ``\\u202e``; lines stay.
+
+    Names of files, tensors and models come from others: what they hold is shown and never carried out.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """What a command was run for: standard output, or where it goes instead."""
+    print(printable(text), file=stream or sys.stdout, flush=True)
+
+
+def complain(text: str) -> None:
+    """What went wrong: standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def byte_size(value: float) -> str:
@@ -99,19 +119,21 @@ class Console:
         self._errors: list[tuple[float, float | None]] = []
         self._evaluating = False
         self._left = ""
+        self._began: float | None = None  # the first block, until its first layer is done
+        self._blocks = 0  # from that one on
 
     def say(self, text: str) -> None:
         """One line of progress; nothing when quiet."""
         if self.quiet:
             return
         if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(printable(text), markup=False, highlight=False)
         else:
-            print(text, file=self.stream, flush=True)
+            print(printable(text), file=self.stream, flush=True)
 
     def answer(self, text: str) -> None:
         """What the command was run for: also when quiet."""
-        print(text, file=self.answers or sys.stdout, flush=True)
+        show(text, self.answers)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Console]:
@@ -123,12 +145,12 @@ class Console:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         progress = Progress(
-            TextColumn("{task.fields[what]:<10}"),
+            TextColumn("{task.fields[what]:<10}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[cyan]{task.fields[left]}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[left]}", style="cyan", markup=False),
+            TextColumn("{task.description}", markup=False),
             console=RichConsole(file=self.stream),
             transient=True,
         )
@@ -148,7 +170,11 @@ class Console:
                 self._started(event)
             case Note():
                 self.say(f"note: {event.message}")
+            case Step():
+                self.say(event.what)
             case BlockStarted():
+                if not self._blocks:
+                    self._began, self._blocks = time.perf_counter(), event.total - event.index
                 self._errors = []
                 self._bar("blocks", event.total, event.index, left=self._left, text="statistics")
             case ModuleDone():
@@ -161,8 +187,7 @@ class Console:
             case EvaluationProgress():
                 self._evaluation_progress(event)
             case Evaluated():
-                self._evaluating = False
-                self.say(f"perplexity of the {event.name} model: {event.perplexity:.4g} on {event.tokens} tokens")
+                self._evaluating = False  # the number belongs to the answer
             case Finished():
                 self._finished(event)
 
@@ -185,9 +210,17 @@ class Console:
 
     def _module_done(self, event: ModuleDone) -> None:
         self._errors.append((event.before, event.after))
+        if self._began is not None and event.share:
+            # A block is run twice, before and after its layers, which take what their weights suggest.
+            so_far = time.perf_counter() - self._began
+            block = 2 * (so_far - event.seconds) + event.seconds / event.share
+            self.say(
+                f"about {duration(max(so_far, self._blocks * block))} for {self._blocks} blocks, by the first layer"
+            )
+            self._began = None
         if self._progress is not None and self._task is not None:
             arrow = "" if event.after is None else f" → {share(event.after)}"
-            text = f"{event.name}  {share(event.before)}{arrow}  {duration(event.seconds)}"
+            text = f"{printable(event.name)}  {share(event.before)}{arrow}  {duration(event.seconds)}"
             self._progress.update(self._task, description=text)
 
     def _block_done(self, event: BlockDone) -> None:
@@ -218,10 +251,9 @@ class Console:
         if event.already_done:
             self.say(f"{event.out} is finished already: nothing to compute")
             return
+        measured = f", evaluated in {duration(event.evaluation)}" if event.evaluation else ""
         self.say(
-            f"{event.out}: {byte_size(event.bytes_before)} -> {byte_size(event.bytes_after)} "
-            f"({event.bytes_before / max(1, event.bytes_after):.2f} times smaller) "
-            f"in {duration(event.seconds)}, peak {byte_size(event.peak_memory)}"
+            f"compressed in {duration(event.seconds - event.evaluation)}{measured}, peak {byte_size(event.peak_memory)}"
         )
 
 

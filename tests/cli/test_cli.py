@@ -123,6 +123,41 @@ def test_usage_errors_exit_with_2(capsys: Any) -> None:
     assert run([]) == 2
 
 
+def test_help_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    for words in ([], *([name] for name in COMMANDS)):
+        text = CliRunner().invoke(app, [*words, "--help"]).output
+        assert not re.search(r"\w\.\.\.$", text, re.MULTILINE)
+    assert "mypackage.backend" in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("lowbit ", {"compress", "eval", "demo", "check", "conform", "bench", "info"}),
+        ("lowbit compress --quantizer ", {"rtn", "gptq"}),
+        ("lowbit compress --special", {"--special-tokens"}),
+    ],
+)
+def test_shells_complete_commands_options_and_choices(
+    words: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("_LOWBIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit):
+        run([])
+    assert set(capsys.readouterr().out.split()) == offered
+
+
+@pytest.mark.parametrize("words", [["check", "a", "\x1b[2Jb"], ["eval", "\x1b[2J/x", "--text", "y"], ["\x1b[2J"]])
+def test_names_in_errors_are_shown_and_not_obeyed(words: list[str], capsys: Any) -> None:
+    assert run(words) == 2
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.err + captured.out
+    assert r"\x1b[2J" in captured.err
+
+
 # ---- compress and eval ----------------------------------------------------------------------------------------------
 
 
@@ -201,6 +236,26 @@ def test_eval_measures_base_packed_and_compensated(compressed: Path, workplace: 
         assert captured.err == ""
 
 
+def test_a_result_is_printed_once(workplace: Path, capsys: Any) -> None:
+    arguments = ["eval", str(workplace / "model"), "--text", str(workplace / "text.txt"), "--length", "32"]
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert (captured.err + captured.out).count("perplexity") == 1
+    assert captured.err.splitlines()[:2] == ["reading model", "tokenizing text.txt"]
+    measured = {"evaluate": workplace / "text.txt", "evaluate_tokens": 64, "evaluate_length": 32}
+    assert run(compress_arguments(workplace, "once", **measured)) == 0
+    captured = capsys.readouterr()
+    assert (captured.err + captured.out).count("perplexity") == 1
+    assert (captured.err + captured.out).count("times smaller") == 1
+    assert re.fullmatch(r"compressed in .*s, evaluated in .*s, peak .* [MG]B", captured.err.splitlines()[-1])
+
+
+def test_pruning_alone_says_that_it_shrinks_no_file(workplace: Path, capsys: Any) -> None:
+    assert run(compress_arguments(workplace, "pruned", bits=16, sparsity="2:4", compensate="none")) == 0
+    assert "note: 2:4 sparsity alone shrinks no file" in capsys.readouterr().err
+    assert "the files are as large as before" in (workplace / "pruned" / "README.md").read_text()
+
+
 def test_skip_tokens_may_count_from_the_end(workplace: Path, capsys: Any) -> None:
     records = []
     for skip in ("-64", "1936"):
@@ -217,9 +272,14 @@ def test_plain_lines_when_there_is_no_terminal(workplace: Path, capsys: Any) -> 
     captured = capsys.readouterr()
     assert "\x1b" not in captured.err + captured.out
     lines = captured.err.splitlines()
-    assert lines[0] == "reading model"
-    assert lines[1] == "model: 14 linear layers in 2 blocks, calibrated on 4 x 32 tokens"
-    assert re.fullmatch(r"block   1/2  7 layers, error \d+\.\d+ %  .* s, peak .* [MG]B(, .* left)?", lines[2])
+    assert lines[:4] == [
+        "reading model",
+        "hashing the files of model",
+        "tokenizing text.txt",
+        "model: 14 linear layers in 2 blocks, calibrated on 4 x 32 tokens",
+    ]
+    assert re.fullmatch(r"about .* s for 2 blocks, by the first layer", lines[4])
+    assert re.fullmatch(r"block   1/2  7 layers, error \d+\.\d+ %  .* s, peak .* [MG]B(, .* left)?", lines[5])
     assert captured.out.splitlines()[-1].endswith("loads with: from_pretrained")
 
 
@@ -231,7 +291,8 @@ def refusal(arguments: list[str], capsys: Any) -> str:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Traceback" not in captured.err
-    lines = [line for line in captured.err.splitlines() if not line.startswith("reading ")]
+    steps = ("loading ", "reading ", "hashing ", "tokenizing ")
+    lines = [line for line in captured.err.splitlines() if not line.startswith(steps)]
     assert lines[0].startswith("error: ")
     return "\n".join(lines).removeprefix("error: ")
 

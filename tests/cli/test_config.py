@@ -34,6 +34,8 @@ CHANGED: dict[str, Any] = {
     "adapter_bits": 4,
     "calibration": "x.txt",
     "text_field": "body",
+    "chat_template": True,
+    "special_tokens": "none",
     "samples": 5,
     "length": 64,
     "sampling": "random",
@@ -88,9 +90,9 @@ def test_print_config_needs_no_model_and_checks_what_is_given(capsys: Any) -> No
     assert "# model = ...\n" in printed
     assert "# clip_search = auto\n" in printed
     assert run(["compress", "--bits", "5", "--print-config"]) == 2
-    assert capsys.readouterr().err == "error: option bits: input should be 2, 3, 4, 8 or 16, got 5\n"
+    assert capsys.readouterr().err == "error: --bits: input should be 2, 3, 4, 8 or 16, got 5\n"
     assert run(["compress", "--act-order", "--print-config"]) == 2
-    assert capsys.readouterr().err == "error: act_order belongs to quantizer gptq\n"
+    assert capsys.readouterr().err == "error: --act-order belongs to quantizer gptq\n"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_print_config_needs_no_model_and_checks_what_is_given(capsys: Any) -> No
         ('symmetric = "yes"\n', "option symmetric: input should be a valid boolean, got 'yes'"),
         ("rank = [1]\n", "option rank: input should be a valid integer, got [1]"),
         ("bits = \n", "{file}: not a TOML file: Invalid value (at line 1, column 8)"),
-        ("", "option out is required"),
+        ("", "-o/--out is required"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, capsys: Any, content: str, message: str) -> None:
@@ -109,6 +111,67 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, capsys: Any, content: s
     file.write_text(content)
     assert run(["compress", "m", *(["-o", "x"] if content else []), "--config", str(file)]) == 2
     assert capsys.readouterr().err == f"error: {message.format(file=file)}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", ""], "-o/--out: name a directory, got ''"),
+        (["--out", " "], "-o/--out: name a directory, got ' '"),
+        (["--group-size", "-2"], "--group-size: input should be greater than or equal to -1, got -2"),
+        (["--text-field", ""], "--text-field: input should not be empty, got ''"),
+        (["--device", ""], "--device: input should not be empty, got ''"),
+        (["--evaluate", ""], "--evaluate: input should not be empty, got ''"),
+        (["--bits", "16"], "--bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4"),
+        (["--adapter-bits", "4", "--compensate", "none"], "--adapter-bits needs a compensation"),
+        (
+            ["--act-order", "--no-static-groups", "--quantizer", "gptq"],
+            "--act-order needs --static-groups: otherwise the groups are not runs of columns",
+        ),
+    ],
+)
+def test_a_refusal_names_the_flag(capsys: Any, words: list[str], message: str) -> None:
+    assert run(["compress", "m", "-o", "x", *words, "--print-config"]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_refusal_of_the_work_names_the_flag_too_and_leaves_paths_alone(
+    workplace: Path, tmp_path: Path, capsys: Any
+) -> None:
+    records = tmp_path / "text_field" / "a.jsonl"
+    records.parent.mkdir()
+    records.write_text('{"body": "x"}\n')
+    arguments = compress_arguments(workplace, "refused", calibration=records, quiet=True)
+    assert run(arguments) == 2
+    assert capsys.readouterr().err == (
+        f"error: {records}, line 1: no text field 'text' (it has: body); choose another --text-field\n"
+    )
+    (tmp_path / "run.toml").write_text('text_field = "title"\n')
+    assert run([*arguments, "--config", str(tmp_path / "run.toml")]) == 2
+    assert "choose another text_field\n" in capsys.readouterr().err  # it stands in the file, and so does its name
+    assert run(compress_arguments(workplace, "refused", group_size=48, quiet=True)) == 2
+    assert capsys.readouterr().err.startswith("error: --group-size 48 does not divide")
+
+
+@pytest.mark.parametrize("words", [["check", ""], ["info", "--json", ""], ["eval", "m", "--config", ""]])
+def test_an_empty_path_is_no_path(capsys: Any, words: list[str]) -> None:
+    assert run(words) == 2
+    assert "name a file or a directory" in capsys.readouterr().err
+
+
+def test_choices_in_any_case(capsys: Any) -> None:
+    words = ["--quantizer", "GPTQ", "--compensate", "EoRA", "--dtype", "BFloat16", "--sampling", "Random"]
+    assert run(["compress", "m", "-o", "x", *words, "--print-config"]) == 0
+    found = parse_options(CompressOptions, **tomllib.loads(capsys.readouterr().out))
+    assert (found.quantizer, found.compensate, found.dtype, found.sampling) == ("gptq", "eora", "bfloat16", "random")
+    assert found == CompressOptions(
+        model="m", out=Path("x"), quantizer="gptq", compensate="eora", dtype="bfloat16", sampling="random"
+    )
+
+
+def test_one_scale_per_row_as_others_say_it(capsys: Any) -> None:
+    assert run(["compress", "m", "-o", "x", "--group-size", "-1", "--print-config"]) == 0
+    assert parse_options(CompressOptions, **tomllib.loads(capsys.readouterr().out)).group_size is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: Any) -> None:

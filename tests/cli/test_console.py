@@ -6,10 +6,11 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lowbit.console import Console, byte_size, duration, jsonable, save_record, share, table
+from lowbit.console import Console, byte_size, duration, jsonable, printable, save_record, share, table
 from lowbit.runs.events import (
     BlockDone,
     BlockResumed,
@@ -21,9 +22,11 @@ from lowbit.runs.events import (
     ModuleDone,
     Note,
     Started,
+    Step,
 )
 
 EVENTS: list[Event] = [
+    Step("hashing the files of model"),
     Started("a/model", "out", 2, 4, 8, 64, 1),
     BlockResumed(0, 2, 0.5),
     Note("something"),
@@ -34,17 +37,17 @@ EVENTS: list[Event] = [
     EvaluationProgress(0, 2, 0.1),
     EvaluationProgress(1, 2, 0.1),
     Evaluated("base", 25.4411, 100),
-    Finished("out", 125.0, 900_000_000, 538_000_000, 200_000_000, False),
+    Finished("out", 125.0, 900_000_000, 538_000_000, 200_000_000, False, 40.0),
 ]
 
 PLAIN = """\
+hashing the files of model
 model: 4 linear layers in 2 blocks, calibrated on 8 x 64 tokens, 1 blocks already done
 block   1/2  verified, continued from an earlier run
 note: something
 block   2/2  2 layers, error 30.0 % -> 15.0 %  1 min 01 s, peak 812 MB
 evaluating 2 blocks
-perplexity of the base model: 25.44 on 100 tokens
-out: 538 MB -> 200 MB (2.69 times smaller) in 2 min 05 s, peak 900 MB
+compressed in 1 min 25 s, evaluated in 40.0 s, peak 900 MB
 """
 
 
@@ -91,6 +94,46 @@ def test_a_terminal_gets_a_bar_and_the_same_lines(monkeypatch: pytest.MonkeyPatc
     assert "evaluation" in text
     for line in PLAIN.splitlines():
         assert line in text or line.startswith("evaluating")
+
+
+HOSTILE = "\x1b[2J\x1b]0;x\x07[bold]\u202egnp.exe\r\udcff[/]"
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_names_are_shown_and_not_obeyed(kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "200")
+    stream = kind()
+    console = Console(stream=stream)
+    with console.watch():
+        for event in (
+            Started("m" + HOSTILE.replace("/", ""), "out", 1, 1, 1, 1, 0),
+            Note(HOSTILE),
+            BlockStarted(0, 1),
+            ModuleDone(HOSTILE, 0.2, 0.1, 0.3),
+        ):
+            console.on_event(event)
+            if console._progress is not None:
+                console._progress.refresh()
+    console.answer(HOSTILE)
+    escaped = r"\x1b[2J\x1b]0;x\x07[bold]\u202egnp.exe\r\udcff[/]"
+    assert printable(HOSTILE) == escaped
+    assert printable("zwölf 漢字\n✓") == "zwölf 漢字\n✓"
+    text = stream.getvalue()
+    assert escaped in text
+    assert not any(mark in text for mark in ("\x1b[2J", "\x1b]", "\x07", "\u202e", "\udcff"))
+    assert capsys.readouterr().out == escaped + "\n"
+
+
+def test_an_estimate_after_the_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((100.0, 113.0))
+    monkeypatch.setattr("lowbit.console.time.perf_counter", lambda: next(now))
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    # 10 s for the statistics and 3 s for a twelfth of the weights: a block of 2 x 10 + 36 s, thirty of them
+    for event in (BlockStarted(0, 30), *[ModuleDone("q", 0.05, None, 3.0, 1 / 12)] * 2, BlockStarted(1, 30)):
+        console.on_event(event)
+    assert stream.getvalue() == "about 28 min 00 s for 30 blocks, by the first layer\n"
 
 
 def test_a_block_without_adapter_shows_one_error() -> None:

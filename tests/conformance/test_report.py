@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,29 @@ def test_pages_are_self_contained_and_escaped() -> None:
     assert "## Counter-examples" in table
     assert "quantize(<x|y>)" in table
     assert "✗ Q-3a" in report.to_text(run())
+
+
+def test_what_is_missing_takes_a_line_a_chapter() -> None:
+    def clause(identifier: str, status: Any, note: str = "") -> report.ClauseResult:
+        return report.ClauseResult(identifier, "exact", "core", status, None, note)
+
+    rows = [clause(i, "not implemented", "no philox_words, philox_normal") for i in ("P-1", "P-1a", "P-2")]
+    rows += [clause("Q-1", "pass", "without fit_grid, pack, unpack, twn, statsq")]
+    rows += [
+        clause("Q-2", "not implemented", "no fit_grid"),
+        clause("Q-2a", "not implemented", "without fit_grid, pack"),
+    ]
+    rows += [clause("Q-3", "fail", "off by one\nat length"), clause("Q-4", "unsupported", "no multiplier")]
+    text = report.to_text(report.Run(1, "0", "partial", "cpu", "quick", rows))
+    assert [" ".join(line.split()) for line in text.splitlines()[1:]] == [
+        "· P not implemented: all 3 clauses",
+        "✓ Q-1 exact pass codes use the whole range of a width and a scheme, and no more",
+        "without 5 operations",
+        "✗ Q-3 exact fail codes differ only inside the tie band",
+        "off by one",
+        "· Q 3 of 5 clauses: no fit_grid, pack; Q-4 unsupported: no multiplier",
+        "1 pass, 1 fail, 1 unsupported, 5 not implemented",
+    ]
 
 
 def test_selection_of_clauses() -> None:

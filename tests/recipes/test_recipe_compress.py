@@ -26,7 +26,7 @@ from lowbit.models.taps import collect_inputs
 from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
 from lowbit.report.schema import load_schema, problems
-from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Started
+from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Started, Step
 
 Make = Callable[..., CompressOptions]
 
@@ -344,8 +344,11 @@ def test_record_and_events(options: Make, text: Path) -> None:
     assert tensors == sum(totals["bytes"].values()) - totals["bytes"]["adapter"]
     assert totals["bytes_after"] == tensors + totals["bytes"]["adapter"]
     assert totals["ratio"] == totals["bytes_before"] / totals["bytes_after"]
-    assert isinstance(events[0], Started)
+    steps = [event.what.split()[0] for event in events if isinstance(event, Step)]
+    assert steps == ["hashing", "tokenizing"]
+    assert isinstance(events[len(steps)], Started)
     assert isinstance(events[-1], Finished)
+    assert 0 < events[-1].evaluation == result.timings["evaluate"] < events[-1].seconds
     assert [event.index for event in events if isinstance(event, BlockDone)] == [0, 1]
     assert [event.name for event in events if isinstance(event, ModuleDone)][:2] == [
         "model.layers.0.self_attn.q_proj",

@@ -214,7 +214,7 @@ def test_adapter_of_another_base(options: Make, tmp_path: Path, text: Path) -> N
     [
         ({"bits": 5}, "option bits: input should be 2, 3, 4, 8 or 16, got 5"),
         ({"bits": 16}, "bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4"),
-        ({"group_size": -1}, "option group_size: input should be greater than or equal to 0, got -1"),
+        ({"group_size": -2}, "option group_size: input should be greater than or equal to -1, got -2"),
         ({"rank": 0}, "option rank: input should be greater than or equal to 1, got 0"),
         ({"sparsity": "1:4"}, "option sparsity: input should be '2:4', got '1:4'"),
         ({"act_order": True}, "act_order belongs to quantizer gptq"),

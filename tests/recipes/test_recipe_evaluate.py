@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import save_tiny, special_tokenizer
 
 from lowbit.data.text import load_rows
 from lowbit.recipes.compress import compress
@@ -46,6 +47,58 @@ def test_base_model(tiny: Callable[..., Path], text: Path, kind: str) -> None:
     assert result.windows == 5
     assert math.isclose(result.nll / result.tokens, expected, rel_tol=SAME_LIKELIHOOD)
     assert math.isclose(result.perplexity, math.exp(result.nll / result.tokens))
+
+
+@pytest.mark.parametrize(("single", "given"), [("<s> $A <pad>", 1), ("<pad> <s> $A", 2)])
+def test_windows_begin_with_special_tokens_that_are_not_predicted(
+    tmp_path: Path, text: Path, single: str, given: int
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = save_tiny(tmp_path / "model")
+    plain = evaluate(EvalOptions(path=str(folder), text=str(text), tokens=160, length=32))
+    tokenizer = special_tokenizer(single)
+    tokenizer.save_pretrained(folder)
+    options = EvalOptions(path=str(folder), text=str(text), tokens=160, length=32)
+    result = evaluate(options)
+    begin, own = tokenizer("")["input_ids"][:given], 32 - given
+    stream = tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
+    rows = torch.tensor([begin + stream[n * own : (n + 1) * own] for n in range(5)])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(folder)(input_ids=rows).logits[:, given - 1 : -1]
+    expected = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, given:].flatten()))
+    assert result.tokens == 5 * own
+    assert math.isclose(result.nll / result.tokens, expected, rel_tol=SAME_LIKELIHOOD)
+    assert result.record(options)["text"]["special_tokens"] == begin
+    bare = evaluate(EvalOptions(path=str(folder), text=str(text), tokens=160, length=32, special_tokens="none"))
+    assert (bare.perplexity, bare.sha256) == (plain.perplexity, plain.sha256)
+
+
+def test_a_run_records_what_begins_its_rows_and_measures_with_it(tmp_path: Path, options: Make, text: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    special_tokenizer("<s> $A").save_pretrained(folder)
+    bos = special_tokenizer("<s> $A")("")["input_ids"]
+    where = {"evaluate": str(text), "evaluate_tokens": 96, "evaluate_length": 32}
+    record = compress(options(model=str(folder), **where)).record
+    assert record["options"]["special_tokens"] == "auto"
+    assert record["calibration"]["special_tokens"] == record["evaluation"]["special_tokens"] == bos
+    measured = evaluate(EvalOptions(path=str(folder), text=str(text), tokens=96, length=32))
+    assert record["perplexity"]["base"] == measured.perplexity
+    assert record["perplexity"]["tokens"] == measured.tokens == 93
+
+
+def test_a_prompt_begins_as_a_text_does(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = save_tiny(tmp_path / "model")
+    tokenizer = special_tokenizer("<s> $A")
+    tokenizer.save_pretrained(folder)
+    ids = tokenizer("The quick", return_tensors="pt")["input_ids"]
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    assert generate(folder, "The quick", max_new_tokens=8) == tokenizer.decode(
+        expected[0, ids.shape[1] :], skip_special_tokens=True
+    )
 
 
 def test_three_variants_from_files_equal_those_of_the_run(options: Make, text: Path) -> None:

@@ -73,6 +73,17 @@ def byte_tokenizer() -> Any:
     )
 
 
+def special_tokenizer(single: str) -> Any:
+    """The byte tokenizer, with special tokens around a text: ``"<s> $A"``."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    names = [name for name in single.split() if name != "$A"]
+    ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in names]
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ids)
+    return tokenizer
+
+
 def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0, dtype: Any = None, **changes: Any) -> Path:
     """Write a model of ``kind`` with random weights and its tokenizer; returns the folder."""
     torch.manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,14 +65,13 @@ def test_l22_draws_mutation_and_crossover_of_the_trainer(shared: Path, file: str
 
 
 @pytest.fixture(params=["reference", "numba"])
-def backend(request: pytest.FixtureRequest) -> ModuleType:
+def backend(request: pytest.FixtureRequest) -> Any:
     """The specification, and the backend that is fast enough to be used for it."""
-    module: ModuleType = ref if request.param == "reference" else lowbit.load("numba")
-    return module
+    return lowbit.load(request.param)
 
 
 @pytest.mark.parametrize("file", SHORT)
-def test_l22_short_searches(shared: Path, file: str, backend: ModuleType) -> None:
+def test_l22_short_searches(shared: Path, file: str, backend: Any) -> None:
     v = load(shared, f"gqalut_ga_{file}")
     found = backend.genetic_search(
         function=SHORT[file], entries=8, seed=v.parameters["seed"], draws="published", generations=25
@@ -84,9 +83,7 @@ def test_l22_short_searches(shared: Path, file: str, backend: ModuleType) -> Non
 
 
 @pytest.mark.parametrize(("function", "entries"), SHIPPED)
-def test_l22_shipped_tables_bit_for_bit(
-    shared: Path, function: TableFunction, entries: int, backend: ModuleType
-) -> None:
+def test_l22_shipped_tables_bit_for_bit(shared: Path, function: TableFunction, entries: int, backend: Any) -> None:
     """Seed 42 and 500 generations: every number of the shipped files, signs of zeros included."""
     text = (shared / "golden" / f"{function}_pwl_{entries - 1}.json").read_text(encoding="utf-8")
     shipped = json.loads(text)[function]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -18,21 +19,28 @@ app = typer.Typer(
     name="lowbit",
     help="Low-bit compression and adaptation of neural networks: specified, checked, usable on real models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command(name="compress")(_models.compress)
-app.command(name="eval")(_models.evaluate)
-app.command(name="demo")(_models.demo)
-app.command(name="check")(_tools.check)
-app.command(
-    name="conform",
+
+
+def _add(name: str, work: Callable[..., Any], **settings: Any) -> None:
+    # What lists commands cuts the first line of their help, but not a text of its own.
+    app.command(name=name, short_help=inspect.getdoc(work), **settings)(work)
+
+
+_add("compress", _models.compress)
+_add("eval", _models.evaluate)
+_add("demo", _models.demo)
+_add("check", _tools.check)
+_add(
+    "conform",
+    _tools.conform,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
-)(_tools.conform)
-app.command(name="bench")(_tools.bench)
-app.command(name="info")(_tools.info)
+)
+_add("bench", _tools.bench)
+_add("info", _tools.info)
 
 
 def _version(asked: bool) -> None:

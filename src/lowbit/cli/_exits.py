@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import lowbit
 from lowbit._hints import hint
+from lowbit.console import complain
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
 
@@ -45,7 +47,7 @@ def guarded(command: Callable[..., Any], arguments: list[str] | None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "lowbit"):
             raise
-        print(f"this command needs {package}: {hint(_EXTRAS.get(package, 'hf'))}", file=sys.stderr)
+        complain(f"this command needs {package}: {hint(_EXTRAS.get(package, 'hf'))}")
         status = 1
     except Exception as error:
         status = _report(error)
@@ -72,13 +74,15 @@ def _report(error: Exception) -> int:
         return _INTERRUPTED
     if isinstance(code, int):  # typer's own: a usage error shows itself, Exit carries a status
         if show is not None:
-            show()
+            shown = io.StringIO()
+            show(shown)
+            complain(shown.getvalue().rstrip("\n"))
         return code
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        complain(f"error: {place}{error.strerror}")
         return _BAD_INPUT
     if isinstance(error, _refusals()):
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return _BAD_INPUT
     raise error

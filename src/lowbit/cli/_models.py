@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ _DEMO_TEXT = {"evaluate": "python-docs", "evaluate_skip": -8192, "evaluate_token
 def compress(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     """Compress a language model; run the same command again to continue after an interruption."""
     options = parse_options(CompressOptions, **given)
+    console = Console(quiet=quiet, answers=answers(json))
+    _say_loading(console)
     from lowbit.recipes.compress import compress as work
 
-    console = Console(quiet=quiet, answers=answers(json))
     console.say(f"reading {Path(options.model).name}")
     with console.watch():
         result = work(options, console.on_event)
@@ -36,6 +38,12 @@ def compress(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
         "already_done": result.already_done,
     }
     save(json, {**result.record, "run": run_facts})
+
+
+def _say_loading(console: Console) -> None:
+    """Importing them takes seconds, ten on a cold disk."""
+    if "torch" not in sys.modules:
+        console.say("loading torch and transformers")
 
 
 def _summary(record: Mapping[str, Any], out: str) -> str:
@@ -66,9 +74,11 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
 def evaluate(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     """Perplexity of a model, of a compressed directory, or of that with its adapter."""
     options = parse_options(EvalOptions, **given)
+    console = Console(quiet=quiet, answers=answers(json))
+    _say_loading(console)
     from lowbit.recipes.evaluate import evaluate as work
 
-    console = Console(quiet=quiet, answers=answers(json))
+    console.say(f"reading {Path(options.path).name}")
     with console.watch():
         result = work(options, console.on_event)
     console.answer(f"perplexity {result.perplexity:.4f} on {result.tokens} tokens of {result.source}")
@@ -84,9 +94,11 @@ def evaluate(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
 )
 def demo(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     """Compress SmolLM2-135M to 3 bits, measure it and let it speak; needs no network."""
+    console = Console(quiet=quiet, answers=answers(json))
+    _say_loading(console)
     from lowbit.demo import bundled_model
     from lowbit.demo import demo as work
 
     if "model" not in given:
         given["model"] = str(bundled_model())
-    save(json, work(parse_options(CompressOptions, **given, **_DEMO_TEXT), Console(quiet=quiet, answers=answers(json))))
+    save(json, work(parse_options(CompressOptions, **given, **_DEMO_TEXT), console))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +18,26 @@ from lowbit.console import save_record
 from lowbit.recipes.options import Checked, Option, option_table, parse_options
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["Json", "answers", "config_text", "option_command", "read_config", "save"]
+__all__ = ["Json", "answers", "config_text", "option_command", "place", "read_config", "save"]
+
+
+def place(text: str) -> Path:
+    """A path that was given on the command line; an empty one would mean the current folder."""
+    if not text.strip():
+        raise typer.BadParameter("name a file or a directory")
+    return Path(text)
+
 
 Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output.")
+    Path | None,
+    typer.Option("--json", metavar="FILE", parser=place, help="Write the result as JSON; - is standard output."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file with the same options; what is said here wins."),
+    typer.Option(
+        "--config", metavar="FILE", parser=place, help="TOML file with the same options; what is said here wins."
+    ),
 ]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print all options as such a file, and do nothing else.")
@@ -68,12 +80,16 @@ def option_command(
     def decorate(work: Callable[[dict[str, Any], Path | None, bool], None]) -> Callable[..., None]:
         def command(context: typer.Context, **values: Any) -> None:
             told = {name for name in table if _was_given(context, name)}
-            file = values.get("config")
-            given = own | ({} if file is None else read_config(file, kind)) | {name: values[name] for name in told}
-            if values.get("print_config"):
-                typer.echo(config_text(kind, given), nl=False)
-            else:
-                work(given, values["json"], values["quiet"])
+            file = {} if values.get("config") is None else read_config(values["config"], kind)
+            given = own | file | {name: values[name] for name in told}
+            try:
+                if values.get("print_config"):
+                    typer.echo(config_text(kind, given), nl=False)
+                else:
+                    work(given, values["json"], values["quiet"])
+            except RecipeError as error:
+                flags = {name: _flag(name, argument) for name in table if name in told or name not in file}
+                raise RecipeError(_with_flags(str(error), flags)) from error
 
         parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
         for name, option in table.items():
@@ -94,6 +110,28 @@ def option_command(
     return decorate
 
 
+def _flag(name: str, argument: str) -> str:
+    """How the command line calls a field, a short form included."""
+    if name == argument:
+        return name.upper()
+    return "/".join(filter(None, [_SHORT.get(name), f"--{name.replace('_', '-')}"]))
+
+
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message of the recipes with options as the command line calls them.
+
+    Said of options: ``option NAME``, a name that only an option can be, and at the beginning a name with its value.
+    """
+    names = {re.escape(name): flag for name, flag in flags.items()}
+    for name, flag in names.items():
+        message = re.sub(rf"\boption {name}\b", flag, message)
+        if "_" in name:
+            message = re.sub(rf"(?<![\w/.'\"\\-]){name}(?![\w/='\"-]|\.\w)", flag, message)
+        value = r"(?= (?:above )?-?\d| '| (?:eora|gptq|none)\b)"
+        message = re.sub(rf"^{name.replace('_', '[_ ]')}{value}", flag, message)
+    return message
+
+
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
@@ -108,7 +146,11 @@ def _parameter(option: Option, default: Any, unset: str | None, *, positional: b
         text = f"{text.removesuffix('.')}; required, here or in --config."
     kind = type(option.choices[0]) if option.choices else option.kind
     metavar = f"[{'|'.join(map(str, option.choices))}]" if option.choices else option.told.metavar
+    if kind is Path:  # "" would become the current folder before anybody sees it
+        kind, metavar, default = str, metavar or "<path>", None if default is None else str(default)
     facts: dict[str, Any] = {"help": text, "show_default": unset or True}
+    if option.choices:
+        facts["autocompletion"] = lambda: [str(choice) for choice in option.choices]
     if positional:
         info: Any = typer.Argument(**facts)
     else:

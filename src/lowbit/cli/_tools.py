@@ -12,15 +12,16 @@ from typing import Annotated, Any
 import typer
 
 import lowbit
+from lowbit.console import show
 
 from ._exits import Refusal
-from ._parameters import Json, answers, save
+from ._parameters import Json, answers, place, save
 
 __all__ = ["bench", "check", "conform", "info"]
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="An adapter or a model directory.")],
+    folder: Annotated[Path, typer.Argument(help="An adapter or a model directory.", parser=place)],
     consumers: Annotated[
         str,
         typer.Option("--for", metavar="NAMES", help="Comma-separated: peft, transformers, vllm, llama.cpp, gptqmodel."),
@@ -30,9 +31,9 @@ def check(
     """Say which tools load a directory, and why not; exit status 1 if one does not."""
     from lowbit.formats.check import check_directory, record, report_lines
 
-    names = [name.strip() for name in consumers.split(",") if name.strip()]
+    names = [name.strip().lower() for name in consumers.split(",") if name.strip()]
     kind, verdicts = check_directory(folder, names)
-    typer.echo("\n".join(report_lines(folder, kind, verdicts)), answers(json))
+    show("\n".join(report_lines(folder, kind, verdicts)), answers(json))
     save(json, record(folder, kind, verdicts))
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
@@ -115,5 +116,5 @@ def info(json: Json = None) -> None:
     lines.append(f"Python {record['python']} on {record['platform']}, {record['cpus']} CPUs")
     lines += [f"backend {name:<12} {state}" for name, state in backends.items()]
     lines += [f"{name:<20} {version}" for name, version in packages.items()]
-    typer.echo("\n".join(lines), answers(json))
+    show("\n".join(lines), answers(json))
     save(json, record)

@@ -15,6 +15,7 @@ the same hidden states: it repeats step 4 for the finished blocks and computes n
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any
 
@@ -73,6 +74,7 @@ def _solve_block(
     """Solve the layers of a block, group by group; a group's statistics are freed before the next one's are summed."""
     arrays, clock = solver.arrays, solver.clock
     solutions: dict[str, Solution] = {}
+    weights = sum(math.prod(linear.shape) for linear in decoder.inventory.linears[index])
     for leader in dict.fromkeys(moments.groups.values()):
         with clock("statistics"):
             total = arrays.backend.moment_total(moments.nodes.pop(leader))
@@ -94,7 +96,8 @@ def _solve_block(
             del w
             solutions[linear.name] = solution
             before, after = (solution.measures[f"relative_error_{when}"] for when in ("before", "after"))
-            tell(ModuleDone(name, before, after, time.perf_counter() - started))
+            share = math.prod(linear.shape) / weights
+            tell(ModuleDone(name, before, after, time.perf_counter() - started, share))
         del matrix
     return solutions
 

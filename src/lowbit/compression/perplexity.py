@@ -28,7 +28,7 @@ def measure_perplexity(
     ]
     if method.patches:
         variants.append(Variant("compensated", shards.block))
-    measured = stream_likelihood(decoder, windows.ids, variants, tell)
+    measured = stream_likelihood(decoder, windows.ids, variants, tell, given=windows.given)
     perplexity: dict[str, Any] = {
         name: measured[name].perplexity if name in measured else None for name in ("base", "compressed", "compensated")
     }

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["readme"]
+
+
+_MARKUP = re.compile(r"[\\`*\[\]<>|~&$#@:]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[Ww])\.")
+
+
+def _shown(name: Any) -> str:
+    """A name from a file as Markdown that shows it: on one line, without markup, links or what a terminal obeys."""
+    line = "".join(c if c.isprintable() else " " for c in str(name))
+    return _MARKUP.sub(r"\\\g<0>", " ".join(line.split()))
 
 
 def readme(record: Mapping[str, Any]) -> str:
@@ -15,10 +25,10 @@ def readme(record: Mapping[str, Any]) -> str:
     group = f"groups of {options['group_size']}" if options["group_size"] else "one scale per row"
     grid = "" if bits == 16 else f" {'symmetric' if options['symmetric'] else 'asymmetric'}, {group},"
     lines = [
-        f"# {options['model']}, compressed by lowbit",
+        f"# {_shown(options['model'])}, compressed by lowbit",
         "",
-        f"{record['model']['architecture']}, {record['modules'][0]['method']},{grid} {bits} bits per weight of its "
-        f"{len(record['modules'])} linear layers. {totals['bytes_before']:,} bytes before, "
+        f"{_shown(record['model']['architecture'])}, {record['modules'][0]['method']},{grid} {bits} bits per weight "
+        f"of its {len(record['modules'])} linear layers. {totals['bytes_before']:,} bytes before, "
         f"{totals['bytes_after']:,} after ({totals['ratio']:.2f} times smaller, adapter included).",
         "",
         *_perplexities(record["perplexity"]),
@@ -56,7 +66,7 @@ def _perplexities(perplexity: Mapping[str, Any] | None) -> list[str]:
         for name in ("base", "compressed", "compensated")
         if perplexity[name] is not None
     ]
-    measured = f"Measured on {perplexity['tokens']} tokens of {perplexity['source']}."
+    measured = f"Measured on {perplexity['tokens']} tokens of {_shown(perplexity['source'])}."
     return ["| model | perplexity |", "| --- | --- |", *rows, "", measured, ""]
 
 
@@ -79,7 +89,11 @@ def _code(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
 def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
     if loads["format"] == "dense":
         if options["bits"] == 16:
-            return ["The weights are pruned, not quantized: they are stored dense.", ""]
+            return [
+                "The weights are pruned, not quantized: they are stored dense, zeros like other values, and the files "
+                "are as large as before.",
+                "",
+            ]
         return [
             "Its modules keep their weights as (in, out), a layout that `transformers` cannot load packed, so "
             "the weights are stored dense, already dequantized: their values are those of "

@@ -54,7 +54,12 @@ def make_plan(
     """
     evaluation = None
     if windows is not None:
-        evaluation = {"source": windows.source, "windows": int(windows.ids.shape[0]), "sha256": windows.sha256}
+        evaluation = {
+            "source": windows.source,
+            "windows": int(windows.ids.shape[0]),
+            "sha256": windows.sha256,
+            "special_tokens": list(windows.leading),
+        }
     return {
         "schema": _SCHEMA,
         "versions": versions(),
@@ -66,6 +71,7 @@ def make_plan(
             "length": int(rows.ids.shape[1]),
             "tokens": int(rows.ids.size),
             "sha256": rows.sha256,
+            "special_tokens": list(rows.leading),
         },
         "evaluation": evaluation,
         "machine": {

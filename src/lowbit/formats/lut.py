@@ -97,7 +97,7 @@ def build_artefact(
     Raises:
         SpecError: L-6 when coefficients are no multiples of 2^-fraction_bits, L-8, L-18.
     """
-    spec = load("reference")
+    spec: Any = load("reference")  # with its chapters
     reports = spec.lut.table_report(function, table, fraction_bits=fraction_bits, tie=tie)
     integers = {b: spec.integer_table(table, scale_bits=b, fraction_bits=fraction_bits) for b in reports}
     return TableArtefact(function, fraction_bits, tie, table, integers, reports, origin)
@@ -242,7 +242,7 @@ def read_published(path: str | Path) -> tuple[TableFunction, dict[int, Table[Arr
 
 def entries(artefact: TableArtefact, *, scale_bits: int, out_bits: int) -> npt.NDArray[np.int8]:
     """The function from INT8 to INT8 at one scale: 256 codes of scale 2^-out_bits, for the codes −128 … 127."""
-    spec = load("reference")
+    spec: Any = load("reference")  # with its chapters
     found = spec.lut.activation_entries(_at(artefact, scale_bits), out_bits=out_bits, tie=artefact.tie)
     return np.asarray(found, np.int8)
 

@@ -1,7 +1,7 @@
 """Likelihood of a text under versions of a model, block by block, so that a model larger than memory is measured too.
 
-Each window of tokens predicts its tokens 2.. from the ones before. Likelihoods are computed in float32 from the
-model's logits and summed in float64.
+Each window of tokens predicts its tokens from the ones before, all but those that are given. Likelihoods are computed
+in float32 from the model's logits and summed in float64.
 """
 
 from __future__ import annotations
@@ -52,10 +52,13 @@ def stream_likelihood(
     windows: npt.NDArray[Any],
     variants: Sequence[Variant],
     on_event: OnEvent | None = None,
+    *,
+    given: int = 1,
 ) -> dict[str, Likelihood]:
     """Likelihood of ``windows`` (n, length) under each variant, all in one pass over the blocks.
 
-    The variants share what lies outside the blocks (embeddings, final norm, head), which ``decoder`` supplies.
+    The variants share what lies outside the blocks (embeddings, final norm, head), which ``decoder`` supplies. The
+    first ``given`` tokens of a window are not predicted.
 
     Raises:
         RecipeError: logits that are not finite; the message names the variant and the window.
@@ -78,17 +81,20 @@ def stream_likelihood(
         for variant in variants:
             nll = 0.0
             for window, hidden in enumerate(states[variant.name]):
-                nll += _window_nll(decoder, hidden, windows[window], variant.name, window)
-            tokens = windows.shape[0] * (windows.shape[1] - 1)
+                nll += _window_nll(decoder, hidden, windows[window], variant.name, window, given)
+            tokens = windows.shape[0] * (windows.shape[1] - given)
             results[variant.name] = Likelihood(nll, tokens)
             tell(Evaluated(variant.name, results[variant.name].perplexity, tokens))
     return results
 
 
 @torch.no_grad()
-def _window_nll(decoder: Decoder, hidden: torch.Tensor, ids: npt.NDArray[Any], variant: str, window: int) -> float:
-    """Negative log-likelihood of tokens 1.. of one window, in nats."""
-    targets = torch.as_tensor(ids[1:], dtype=torch.long, device=decoder.weights.device)
+def _window_nll(
+    decoder: Decoder, hidden: torch.Tensor, ids: npt.NDArray[Any], variant: str, window: int, given: int
+) -> float:
+    """Negative log-likelihood of the tokens of one window behind the ``given`` ones, in nats."""
+    hidden = hidden[:, given - 1 :]
+    targets = torch.as_tensor(ids[given:], dtype=torch.long, device=decoder.weights.device)
     total = 0.0
     for start in range(0, len(targets), _POSITIONS):
         stop = min(start + _POSITIONS, len(targets))

@@ -35,7 +35,7 @@ from lowbit.report import render
 from lowbit.report.schema import require_record
 from lowbit.runs.clock import Clock, peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Event, Finished, Note, OnEvent, Started
+from lowbit.runs.events import Event, Finished, Note, OnEvent, Started, Step
 from lowbit.runs.files import digest, make_folder, remove_tree, write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
@@ -76,8 +76,10 @@ def compress(
     with thread_count(options.threads) as threads, _one_kind_of_error():
         record, done = _compress(options, checkpoint, tell, threads, clock)
     before, after = (record["totals"][f"bytes_{when}"] for when in ("before", "after"))
-    tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done))
-    return CompressResult(record, clock.elapsed(), peak_memory(), options.out, clock.timings(), done)
+    timings = clock.timings()
+    evaluation = timings.get("evaluate", 0.0)
+    tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done, evaluation))
+    return CompressResult(record, clock.elapsed(), peak_memory(), options.out, timings, done)
 
 
 @contextlib.contextmanager
@@ -107,7 +109,9 @@ def _compress(
     with folder.held(), _one_kind_of_error():
         finished = folder.finished()
         with clock("read"):
+            tell(Step(f"hashing the files of {Path(options.model).name}"))
             inputs = checkpoint.fingerprint()
+            tell(Step(f"tokenizing {Path(options.calibration).name}"))
             rows, windows = _tokens(options, checkpoint.tokenizer())
         chosen = {"model": model_name(options.model), **options.signature()}
         plan = make_plan(chosen, inputs, rows, windows, decoder, arrays, threads)
@@ -121,6 +125,8 @@ def _compress(
         layers = sum(len(linears) for linears in inventory.linears)
         blocks = len(inventory.blocks)
         tell(Started(options.model, str(options.out), blocks, layers, options.samples, options.length, shards.finished))
+        if options.bits == 16:
+            tell(Note("2:4 sparsity alone shrinks no file: zeros are stored like other weights; fewer bits do"))
         with clock("write"):
             shards.write_outer()
         compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)
@@ -185,7 +191,7 @@ def _tokens(options: CompressOptions, tokenizer: Any) -> tuple[TokenRows, TokenR
         samples=options.samples,
         length=options.length,
         seed=options.seed if options.sampling == "random" else None,
-        field=options.text_field,
+        **_as_text(options),
     )
     if options.evaluate is None:
         return rows, None
@@ -196,10 +202,19 @@ def _tokens(options: CompressOptions, tokenizer: Any) -> tuple[TokenRows, TokenR
         samples=None if tokens is None else max(1, tokens // options.evaluate_length),
         length=options.evaluate_length,
         skip=options.evaluate_skip,
-        field=options.text_field,
         purpose="evaluation",
+        **_as_text(options),
     )
     return rows, windows
+
+
+def _as_text(options: CompressOptions) -> dict[str, Any]:
+    """How text becomes tokens, the same for both."""
+    return {
+        "field": options.text_field,
+        "chat_template": options.chat_template,
+        "special_tokens": options.special_tokens,
+    }
 
 
 def _write_rest(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lowbit.data.text import leading_tokens
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.dtypes import FLOATS
 from lowbit.formats.errors import CheckpointError
@@ -62,7 +63,9 @@ def generate(
             raise RecipeError(str(error)) from error
         decoder = Decoder(checkpoint, dtype=dtype, device=device)
         by_block = split_factors(decoder.inventory, factors, str(path))
-        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"].to(device)
+        plain = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        leading = torch.tensor([leading_tokens(tokenizer)], dtype=plain.dtype)
+        ids = torch.cat([leading, plain], dim=1).to(device)
         generator = torch.random.fork_rng() if not greedy else torch.no_grad()
         with decoder.weights.whole(by_block) as model, generator:
             if not greedy:

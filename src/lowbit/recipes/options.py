@@ -19,6 +19,10 @@ __all__ = ["Checked", "CompressOptions", "EvalOptions", "Option", "Told", "optio
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+_FIELD = "Field or column of records in which the text is."
+_CHAT = "Make texts of lists of messages, with the model's chat template."
+_SPECIAL = "Begin every row as the tokenizer begins a text (auto: BOS where it adds one), or with nothing."
+
 # Options that say where things are or how a run is watched: changing them does not change one byte of the result.
 _PLACES = ("model", "out", "calibration", "evaluate", "threads")
 
@@ -56,10 +60,12 @@ class Option(NamedTuple):
         if value is None and self.optional:
             return None
         if self.choices:
-            if not any(value == choice and type(value) is type(choice) for choice in self.choices):
-                *others, last = map(repr, self.choices)
-                raise ValueError(f"input should be {', '.join(others)}{' or ' if others else ''}{last}")
-            return value
+            folded = value.lower() if isinstance(value, str) else value
+            for choice in self.choices:
+                if folded == choice and type(value) is type(choice):
+                    return choice
+            *others, last = map(repr, self.choices)
+            raise ValueError(f"input should be {', '.join(others)}{' or ' if others else ''}{last}")
         value = _CONVERSIONS[self.kind](value)
         least, most = self.told.least, self.told.most
         if isinstance(value, str):
@@ -176,8 +182,8 @@ def parse_options(kind: type[Options], /, **given: Any) -> Options:
 class CompressOptions(Checked):
     """Everything that :func:`lowbit.recipes.compress.compress` can be told.
 
-    ``bits=16`` keeps the weights dense: with ``sparsity`` that prunes only. ``group_size`` 0 or None means one scale
-    per output row. ``rank`` is ignored with ``compensate="none"``.
+    ``bits=16`` keeps the weights dense: with ``sparsity`` that prunes only. ``group_size`` 0, -1 or None means one
+    scale per output row. ``rank`` is ignored with ``compensate="none"``.
 
     Raises:
         RecipeError: a value outside what is allowed, or options that contradict each other.
@@ -186,7 +192,7 @@ class CompressOptions(Checked):
     model: Annotated[str, Told("Local directory, hub id or GGUF file.", least=1)]
     out: Annotated[Path, Told("Output directory.")]
     bits: Annotated[Literal[2, 3, 4, 8, 16], Told("Bits of a code; 16 only prunes.")] = 3
-    group_size: Annotated[int | None, Told("Columns per scale; 0 for one scale per row.", least=0)] = 64
+    group_size: Annotated[int | None, Told("Columns per scale; 0 or -1 for one scale per row.", least=-1)] = 64
     symmetric: Annotated[bool, Told("Symmetric codes: transformers loads them as they are.")] = False
     quantizer: Annotated[Literal["rtn", "gptq"], Told("How weights are rounded.")] = "rtn"
     act_order: Annotated[
@@ -209,33 +215,37 @@ class CompressOptions(Checked):
             unset="auto",
         ),
     ] = None
-    sparsity: Annotated[Literal["2:4"] | None, Told("Two of four weights become zero.")] = None
+    sparsity: Annotated[Literal["2:4"] | None, Told("Two of four weights become zero; alone, it shrinks no file.")] = (
+        None
+    )
     pruner: Annotated[Literal["sparsegpt", "wanda"], Told("Which two.")] = "sparsegpt"
     compensate: Annotated[Literal["eora", "svd", "act-svd", "none"], Told("How the adapter is solved for.")] = "eora"
     rank: Annotated[int, Told("Rank of the adapter.", least=1)] = 32
     rounds: Annotated[int, Told("Alternations of quantizing and compensating.", least=1, most=100)] = 1
     adapter_bits: Annotated[Literal[3, 4, 8] | None, Told("Quantize the adapter.")] = None
     calibration: Annotated[
-        str, Told("Text, JSONL or parquet file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
+        str, Told("Text, JSONL, CSV, parquet or arrow file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
     ] = "python-docs"
-    text_field: Annotated[str, Told("Field of JSONL and parquet records.", least=1)] = "text"
+    text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
+    chat_template: Annotated[bool, Told(_CHAT)] = False
+    special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
     samples: Annotated[int, Told("Calibration samples.", least=1)] = 32
     length: Annotated[int, Told("Tokens per sample.", least=2)] = 1024
     sampling: Annotated[Literal["first", "random"], Told("Which samples of the text.")] = "first"
     seed: Annotated[int, Told("Seed of every draw.", least=0)] = 0
-    device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...")] = "cpu"
+    device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...", least=1)] = "cpu"
     backend: Annotated[str, Told("torch, numba, reference or an import path.", least=1)] = "torch"
     dtype: Annotated[Dtype, Told("Type of forward passes and of what is stored; auto is the model's own.")] = "auto"
     threads: Annotated[int | None, Told("CPU threads; all by default.", least=1)] = None
     spectrum: Annotated[bool, Told("Record the error spectrum of every layer up to 1024 wide.")] = True
-    evaluate: Annotated[str | None, Told("Text to measure perplexity on.", metavar="SOURCE")] = None
+    evaluate: Annotated[str | None, Told("Text to measure perplexity on.", least=1, metavar="SOURCE")] = None
     evaluate_tokens: Annotated[int | None, Told("Tokens to measure on.", least=2)] = 16384
     evaluate_skip: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     evaluate_length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "group_size", self.group_size or None)
+        object.__setattr__(self, "group_size", None if self.group_size in (0, -1) else self.group_size)
 
     def _contradiction(self) -> str | None:
         if self.bits == 16 and self.sparsity is None:
@@ -339,12 +349,16 @@ class EvalOptions(Checked):
     """
 
     path: Annotated[str, Told("Model directory, compressed directory, hub id or GGUF file.", least=1)]
-    text: Annotated[str, Told("Text, JSONL or parquet file, hub dataset, python-docs.", least=1, metavar="SOURCE")]
-    text_field: Annotated[str, Told("Field of JSONL and parquet records.", least=1)] = "text"
+    text: Annotated[
+        str, Told("Text, JSONL, CSV, parquet or arrow file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
+    ]
+    text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
+    chat_template: Annotated[bool, Told(_CHAT)] = False
+    special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
     adapter: Annotated[Path | None, Told("PEFT directory made for this base.")] = None
     skip_tokens: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     tokens: Annotated[int | None, Told("At most this many tokens.", least=2)] = None
     length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
     dtype: Annotated[Dtype, Told("Type of forward passes; auto is the model's own.")] = "auto"
-    device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...")] = "cpu"
+    device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...", least=1)] = "cpu"
     threads: Annotated[int | None, Told("CPU threads; all by default.", least=1)] = None

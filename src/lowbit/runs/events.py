@@ -22,6 +22,7 @@ __all__ = [
     "Note",
     "OnEvent",
     "Started",
+    "Step",
 ]
 
 
@@ -48,6 +49,13 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
+class Step(Event):
+    """Something begins that may take a while and tells nothing of itself: "hashing the files of SmolLM2"."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class Note(Event):
     """Something worth knowing that is not an error."""
 
@@ -70,6 +78,7 @@ class ModuleDone(Event):
     before: float  # relative output error ‖(W − Ŵ) Xᵀ‖ / ‖W Xᵀ‖ without the adapter
     after: float | None  # the same with the adapter, None without one
     seconds: float
+    share: float | None = None  # of the weights in the linear layers of its block
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ class Finished(Event):
     bytes_before: int
     bytes_after: int
     already_done: bool  # True when an earlier run had finished: nothing was computed
+    evaluation: float = 0.0  # of the seconds, those of the evaluation
 
 
 OnEvent = Callable[[Event], None]
