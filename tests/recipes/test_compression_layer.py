@@ -114,3 +114,21 @@ def test_the_clock_knows_each_kind_of_work() -> None:
     assert math.isclose(sum(timings.values()), clock.elapsed(), abs_tol=0.1)
     clock.move("errors", "elsewhere", timings["errors"])
     assert clock.timings()["elsewhere"] == timings["errors"]
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
+def test_an_adapter_of_all_directions_leaves_gptq_the_whole_moment(backend: str) -> None:
+    """Six tokens span six directions: an adapter of rank six restores any error there and says nothing of others."""
+    w, x = problem()
+    x = x[:6]
+    arrays = Arrays.load(backend, device="cpu", threads=None)
+    c = arrays.give(((x.double().T @ x.double()) / len(x)).to(arrays.moment_dtype))
+
+    def solution(rank: int, **changes: Any) -> Solution:
+        how = method(quantizer="gptq", act_order=True, rank=rank, **changes)
+        return LayerSolver(how, arrays, Clock()).solve("a.b", 7, Linear("b", (M, K), False), w, c, x.abs().mean(0))
+
+    aware, plain = solution(6, adapter_aware=True, damping=0.1, rounds=2), solution(6)
+    assert (aware.full_rank, plain.full_rank) == (True, False)
+    assert torch.equal(aware.tensors["a.b.weight_packed"], plain.tensors["a.b.weight_packed"])
+    assert not solution(5, adapter_aware=True, damping=0.1).full_rank

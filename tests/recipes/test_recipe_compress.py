@@ -24,7 +24,7 @@ from lowbit.models.taps import collect_inputs
 from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
 from lowbit.report.schema import load_schema, problems
-from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Started
+from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Note, Started
 
 Make = Callable[..., CompressOptions]
 
@@ -395,3 +395,19 @@ def test_a_compressed_directory_can_be_compressed_again(options: Make, tmp_path:
     first = compress(options(out=tmp_path / "a", bits=4, compensate="none"))
     second = compress(options(out=tmp_path / "b", model=str(first.out), bits=4, compensate="none"))
     assert second.record["modules"][0]["relative_error_before"] < 1e-6
+
+
+def test_pruning_alone_says_that_nothing_shrinks(options: Make) -> None:
+    events: list[Event] = []
+    result = compress(options(sparsity="2:4", bits=16), events.append)
+    assert any(isinstance(event, Note) and "no file smaller" in event.message for event in events)
+    assert "in files no smaller" in (result.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_adapter_of_all_directions_is_said_aloud(options: Make) -> None:
+    """Three tokens and rank four: GPTQ has no direction left to spare, and weighs errors as without an adapter."""
+    events: list[Event] = []
+    compress(options(quantizer="gptq", samples=1, length=3, backend="torch"), events.append)
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert len(notes) == 2
+    assert all("lower rank" in note and "self_attn.q_proj" in note for note in notes)

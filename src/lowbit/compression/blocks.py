@@ -24,7 +24,7 @@ from lowbit.models.decoder import Decoder
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, ModuleDone, OnEvent
+from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, ModuleDone, Note, OnEvent
 
 from .layer import LayerSolver, Solution
 from .moments import BlockMoments, collect_moments
@@ -95,6 +95,14 @@ def _solve_block(
             before, after = (solution.measures[f"relative_error_{when}"] for when in ("before", "after"))
             tell(ModuleDone(name, before, after, time.perf_counter() - started))
         del matrix
+    if full := [name for name, solution in solutions.items() if solution.full_rank]:
+        tell(
+            Note(
+                f"block {index}: rank {solver.method.rank} is all directions that the calibration inputs of "
+                f"{', '.join(full)} have, so errors were weighed there as without an adapter; take more calibration "
+                "samples or a lower rank"
+            )
+        )
     return solutions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,7 +34,7 @@ class Method:
     rounds: int  # alternations of compressing and compensating
     adapter_aware: bool  # the compression spares what the adapter will restore
     adapter_bits: int | None
-    adapter_damping: float
+    adapter_damping: float  # the same where all of a second moment counts
     spectrum: bool  # record the error spectrum
     storage: torch.dtype  # of scales, dense weights and factors
 
@@ -68,6 +69,14 @@ class Method:
             *([self.compensate] if patched else []),
         ]
         return " + ".join(parts)
+
+    def remarks(self) -> Iterator[str]:
+        """What a user should know of the result before any work is done."""
+        if self.bits == 16:
+            yield (
+                "2:4 sparsity alone makes no file smaller: the weights are stored dense, zeros included; "
+                "fewer bits would shrink it"
+            )
 
     def check(self, inventory: Inventory) -> None:
         """Everything that would fail at some layer fails here, before anything is written.

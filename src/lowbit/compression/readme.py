@@ -78,7 +78,7 @@ def _code(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
 def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
     if loads["format"] == "dense":
         if options["bits"] == 16:
-            return ["The weights are pruned, not quantized: they are stored dense.", ""]
+            return ["The weights are pruned, not quantized: stored dense, zeros included, in files no smaller.", ""]
         return [
             "Its modules keep their weights as (in, out), a layout that `transformers` cannot load packed, so "
             "the weights are stored dense, already dequantized: their values are those of "

@@ -33,7 +33,7 @@ from lowbit.models.machine import check_device, thread_count
 from lowbit.report import write_report
 from lowbit.runs.clock import Clock, peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Event, Finished, OnEvent, Started
+from lowbit.runs.events import Event, Finished, Note, OnEvent, Started
 from lowbit.runs.files import write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
@@ -111,6 +111,8 @@ def _compress(
         layers = sum(len(linears) for linears in inventory.linears)
         blocks = len(inventory.blocks)
         tell(Started(options.model, str(options.out), blocks, layers, options.samples, options.length, shards.finished))
+        for remark in method.remarks():
+            tell(Note(remark))
         with clock("write"):
             shards.write_outer()
         compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)
