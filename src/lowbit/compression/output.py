@@ -39,7 +39,7 @@ def output_index(shards: Shards) -> dict[str, Any]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(shards.weight_map().items()))}
 
 
-def output_config(inventory: Inventory, method: Method) -> bytes:
+def output_config(inventory: Inventory, method: Method, shards: Shards) -> bytes:
     """Content of ``config.json``."""
     config = json.loads(inventory.checkpoint.config.to_json_string(use_diff=True))
     config.pop("_name_or_path", None)
@@ -50,7 +50,7 @@ def output_config(inventory: Inventory, method: Method) -> bytes:
             bits=method.bits,
             scheme=method.scheme,
             group_size=method.group_size,
-            ignore=inventory.outer_linears(),
+            ignore=inventory.dense_linears(shards.solved),
             act_order=method.act_order,
         )
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()

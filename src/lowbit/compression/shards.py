@@ -70,6 +70,11 @@ class Shards:
         return self.journal.lines[: self._blocks + 1]
 
     @property
+    def solved(self) -> set[str]:
+        """Full names of the layers that were compressed."""
+        return {module["name"] for line in self.lines[1:] for module in line["modules"]}
+
+    @property
     def perplexity(self) -> dict[str, Any] | None:
         """What an earlier attempt measured when all blocks were done."""
         later = self.journal.lines[self._blocks + 1 :]
@@ -81,40 +86,48 @@ class Shards:
         """Embeddings, final norm and head, untouched but for their type; nothing if they are there already."""
         if self.journal.lines:
             return
-        checkpoint, storage = self._inventory.checkpoint, self._method.storage
         tensors = {}
-        for name in self._inventory.outer:
-            stored = checkpoint.dtype(name)
-            dtype = storage if stored.is_floating_point else stored
-            tensors[name] = TensorSource(dtype, checkpoint.shape(name), self._reader_as(name, dtype))
+        for name, conversion in self._inventory.outer.items():
+            dtype = self._inventory.stored_type(name, conversion)
+            shape = self._inventory.checkpoint.shape(name)
+            tensors[name] = TensorSource(dtype, shape, self._reader_as(name, dtype))
         self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
 
     def _reader_as(self, name: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-        return lambda: self._decoder.weights.read(name).to(dtype)
+        return lambda: self._decoder.weights.source(name).to(dtype)
 
     def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
         """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
+        inventory = self._inventory
         tensors: dict[str, TensorSource] = {}
         patches: dict[str, TensorSource] = {}
         solved = set()
         for path, solution in solutions.items():
-            name = self._inventory.path(index, path)
+            name = inventory.path(index, path)
             solved.add(f"{name}.weight")
-            tensors |= {key: TensorSource.of(tensor) for key, tensor in solution.tensors.items()}
+            home = inventory.home(f"{name}.weight").removesuffix(".weight")
+            tensors |= {home + key.removeprefix(name): TensorSource.of(t) for key, t in solution.tensors.items()}
             if solution.factors is not None:
                 patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
-        kept, storage = [], self._method.storage
-        for name in self._inventory.block_names(index):
-            if name not in solved:
-                tensor = self._decoder.weights.read(name)
-                if tensor.ndim > 1:
-                    kept.append({"name": name, "shape": list(tensor.shape)})
-                tensors[name] = TensorSource.of(tensor.to(storage) if tensor.is_floating_point() else tensor)
+        kept = []
+        for conversion in inventory.inner[index]:
+            left = [name for name in conversion.makes if name not in solved]
+            kept += [
+                {"name": name, "shape": list(shape)} for name in left if len(shape := inventory.layout.shapes[name]) > 1
+            ]
+            if len(left) == len(conversion.makes):  # as the files have it, so that it is read back in the same way
+                stored = {name: (name, self._decoder.weights.source) for name in conversion.sources}
+            else:
+                stored = {inventory.home(name): (name, self._decoder.weights.read) for name in left}
+            for home, (name, read) in stored.items():
+                tensor = read(name)
+                dtype = inventory.stored_types[conversion.first] if tensor.is_floating_point() else tensor.dtype
+                tensors[home] = TensorSource.of(tensor.to(dtype))
         files = {self.name(index + 1): self._write(index + 1, tensors)}
         if patches:
             beside = self._patch_file(index)
             files[f"{beside.parent.name}/{beside.name}"] = write_tensors(beside, patches)
-        modules = [solutions[linear.name].measures for linear in self._inventory.linears[index]]
+        modules = [solutions[linear.name].measures for linear in inventory.linears[index] if linear.name in solutions]
         self.journal.append({"step": index, "files": files, **_contents(tensors), "kept": kept, "modules": modules})
 
     def _write(self, number: int, tensors: Mapping[str, TensorSource]) -> str:
@@ -127,13 +140,21 @@ class Shards:
         file = SafetensorsFile(self._folder.out / self.name(index + 1))
         bits, scheme = self._method.bits, self._method.scheme
 
+        inventory = self._inventory
+
         def read(name: str) -> torch.Tensor:
-            module = name.removesuffix(".weight")
+            name = inventory.where[name]
+            home = inventory.layout.home(name) or name
+            module = home.removesuffix(".weight")
             if f"{module}{compressed_tensors.PACKED}" in file.entries:
                 parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
                 tensors = {part: file.read(f"{module}.{part}") for part in parts}
                 return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
-            return file.read(name)
+            if home in file.entries:
+                return file.read(home)
+            if inventory.layout.of[name].sources[0] in file.entries:
+                return self._decoder.weights.convert(name, file.read)
+            return self._decoder.weights.read(name)  # it serves several blocks: the outer file has it
 
         return read, self.factors(index)
 
@@ -142,7 +163,7 @@ class Shards:
         if not self._method.patches:
             return {}
         file = SafetensorsFile(self._patch_file(index))
-        names = [self._inventory.path(index, linear.name) for linear in self._inventory.linears[index]]
+        names = [key.removesuffix(".A") for key in file.entries if key.endswith(".A")]
         return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
 
     def weight_map(self) -> dict[str, str]:

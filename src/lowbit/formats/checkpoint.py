@@ -22,7 +22,7 @@ import torch
 from lowbit._hints import hint
 from lowbit.runs.files import digest
 
-from .configs import decoder_class, load_config
+from .configs import load_config
 from .errors import CheckpointError
 from .packed import PackedWeight, open_packed
 from .packed.compressed_tensors import PACKED, TRANSPOSED_KEY
@@ -46,6 +46,9 @@ SIDE_FILES = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
     "generation_config.json",
 )
 """What a model directory holds beside its configuration and its weights."""
@@ -74,7 +77,7 @@ class Checkpoint(Protocol):
     quantization: dict[str, Any] | None
 
     def names(self) -> list[str]:
-        """Parameter names in Hugging Face terms, in the order of the files."""
+        """Names of the tensors in Hugging Face terms, in the order of the files."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -198,8 +201,7 @@ def _read_index(index: Path) -> dict[str, str]:
 class SafetensorsCheckpoint:
     """A directory of safetensors with ``config.json``; see :class:`Checkpoint`.
 
-    Names are those of the model class: a checkpoint saved from a bare base model (``h.0…`` where the class has
-    ``transformer.h.0…``) is shown with the prefix.
+    Names are those of the files; :class:`~lowbit.formats.layout.Layout` knows which parameters they stand for.
     """
 
     kind = "safetensors"
@@ -223,11 +225,10 @@ class SafetensorsCheckpoint:
         self.quantization: dict[str, Any] | None = quantization
         self._files = {path.name: SafetensorsFile(path) for path in self._shards()}
         self._where = self._locate()
-        self._stored = self._rename(list(self._where))
-        if quantization is None and any(name.endswith(PACKED) for name in self._stored):
+        if quantization is None and any(name.endswith(PACKED) for name in self._where):
             raise CheckpointError(f"{source}: packed weights, but config.json has no quantization_config")
         self.packed = None if quantization is None else open_packed(quantization, source)
-        self._parts = {} if self.packed is None else self.packed.holds(self._stored)
+        self._parts = {} if self.packed is None else self.packed.holds(self._where)
         self._packed = {f"{module}.weight": module for module in self._parts}
         self._transposed = self._transposed_modules()
 
@@ -256,28 +257,22 @@ class SafetensorsCheckpoint:
             return found
         return {name: (file, name) for file in self._files.values() for name in file.entries}
 
-    def _rename(self, stored: list[str]) -> dict[str, str]:
-        prefix = str(getattr(decoder_class(self.config), "base_model_prefix", "") or "")
-        if not prefix or any(name.startswith(prefix + ".") for name in stored):
-            return {name: name for name in stored}
-        return {name if name.startswith("lm_head.") else f"{prefix}.{name}": name for name in stored}
-
     def _transposed_modules(self) -> frozenset[str]:
         marks = [file.metadata.get(TRANSPOSED_KEY, "") for file in self._files.values()]
         return frozenset(name for mark in marks for name in mark.split(",") if name)
 
     def _entry(self, name: str) -> TensorEntry:
-        if name not in self._stored:
+        if name not in self._where:
             close = difflib.get_close_matches(name, self.names(), n=2)
             hint = f"; it has {' and '.join(close)}" if close else ""
             raise CheckpointError(f"{self.source}: no tensor {name}{hint}")
-        file, stored = self._where[self._stored[name]]
+        file, stored = self._where[name]
         return file.entries[stored]
 
     def names(self) -> list[str]:
         """See :class:`Checkpoint`; the parts of a packed module appear as one ``….weight``."""
         whole = {part: f"{module}.weight" for module, parts in self._parts.items() for part in parts}
-        return list(dict.fromkeys(whole.get(name, name) for name in self._stored))
+        return list(dict.fromkeys(whole.get(name, name) for name in self._where))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See :class:`Checkpoint`."""
@@ -300,7 +295,7 @@ class SafetensorsCheckpoint:
     def read_stored(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """One tensor exactly as stored, such as ``….weight_packed``."""
         self._entry(name)
-        file, stored = self._where[self._stored[name]]
+        file, stored = self._where[name]
         return file.read(stored, rows)
 
     def natural_dtype(self, name: str) -> torch.dtype:

@@ -55,7 +55,7 @@ class Decoder:
     def __init__(self, checkpoint: Checkpoint, *, dtype: str = "auto", device: str = "cpu") -> None:
         self.storage = storage_dtype(checkpoint) if dtype == "auto" else FLOATS[dtype]
         compute = resolve_dtype(self.storage, device)
-        self.inventory = Inventory(checkpoint, compute)
+        self.inventory = Inventory(checkpoint, compute, self.storage)
         self.weights = Weights(self.inventory, torch.device(device), compute)
         self._calls: list[_Call] = []
         self._call_length = -1

@@ -53,9 +53,18 @@ class Weights:
         self._model: nn.Module = inventory.model
 
     def read(self, name: str) -> torch.Tensor:
-        """One parameter as the checkpoint stores it, checked for NaN and infinities."""
+        """One parameter as transformers would load it, without a change of type."""
+        return self.convert(name, self.source)
+
+    def convert(self, name: str, read: Reader) -> torch.Tensor:
+        """One parameter out of the tensors of the files, or of others that ``read`` gives in their place."""
+        name = self._inventory.where[name]
+        return self._inventory.layout.of[name].convert(read)[name]
+
+    def source(self, name: str) -> torch.Tensor:
+        """One tensor as the files hold it, checked for NaN and infinities."""
         try:
-            tensor = self._inventory.checkpoint.read(self._inventory.where.get(name, name))
+            tensor = self._inventory.checkpoint.read(name)
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
         bad = first_bad(tensor)
@@ -67,6 +76,10 @@ class Weights:
         """Original weight of a linear layer of block ``index``: float32 (out, in)."""
         weight = self.read(self._inventory.path(index, f"{linear.name}.weight")).to(torch.float32)
         return weight.T.contiguous() if linear.transposed else aligned(weight)
+
+    def _placed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self._inventory.types[name] if tensor.is_floating_point() else tensor.dtype
+        return aligned(tensor.to(device=self.device, dtype=dtype))
 
     @contextlib.contextmanager
     def outer(self, *, head: bool) -> Iterator[None]:
@@ -80,7 +93,7 @@ class Weights:
                 if self._inventory.in_block(name) or (not head and name.removeprefix(prefix) not in inside):
                     continue
                 if source not in held:
-                    held[source] = aligned(self.read(source).to(device=self.device, dtype=self.dtype))
+                    held[source] = self._placed(source, self.read(source))
                 put_in.append(name)
                 put(self._model, name, held[source])
             held.clear()
@@ -99,9 +112,7 @@ class Weights:
         names = self._inventory.block_names(index)
         try:
             for name in names:
-                tensor = (read or self.read)(name)
-                dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-                put(self._model, name, aligned(tensor.to(device=self.device, dtype=dtype)))
+                put(self._model, name, self._placed(name, (read or self.read)(name)))
             for path, (b, a) in (factors or {}).items():
                 hooks.append(add_patch(self._model.get_submodule(path), b, a, self.device, self.dtype))
             yield

@@ -197,4 +197,4 @@ def _write_rest(
         write_report(record, out / "report.html")
     write_bytes(out / "README.md", readme(record).encode(), scratch=work)
     write_json(out / "model.safetensors.index.json", output_index(shards), scratch=work)
-    write_bytes(out / _LAST, output_config(decoder.inventory, method), scratch=work)
+    write_bytes(out / _LAST, output_config(decoder.inventory, method, shards), scratch=work)
