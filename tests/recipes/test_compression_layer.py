@@ -12,7 +12,7 @@ from lowbit.compression.arrays import Arrays
 from lowbit.compression.layer import LayerSolver, Solution
 from lowbit.compression.method import Method
 from lowbit.formats.packed.compressed_tensors import dequantize_module
-from lowbit.models.inventory import Linear
+from lowbit.models.linears import Linear
 from lowbit.runs.clock import Clock
 
 M, K = 12, 32

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from lowbit.runs.clock import peak_memory
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, ModuleDone, Note, OnEvent
 
+from .experts import solve_experts
 from .layer import LayerSolver, Solution
 from .moments import BlockMoments, collect_moments
 from .shards import Shards
@@ -56,7 +58,9 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
             with clock("read"):
                 stack.enter_context(decoder.weights.block(index))
             moments = collect_moments(decoder, index, states, solver.arrays, clock)
-        solutions = _solve_block(decoder, index, solver, moments, tell)
+            if not moments.routed:  # an expert's first layer makes the inputs of its last
+                stack.close()
+            solutions = _solve_block(decoder, index, solver, moments, tell)
         with clock("write"):
             shards.write_block(index, solutions)
         del solutions
@@ -73,9 +77,25 @@ def _solve_block(
     """Solve the layers of a block, group by group; a group's statistics are freed before the next one's are summed."""
     arrays, clock = solver.arrays, solver.clock
     solutions: dict[str, Solution] = {}
+    started = time.perf_counter()
+
+    def done(name: str, solution: Solution) -> None:
+        nonlocal started
+        before, after = (solution.measures[f"relative_error_{when}"] for when in ("before", "after"))
+        tell(ModuleDone(name, before, after, time.perf_counter() - started))
+        started = time.perf_counter()
+
+    stacks = {linear.name: linear for linear in decoder.inventory.linears[index] if linear.experts}
     for leader in dict.fromkeys(moments.groups.values()):
         with clock("statistics"):
             total = arrays.backend.moment_total(moments.nodes.pop(leader))
+        if leader in stacks:
+            with _named(decoder.inventory.path(index, leader)):
+                solutions[leader] = solve_experts(
+                    decoder, index, stacks[leader], total, moments.routed[leader], solver, done
+                )
+            continue
+        with clock("statistics"):
             matrix = arrays.give(arrays.take(total.matrix).to(arrays.moment_dtype))
             magnitude = arrays.take(total.magnitude).to(torch.float32)
             del total
@@ -86,14 +106,10 @@ def _solve_block(
             name = decoder.inventory.path(index, linear.name)
             with clock("read"):
                 w = decoder.weights.linear(index, linear)
-            try:
-                solution = solver.solve(name, index, linear, w, matrix, magnitude)
-            except SpecError as error:
-                raise RecipeError(f"{name}: {error}") from error
+            with _named(name):
+                solutions[linear.name] = solver.solve(name, index, linear, w, matrix, magnitude)
             del w
-            solutions[linear.name] = solution
-            before, after = (solution.measures[f"relative_error_{when}"] for when in ("before", "after"))
-            tell(ModuleDone(name, before, after, time.perf_counter() - started))
+            done(name, solutions[linear.name])
         del matrix
     if full := [name for name, solution in solutions.items() if solution.full_rank]:
         tell(
@@ -104,6 +120,15 @@ def _solve_block(
             )
         )
     return solutions
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What a backend refuses, under the name of the layer."""
+    try:
+        yield
+    except SpecError as error:
+        raise RecipeError(f"{name}: {error}") from error
 
 
 def _advance(decoder: Decoder, index: int, solver: LayerSolver, shards: Shards, states: list[torch.Tensor]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lowbit.models.inventory import Linear
+from lowbit.models.linears import Linear
 from lowbit.runs.clock import Clock
 
 from .arrays import Arrays

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lowbit.models.decoder import Decoder
+from lowbit.models.experts import Routed
 from lowbit.models.taps import collect_inputs
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import Clock
@@ -25,6 +26,7 @@ class BlockMoments(NamedTuple):
 
     nodes: dict[str, Any]  # leader of a group of layers with one input → root of its summation tree
     groups: dict[str, str]  # linear layer → leader
+    routed: dict[str, Routed]  # stack → where the tokens of its experts went
 
 
 class _Trees:
@@ -85,11 +87,11 @@ def collect_moments(
     inventory = decoder.inventory
     trees = _Trees(arrays, inventory.path(index, "").removesuffix("."), states[0].shape[1])
     with clock("forward"):
-        groups = collect_inputs(decoder, index, states, trees.take)
+        groups, routed = collect_inputs(decoder, index, states, trees.take)
         trees.finish()
     clock.move("forward", "statistics", trees.seconds)
     for linear in inventory.linears[index]:
         if groups.get(linear.name) not in trees.nodes:
             name = inventory.path(index, linear.name)
             raise RecipeError(f"no calibration token reaches {name}: take more or other samples")
-    return BlockMoments(trees.nodes, groups)
+    return BlockMoments(trees.nodes, groups, routed)

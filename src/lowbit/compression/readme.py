@@ -29,6 +29,7 @@ def readme(record: Mapping[str, Any]) -> str:
         "```",
         "",
         *_remark(options, loads),
+        *(line for remark in record["model"]["remarks"] for line in (f"Note: {remark}.", "")),
         *_needs_adapter(options),
         "`lowbit eval DIR --adapter DIR/adapter --text FILE` measures it from these files. `lowbit.json` holds "
         "everything needed to reproduce it, `report.html` shows it.",
@@ -78,7 +79,7 @@ def _code(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
 def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
     if loads["format"] == "dense":
         if options["bits"] == 16:
-            return ["The weights are pruned, not quantized: stored dense, zeros included, in files no smaller.", ""]
+            return ["The weights are pruned, not quantized: they are stored dense.", ""]
         return [
             "Its modules keep their weights as (in, out), a layout that `transformers` cannot load packed, so "
             "the weights are stored dense, already dequantized: their values are those of "

@@ -102,6 +102,7 @@ def make_record(
             "dtype": name_of(method.storage),
             "forward_dtype": name_of(decoder.weights.dtype),
             "kept": [kept for line in lines[1:] for kept in line["kept"]],
+            "remarks": list(method.remarks(inventory)),
         },
         "modules": modules,
         "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,18 +103,26 @@ class Shards:
         tensors: dict[str, TensorSource] = {}
         patches: dict[str, TensorSource] = {}
         solved = set()
+        layers = {linear.name: linear for linear in inventory.linears[index]}
         for path, solution in solutions.items():
-            name = inventory.path(index, path)
-            solved.add(f"{name}.weight")
-            home = inventory.home(f"{name}.weight").removesuffix(".weight")
-            tensors |= {home + key.removeprefix(name): TensorSource.of(t) for key, t in solution.tensors.items()}
+            name, linear = inventory.path(index, path), layers[path]
+            parameter = inventory.path(index, linear.parameter)
+            solved.add(parameter)
+            for key, tensor in solution.tensors.items():
+                if key == parameter:
+                    key = inventory.home(parameter)
+                elif not linear.pieces:
+                    key = inventory.home(parameter).removesuffix(".weight") + key.removeprefix(name)
+                tensors[key] = TensorSource.of(tensor)
             if solution.factors is not None:
                 patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
         kept = []
         for conversion in inventory.inner[index]:
             left = [name for name in conversion.makes if name not in solved]
             kept += [
-                {"name": name, "shape": list(shape)} for name in left if len(shape := inventory.layout.shapes[name]) > 1
+                {"name": name, "shape": list(shape), "share": round(math.prod(shape) / inventory.values(), 6)}
+                for name in left
+                if len(shape := inventory.layout.shapes[name]) > 1
             ]
             if len(left) == len(conversion.makes):  # as the files have it, so that it is read back in the same way
                 stored = {name: (name, self._decoder.weights.source) for name in conversion.sources}
@@ -141,15 +150,23 @@ class Shards:
         bits, scheme = self._method.bits, self._method.scheme
 
         inventory = self._inventory
+        pieces = {inventory.path(index, linear.name): linear.pieces for linear in inventory.linears[index]}
+
+        def weight(module: str) -> torch.Tensor:
+            if f"{module}{compressed_tensors.PACKED}" not in file.entries:
+                return file.read(f"{module}.weight")
+            parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
+            tensors = {part: file.read(f"{module}.{part}") for part in parts}
+            return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
 
         def read(name: str) -> torch.Tensor:
             name = inventory.where[name]
+            if pieces.get(name):
+                return torch.cat([weight(piece.name) for piece in pieces[name]]).view(inventory.layout.shapes[name])
             home = inventory.layout.home(name) or name
             module = home.removesuffix(".weight")
             if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
-                tensors = {part: file.read(f"{module}.{part}") for part in parts}
-                return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
+                return weight(module)
             if home in file.entries:
                 return file.read(home)
             if inventory.layout.of[name].sources[0] in file.entries:

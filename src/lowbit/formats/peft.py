@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from lowbit.runs.files import make_folder, write_bytes
 from .dtypes import FLOATS
 from .errors import AdapterError
 from .safetensors_file import SafetensorsFile, write_tensors
+from .stacks import flatten, unflatten
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
 
@@ -36,7 +37,8 @@ _PREFIX = "base_model.model."
 class Adapter(NamedTuple):
     """An adapter as plain factors: add ``B @ A`` to the weight of each module."""
 
-    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # module path → B (m, r) with the scale folded in, A (r, k)
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    """Module path → B (m, r) with the scale folded in, A (r, k); parameter of experts → (e, m, r) and (e, r, k)."""
     base_hash: str | None  # fingerprint of the base, None if the writer left none
     config: dict[str, Any]  # adapter_config.json
 
@@ -49,16 +51,19 @@ def write_adapter(
     base_hash: str,
     task_type: str = "CAUSAL_LM",
     fan_in_fan_out: bool = False,
+    by_parameter: Collection[str] = (),
 ) -> None:
     """Write an adapter directory: weights first, then the configuration, each file whole or not at all.
 
     Args:
         folder: made if it does not exist.
-        factors: full module path → (B (m, r), A (r, k)), float32, float16 or bfloat16; ranks may differ.
+        factors: full module path → (B (m, r), A (r, k)), float32, float16 or bfloat16; ranks may differ. Of a stack
+            of experts the full name of the parameter → (B (experts, m, r), A (experts, r, k)).
         base_model: written as ``base_model_name_or_path``.
         base_hash: fingerprint of the compressed base (:func:`lowbit.formats.checkpoint.weights_hash`).
         task_type: PEFT's task.
         fan_in_fan_out: True when the wrapped layers keep weights as (in, out), as GPT-2's Conv1D does.
+        by_parameter: modules whose weight is named in place of themselves (:func:`lowbit.formats.stacks.flatten`).
 
     Raises:
         AdapterError: no module, or factors whose shapes or types do not fit.
@@ -70,13 +75,15 @@ def write_adapter(
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     for name, (b, a) in sorted(factors.items()):
-        if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0] or not a.shape[0]:
+        if b.ndim != a.ndim or b.ndim not in (2, 3) or b.shape[-1] != a.shape[-2] or not b.shape[-1]:
             raise AdapterError(f"{name}: B {tuple(b.shape)} and A {tuple(a.shape)} are not (m, r) and (r, k)")
         if b.dtype not in FLOATS.values() or a.dtype not in FLOATS.values():
             raise AdapterError(f"{name}: factors of type {b.dtype}, {a.dtype}; float32, float16 or bfloat16 are stored")
+        ranks[name] = int(b.shape[-1])
+    plain, modules, parameters = flatten(factors, by_parameter)
+    for name, (b, a) in plain.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
-        ranks[name] = int(a.shape[0])
     r = max(ranks.values())
     pattern = {name: rank for name, rank in ranks.items() if rank != r}
     config = {
@@ -86,7 +93,8 @@ def write_adapter(
         "r": r,
         "lora_alpha": r,
         "lora_dropout": 0.0,
-        "target_modules": list(ranks),
+        "target_modules": modules,
+        **({"target_parameters": parameters} if parameters else {}),
         "rank_pattern": pattern,
         "alpha_pattern": dict(pattern),
         "bias": "none",
@@ -179,8 +187,13 @@ def read_adapter(folder: str | Path) -> Adapter:
             raise AdapterError(
                 f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} and A {tuple(a.shape)} differ in rank"
             )
-        factor = scaling(config, module, int(a.shape[0]))
-        factors[module] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
+        targets = config.get("target_parameters") or []
+        name, rank = module, int(a.shape[0])
+        if targets and module not in (config.get("target_modules") or []) and f"{module}.weight" not in targets:
+            rank = pattern_value(config.get("rank_pattern"), module, config.get("r"))
+            name, (b, a) = unflatten(module, targets, rank, b, a)
+        factor = scaling(config, name, rank)
+        factors[name] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
     return Adapter(factors, file.metadata.get(BASE_HASH_KEY), config)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,17 +20,10 @@ from lowbit.formats.errors import CheckpointError
 from lowbit.formats.layout import Conversion, Layout
 from lowbit.runs.errors import RecipeError
 
+from .linears import Linear, find_linears
 from .policy import Reason, Unsupported, causal_class
 
-__all__ = ["Inventory", "Linear"]
-
-
-class Linear(NamedTuple):
-    """One linear layer inside a block."""
-
-    name: str  # path inside the block, such as "mlp.up_proj"
-    shape: tuple[int, int]  # (out, in), whatever the layout
-    transposed: bool  # stored (in, out), as the Conv1D of GPT-2
+__all__ = ["Inventory"]
 
 
 class Inventory:
@@ -137,21 +130,14 @@ class Inventory:
 
     def _linears(self, index: int) -> list[Linear]:
         """Linear layers whose weight belongs to this block alone and can be stored under a name of its own."""
-        from transformers.pytorch_utils import Conv1D
-
         found: list[Linear] = []
-        for name, module in self.blocks[index].named_modules():
-            if not isinstance(module, nn.Linear | Conv1D):
-                continue
-            weight = self.path(index, f"{name}.weight")
+        for linear in find_linears(self.model, self.path(index, "").removesuffix("."), self.blocks[index]):
+            weight = self.path(index, linear.parameter)
             if self.layout.of[self.where[weight]] not in self.inner[index]:
                 continue
-            self.home(weight)
-            if isinstance(module, nn.Linear):
-                found.append(Linear(name, (module.out_features, module.in_features), transposed=False))
-            else:
-                rows, columns = module.weight.shape
-                found.append(Linear(name, (int(columns), int(rows)), transposed=True))
+            if not linear.pieces:
+                self.home(weight)
+            found.append(linear)
         return found
 
     def home(self, parameter: str) -> str:

@@ -14,13 +14,16 @@ from torch import nn
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
 
-from .inventory import Inventory, Linear
-from .surgery import add_patch, aligned, put
+from .inventory import Inventory
+from .linears import Linear
+from .surgery import add_patch, aligned, patched, put
 
 __all__ = ["Factors", "Reader", "Weights", "first_bad"]
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x)."""
+"""Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x).
+
+Of a stack: full name of the parameter → (B (experts, out, r), A (experts, r, in))."""
 
 Reader = Callable[[str], torch.Tensor]
 """Full parameter name → its values."""
@@ -74,7 +77,15 @@ class Weights:
 
     def linear(self, index: int, linear: Linear) -> torch.Tensor:
         """Original weight of a linear layer of block ``index``: float32 (out, in)."""
-        weight = self.read(self._inventory.path(index, f"{linear.name}.weight")).to(torch.float32)
+        return self._upright(linear, self.read(self._inventory.path(index, linear.parameter)))
+
+    def experts(self, index: int, linear: Linear) -> Iterator[torch.Tensor]:
+        """Original weights of a stack of block ``index``, expert by expert: float32 (out, in)."""
+        for weight in self.read(self._inventory.path(index, linear.parameter)):
+            yield self._upright(linear, weight)
+
+    def _upright(self, linear: Linear, weight: torch.Tensor) -> torch.Tensor:
+        weight = weight.to(torch.float32)
         return weight.T.contiguous() if linear.transposed else aligned(weight)
 
     def _placed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -106,15 +117,23 @@ class Weights:
     def block(self, index: int, read: Reader | None = None, factors: Factors | None = None) -> Iterator[None]:
         """Holds the weights of block ``index``, from ``read`` or the checkpoint, with adapters kept apart.
 
-        An adapter is not added into its weight: the module computes ``W x + B (A x)`` as its users will.
+        An adapter is not added into its weight: the module computes ``W x + B (A x)`` as its users will. Factors of a
+        stack are added, as PEFT does whenever it runs one.
         """
         hooks: list[Any] = []
         names = self._inventory.block_names(index)
+        stacks = {
+            self._inventory.path(index, item.name): item for item in self._inventory.linears[index] if item.experts
+        }
         try:
             for name in names:
-                put(self._model, name, self._placed(name, (read or self.read)(name)))
+                tensor = self._placed(name, (read or self.read)(name))
+                if name in stacks and factors and name in factors:
+                    tensor = patched(tensor, *factors[name], transposed=stacks[name].transposed)
+                put(self._model, name, tensor)
             for path, (b, a) in (factors or {}).items():
-                hooks.append(add_patch(self._model.get_submodule(path), b, a, self.device, self.dtype))
+                if path not in stacks:
+                    hooks.append(add_patch(self._model.get_submodule(path), b, a, self.device, self.dtype))
             yield
         finally:
             for hook in hooks:

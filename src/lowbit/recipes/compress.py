@@ -108,10 +108,10 @@ def _compress(
         shards = Shards(folder, folder.begin(plan), decoder, method)
         shards.verify(tell)
         inventory = decoder.inventory
-        layers = sum(len(linears) for linears in inventory.linears)
+        layers = sum(linear.experts or 1 for linears in inventory.linears for linear in linears)
         blocks = len(inventory.blocks)
         tell(Started(options.model, str(options.out), blocks, layers, options.samples, options.length, shards.finished))
-        for remark in method.remarks():
+        for remark in method.remarks(inventory):
             tell(Note(remark))
         with clock("write"):
             shards.write_outer()
