@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lowbit.formats.layout import Conversion
 from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
@@ -87,15 +88,31 @@ class Shards:
         """Embeddings, final norm and head, untouched but for their type; nothing if they are there already."""
         if self.journal.lines:
             return
-        tensors = {}
-        for name, conversion in self._inventory.outer.items():
-            dtype = self._inventory.stored_type(name, conversion)
-            shape = self._inventory.checkpoint.shape(name)
-            tensors[name] = TensorSource(dtype, shape, self._reader_as(name, dtype))
+        tensors: dict[str, TensorSource] = {}
+        for conversion in self._inventory.outer:
+            tensors |= self._kept(conversion, conversion.makes)
         self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
 
-    def _reader_as(self, name: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-        return lambda: self._decoder.weights.source(name).to(dtype)
+    def _kept(self, conversion: Conversion, parameters: Sequence[str]) -> dict[str, TensorSource]:
+        """Those of the parameters that a conversion makes which are not compressed, by the names they are stored under.
+
+        Names and layout stay those of the files, so that they are read back in the same way. In the layout of the
+        class stand parameters whose fellows are compressed, and all that need an operation in a packed output: the
+        loader of transformers expects the inputs of an operation packed all or none.
+        """
+        inventory, weights = self._inventory, self._decoder.weights
+        whole = len(parameters) == len(conversion.makes)
+        if whole and (conversion.plain or not self._method.packs(inventory)):
+            stored = [(name, inventory.checkpoint.shape(name), weights.source, name) for name in conversion.sources]
+        else:
+            shapes = inventory.layout.shapes
+            stored = [(inventory.home(name), shapes[name], weights.read, name) for name in parameters]
+        dtype = inventory.stored_type(conversion)
+
+        def reader(read: Reader, name: str) -> Callable[[], torch.Tensor]:
+            return lambda: read(name).to(dtype)
+
+        return {home: TensorSource(dtype, shape, reader(read, name)) for home, shape, read, name in stored}
 
     def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
         """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
@@ -124,14 +141,8 @@ class Shards:
                 for name in left
                 if len(shape := inventory.layout.shapes[name]) > 1
             ]
-            if len(left) == len(conversion.makes):  # as the files have it, so that it is read back in the same way
-                stored = {name: (name, self._decoder.weights.source) for name in conversion.sources}
-            else:
-                stored = {inventory.home(name): (name, self._decoder.weights.read) for name in left}
-            for home, (name, read) in stored.items():
-                tensor = read(name)
-                dtype = inventory.stored_types[conversion.first] if tensor.is_floating_point() else tensor.dtype
-                tensors[home] = TensorSource.of(tensor.to(dtype))
+            if left:
+                tensors |= self._kept(conversion, left)
         files = {self.name(index + 1): self._write(index + 1, tensors)}
         if patches:
             beside = self._patch_file(index)

@@ -1,4 +1,4 @@
-"""Factors of stacked experts in PEFT's terms: one pair of matrices for all experts, on a parameter in place of a module.
+"""Factors of stacked experts in the terms of PEFT: one pair of matrices for all of them, on a parameter, not a module.
 
 PEFT (``target_parameters``) wraps the module that owns a parameter (experts, out, in) or (experts, in, out) and keeps
 

@@ -41,7 +41,7 @@ class Inventory:
         linears: the linear layers of one block, in the order of its definition, for every block.
         layout: how parameters are made of the tensors of the files.
         where: parameter of the model → the one that is read for it; tied parameters share one.
-        outer: tensors of the files that serve no block alone (embeddings, final norm, untied head) → what they make.
+        outer: the conversions of what serves no block alone: embeddings, final norm, untied head.
         inner: for every block, the conversions that make its own parameters.
         types: parameter → type in which ``transformers`` computes with it when the model runs in ``dtype``.
         stored_types: the same for a model stored in ``storage``.
@@ -90,13 +90,14 @@ class Inventory:
                 known = f"; {unused[0]} and {len(unused) - 1} more of its tensors are part of none" if unused else ""
                 raise RecipeError(
                     f"{self.source} lacks the tensor {family[0]} that {self.name} needs: "
-                    f"the checkpoint is incomplete, or transformers loads it as another class{known}"
+                    f"the checkpoint is incomplete, transformers would fill it with random numbers{known}"
                 )
             for name in found:
                 expected, actual = tuple(values[name].shape), self.layout.shapes[name]
                 if expected != actual:
+                    made = "has" if self.layout.of[name].plain else f"gives {name}"
                     raise RecipeError(
-                        f"{self.source}: tensor {self.layout.of[name].sources[0]} gives {name} the shape {actual}, "
+                        f"{self.source}: tensor {self.layout.of[name].sources[0]} {made} shape {actual}, "
                         f"but its configuration needs {expected}"
                     )
             for name in family:  # like transformers, which ties only what the file leaves open
@@ -107,20 +108,20 @@ class Inventory:
         """Every conversion that makes a parameter, once."""
         return list({id(c): c for c in (self.layout.of[name] for name in self.where.values())}.values())
 
-    def _place(self) -> tuple[list[list[Conversion]], dict[str, Conversion]]:
+    def _place(self) -> tuple[list[list[Conversion]], list[Conversion]]:
         """Conversions by the one block that they serve; what serves none or several lies outside the blocks."""
         users: dict[int, set[int | None]] = {}
         for name, read in self.where.items():
             users.setdefault(id(self.layout.of[read]), set()).add(self._block_of(name))
         inner: list[list[Conversion]] = [[] for _ in self.blocks]
-        outer: dict[str, Conversion] = {}
+        outer: list[Conversion] = []
         for conversion in self._used():
             found = users[id(conversion)]
             index = next(iter(found))
             if len(found) == 1 and index is not None:
                 inner[index].append(conversion)
             else:
-                outer |= dict.fromkeys(conversion.sources, conversion)
+                outer.append(conversion)
         return inner, outer
 
     def _block_of(self, name: str) -> int | None:
@@ -159,9 +160,9 @@ class Inventory:
         """Full names of the parameters and persistent buffers of block ``index``."""
         return [self.path(index, name) for name in self.blocks[index].state_dict(keep_vars=True)]
 
-    def stored_type(self, source: str, conversion: Conversion) -> torch.dtype:
-        """Type in which a tensor of the files that is kept is stored again."""
-        stored = self.checkpoint.dtype(source)
+    def stored_type(self, conversion: Conversion) -> torch.dtype:
+        """Type in which the tensors of a conversion are stored again when they are kept."""
+        stored = self.checkpoint.dtype(conversion.sources[0])
         return self.stored_types[conversion.first] if stored.is_floating_point else stored
 
     def dense_linears(self, solved: Collection[str]) -> list[str]:
