@@ -31,6 +31,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 32},
     "qwen3_moe": _EXPERTS,
     "granitemoe": {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2, "moe_layers": [0, 1]},
     "gpt_oss": {
         "num_key_value_heads": 2,
         "head_dim": 8,

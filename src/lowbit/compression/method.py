@@ -11,6 +11,8 @@ import torch
 
 from lowbit.formats.dtypes import name_of
 from lowbit.models.inventory import Inventory
+from lowbit.models.linears import rebuilt_when_packed
+from lowbit.models.policy import Reason, Unsupported
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Method"]
@@ -105,6 +107,10 @@ class Method:
         """
         if not any(inventory.linears):
             raise RecipeError(f"{inventory.source}: the blocks of {inventory.name} hold no linear layers")
+        rebuilt = rebuilt_when_packed(inventory.model) if self.packs(inventory) else None
+        if rebuilt is not None:
+            detail = f"transformers builds {rebuilt} in another way for packed files"
+            raise Unsupported.of(Reason.LAYOUT, inventory.source, inventory.name, detail)
         for index, linears in enumerate(inventory.linears):
             for linear in linears:
                 name = inventory.path(index, linear.name)

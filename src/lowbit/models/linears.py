@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-__all__ = ["Linear", "Piece", "find_linears"]
+__all__ = ["Linear", "Piece", "find_linears", "rebuilt_when_packed"]
 
 _GATE = re.compile(r"(?:.*_)?(?:gate|router)")
 
@@ -81,6 +81,14 @@ def find_linears(model: Any, path: str, block: nn.Module) -> list[Linear]:
             shape = (columns, rows) if transposed else (rows, columns)
             found.append(Linear(name, (int(shape[0]), int(shape[1])), transposed))
     return found
+
+
+def rebuilt_when_packed(model: nn.Module) -> str | None:
+    """A class in the model that ``transformers`` replaces by another when it loads packed weights."""
+    from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
+
+    names = (type(module).__name__ for module in model.modules())
+    return next((name for name in names if name in MODULES_TO_PATCH_FOR_QUANTIZATION), None)
 
 
 def _holds_stacks(module: nn.Module) -> bool:
