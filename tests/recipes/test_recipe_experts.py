@@ -183,18 +183,18 @@ def test_inputs_of_an_expert_are_those_of_transformers(tiny: Callable[..., Path]
 
 
 def test_few_tokens_shrink_towards_the_mean() -> None:
-    """C' = (n C + k C_mean) / (n + k), and the mean where there is no token."""
+    """C' = (n C + p C_mean) / (n + p), p an eighth of the columns, and the mean where there is no token."""
     draw = torch.Generator().manual_seed(0)
-    every, own = torch.randn(50, 6, generator=draw), torch.randn(9, 6, generator=draw)
+    every, own = torch.randn(50, 24, generator=draw), torch.randn(9, 24, generator=draw)
     for name in ("reference", "torch", "numba"):
         arrays = Arrays.load(name, device="cpu", threads=None)
         mean = arrays.backend.moment_total(arrays.backend.moment_leaf(arrays.give(every), index=0))
         mixed, count = _moments(arrays.backend, mean, iter([own[:4], own[4:]]), arrays)
-        expected = (own.double().T @ own.double() + 6 * (every.double().T @ every.double()) / 50) / 15
+        expected = (own.double().T @ own.double() + 3 * (every.double().T @ every.double()) / 50) / 12
         torch.testing.assert_close(arrays.take(mixed.matrix).double(), expected, rtol=1e-5, atol=1e-6)
-        magnitude = (own.double().abs().sum(0) + 6 * every.double().abs().mean(0)) / 15
+        magnitude = (own.double().abs().sum(0) + 3 * every.double().abs().mean(0)) / 12
         torch.testing.assert_close(arrays.take(mixed.magnitude).double(), magnitude, rtol=1e-5, atol=1e-6)
-        assert (mixed.tokens, count) == (15, 9)
+        assert (mixed.tokens, count) == (12, 9)
         alone, none = _moments(arrays.backend, mean, iter([own[:0]]), arrays)
         torch.testing.assert_close(arrays.take(alone.matrix), arrays.take(mean.matrix), rtol=1e-6, atol=1e-7)
         assert none == 0

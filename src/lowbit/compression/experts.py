@@ -2,13 +2,15 @@
 
 A router sends some experts few tokens or none, and a second moment of fewer tokens than columns has directions of
 which it knows nothing: left alone, weights there would be free to go anywhere. So every expert takes, beside its own
-tokens, k tokens of the block's mean expert, k the number of its input columns:
+n_e tokens, p tokens of the block's mean expert, p an eighth of its input columns:
 
-    C_e' = (n_e C_e + k C) / (n_e + k)
+    C_e' = (n_e C_e + p C) / (n_e + p)
 
-The relative sampling error of a moment of n tokens is about √(k / n), as large as the moment itself at n = k: there
-both count alike. An expert without a token takes the mean. Columns of the last layer are an expert's own, so there the
-mean tells sizes and no directions.
+The sampling error of a moment of n tokens is about √(columns / n) of it, so p must grow with the columns. The eighth
+is measured, on experts of which the moments are known (GPTQ and EoRA at 3 bits, 128 columns): against p = 0, output
+errors fall by 30 to 44 % where there are 8 tokens, and rise by less than 2 % where there are 512; with p = columns they
+would rise by 4 to 10 % there. An expert without a token takes the mean. Columns of the last layer are an expert's own,
+so there the mean tells sizes and no directions; that helps as much.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from .method import Method
 __all__ = ["solve_experts"]
 
 _LEAF_TOKENS = 4096
+_BORROWED = 8  # columns for one token of the mean expert
 
 
 def solve_experts(
@@ -82,8 +85,8 @@ def _moments(
     backend: Any, mean: SecondMoment[Any], inputs: Iterator[torch.Tensor], arrays: Arrays
 ) -> tuple[SecondMoment[Any], int]:
     """Moments of an expert with those of the mean expert mixed in, and the number of its own tokens."""
-    columns = int(mean.magnitude.shape[0])
-    nodes = (MomentNode(0, 0, mean.matrix * columns, mean.magnitude * columns, columns),)
+    borrowed = max(1, int(mean.magnitude.shape[0]) // _BORROWED)
+    nodes = (MomentNode(0, 0, mean.matrix * borrowed, mean.magnitude * borrowed, borrowed),)
     x = torch.cat(list(inputs))
     for leaf, rows in enumerate(torch.split(x, _LEAF_TOKENS) if len(x) else ()):
         nodes = backend.moment_merge(nodes, backend.moment_leaf(arrays.give(rows.contiguous()), index=leaf + 1))
