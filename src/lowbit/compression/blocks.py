@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lowbit.models.decoder import Decoder
+from lowbit.models.decoder import Decoder, Sample
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import peak_memory
 from lowbit.runs.errors import RecipeError
@@ -43,10 +43,10 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
     if finished == total:
         return
     with clock("forward"), decoder.weights.outer(head=False):
-        states = decoder.embed(list(tokens))
+        samples = decoder.embed(list(tokens))
     for index in range(finished):
         started = time.perf_counter()
-        _advance(decoder, index, solver, shards, states)
+        _advance(decoder, index, solver, shards, samples)
         tell(BlockResumed(index, total, time.perf_counter() - started))
     seconds: list[float] = []
     for index in range(finished, total):
@@ -55,13 +55,13 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
         with contextlib.ExitStack() as stack:
             with clock("read"):
                 stack.enter_context(decoder.weights.block(index))
-            moments = collect_moments(decoder, index, states, solver.arrays, clock)
+            moments = collect_moments(decoder, index, samples, solver.arrays, clock)
         solutions = _solve_block(decoder, index, solver, moments, tell)
         with clock("write"):
             shards.write_block(index, solutions)
         del solutions
         if index + 1 < total:
-            _advance(decoder, index, solver, shards, states)
+            _advance(decoder, index, solver, shards, samples)
         seconds.append(time.perf_counter() - started)
         left = (total - index - 1) * sum(seconds) / len(seconds)
         tell(BlockDone(index, total, seconds[-1], peak_memory(), left))
@@ -80,7 +80,7 @@ def _solve_block(
             magnitude = arrays.take(total.magnitude).to(torch.float32)
             del total
         for linear in decoder.inventory.linears[index]:
-            if moments.groups[linear.name] != leader:
+            if moments.groups.get(linear.name) != leader:
                 continue
             started = time.perf_counter()
             name = decoder.inventory.path(index, linear.name)
@@ -98,10 +98,10 @@ def _solve_block(
     return solutions
 
 
-def _advance(decoder: Decoder, index: int, solver: LayerSolver, shards: Shards, states: list[torch.Tensor]) -> None:
-    """Hidden states behind block ``index`` with the weights and factors that were stored."""
+def _advance(decoder: Decoder, index: int, solver: LayerSolver, shards: Shards, samples: list[Sample]) -> None:
+    """Samples behind block ``index`` with the weights and factors that were stored."""
     with contextlib.ExitStack() as stack:
         with solver.clock("read"):
             stack.enter_context(decoder.weights.block(index, *shards.block(index)))
         with solver.clock("forward"):
-            decoder.advance(index, states)
+            decoder.advance(index, samples)

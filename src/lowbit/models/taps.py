@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lowbit.runs.errors import RecipeError
 
-from .decoder import Decoder, Stop
+from .decoder import Decoder, Sample, Stop
 
-__all__ = ["collect_inputs"]
+__all__ = ["collect_inputs", "used_apart"]
 
 
 class _Inputs:
@@ -40,7 +41,7 @@ class _Inputs:
 def collect_inputs(
     decoder: Decoder,
     index: int,
-    states: Sequence[torch.Tensor],
+    samples: Sequence[Sample],
     take: Callable[[str, int, torch.Tensor], None],
 ) -> dict[str, str]:
     """Run block ``index``, whose weights are in memory, over every sample up to the input of its last linear layer.
@@ -58,12 +59,12 @@ def collect_inputs(
     names = [linear.name for linear in decoder.inventory.linears[index]]
     leader: dict[str, str] = {}
     calls: int | None = None  # of a sample, when every layer is called once: a pass may end at the last one
-    for sample, state in enumerate(states):
+    for sample, at in enumerate(samples):
         seen = _Inputs(calls)
         hooks = [block.get_submodule(name).register_forward_pre_hook(seen.hook(name)) for name in names]
         try:
             with contextlib.suppress(Stop):
-                decoder.run(index, state)
+                decoder.run(index, at)
         finally:
             for handle in hooks:
                 handle.remove()
@@ -93,3 +94,30 @@ def _group(path: str, sample: int, inputs: Mapping[str, list[torch.Tensor]], lea
                 f"{path}.{name} shares its input with {path}.{leader[name]} in one sample, "
                 f"but not in sample {sample}; such architectures are not supported"
             )
+
+
+class _Uses(TorchFunctionMode):
+    """Sees which of some parameters are given to any function of torch."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self._names = names
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument in (*args, *(kwargs or {}).values()):
+            if id(argument) in self._names:
+                self.seen.add(self._names[id(argument)])
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def used_apart(decoder: Decoder, index: int, sample: Sample, names: Sequence[str]) -> set[str]:
+    """Those of some layers, never called in block ``index``, whose weight the block multiplies with all the same.
+
+    Their inputs cannot be seen, as those of the step sizes of Mamba.
+    """
+    block = decoder.inventory.blocks[index]
+    with _Uses({id(block.get_submodule(name).weight): name for name in names}) as uses:
+        decoder.run(index, sample.fork())
+    return uses.seen
