@@ -24,7 +24,7 @@ from lowbit.models.decoder import Decoder, Sample
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, ModuleDone, OnEvent
+from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, ModuleDone, Note, OnEvent
 
 from .layer import LayerSolver, Solution
 from .moments import BlockMoments, collect_moments
@@ -56,6 +56,10 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
             with clock("read"):
                 stack.enter_context(decoder.weights.block(index))
             moments = collect_moments(decoder, index, samples, solver.arrays, clock)
+        unseen = [linear.name for linear in decoder.inventory.linears[index] if linear.name not in moments.groups]
+        if unseen:
+            names = ", ".join(unseen[:5]) + (f" and {len(unseen) - 5} more" if len(unseen) > 5 else "")
+            tell(Note(f"block {index}: no token reaches {names}, or the block uses the weight alone: left as it is"))
         solutions = _solve_block(decoder, index, solver, moments, tell)
         with clock("write"):
             shards.write_block(index, solutions)

@@ -9,6 +9,7 @@ import torch
 
 from lowbit.formats.dtypes import name_of
 from lowbit.models.inventory import Inventory
+from lowbit.models.policy import Reason, Unsupported
 from lowbit.runs.errors import RecipeError
 
 __all__ = ["Method"]
@@ -76,7 +77,9 @@ class Method:
             RecipeError: a layer whose shape does not fit, by its full name.
         """
         if not any(inventory.linears):
-            raise RecipeError(f"{inventory.source}: the blocks of {inventory.name} hold no linear layers")
+            raise Unsupported.of(Reason.NO_LINEARS, inventory.source, inventory.name)
+        if self.packs(inventory) and (detail := inventory.unloadable()):
+            raise Unsupported.of(Reason.LAYOUT, inventory.source, inventory.name, detail)
         for index, linears in enumerate(inventory.linears):
             for linear in linears:
                 name = inventory.path(index, linear.name)

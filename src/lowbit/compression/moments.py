@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lowbit.models.decoder import Decoder, Sample
-from lowbit.models.taps import collect_inputs, used_apart
+from lowbit.models.taps import collect_inputs
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import Clock
 from lowbit.runs.errors import RecipeError
@@ -24,7 +24,7 @@ class BlockMoments(NamedTuple):
     """Statistics of one block."""
 
     nodes: dict[str, Any]  # leader of a group of layers with one input → root of its summation tree
-    groups: dict[str, str]  # linear layer → leader; layers that are never called are missing
+    groups: dict[str, str]  # linear layer → leader; those that no token reaches are missing
 
 
 class _Trees:
@@ -78,18 +78,13 @@ def collect_moments(decoder: Decoder, index: int, samples: list[Sample], arrays:
     """Statistics of every group of layers of block ``index``, whose weights are in memory, over all samples.
 
     Raises:
-        RecipeError: a layer that no token reaches, or inputs that are not finite.
+        RecipeError: inputs that are not finite.
     """
     inventory = decoder.inventory
-    trees = _Trees(arrays, inventory.path(index, "").removesuffix("."), samples[0].hidden.shape[-2])
+    trees = _Trees(arrays, inventory.path(index, "").removesuffix("."), samples[0].length)
     with clock("forward"):
         groups = collect_inputs(decoder, index, samples, trees.take)
         trees.finish()
     clock.move("forward", "statistics", trees.seconds)
-    missing = [linear.name for linear in inventory.linears[index] if groups.get(linear.name) not in trees.nodes]
-    apart = used_apart(decoder, index, samples[0], missing) if missing else set()
-    for name in missing:
-        if name not in apart:
-            path = inventory.path(index, name)
-            raise RecipeError(f"no calibration token reaches {path}: take more or other samples")
+    groups = {name: leader for name, leader in groups.items() if leader in trees.nodes}
     return BlockMoments(trees.nodes, groups)

@@ -137,6 +137,19 @@ class Layout:
         names = [conversion.sources[0], parameter] if conversion.plain else [parameter]
         return next((name for name in names if self._reads_back(name, parameter)), None)
 
+    def unloadable(self) -> str | None:
+        """Why the loader of packed weights in transformers fails on this class, if it does.
+
+        For every part of a packed weight it adds an input to operations on weights, and then it refuses those with
+        several inputs and several outputs.
+        """
+        for entry in self._converters:
+            weights = all(pattern.endswith(_WEIGHT) for pattern in entry.source_patterns)
+            many = any(operation.supports_many_to_many for operation in entry.operations)
+            if weights and len(entry.target_patterns) > 1 and not many:
+                return f"transformers cannot split {entry.source_patterns[0]} when it loads packed weights"
+        return None
+
     def _reads_back(self, name: str, parameter: str) -> bool:
         """Whether a tensor of this name, and the parts of a packed weight in its place, come back as ``parameter``."""
         from transformers.core_model_loading import rename_source_key

@@ -43,16 +43,23 @@ class Sample:
     """One sample on its way through the blocks.
 
     Attributes:
-        hidden: what enters the next block, (..., length, hidden).
+        hidden: what enters the next block, (1, length, hidden) or of more dimensions.
         calls: what each block is called with besides; blocks may keep things for each other in its containers.
+        axis: that of positions in ``hidden``.
     """
 
     hidden: torch.Tensor
     calls: list[_Call]
+    axis: int
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return self.hidden.shape[self.axis]
 
     def fork(self) -> Sample:
         """A sample at the same place that goes its own way."""
-        return Sample(self.hidden, _rebuilt(self.calls, self.calls, {}))
+        return Sample(self.hidden, _rebuilt(self.calls, self.calls, {}), self.axis)
 
 
 class Decoder:
@@ -72,7 +79,8 @@ class Decoder:
         compute = resolve_dtype(self.storage, device)
         self.inventory = Inventory(checkpoint, compute, self.storage)
         self.weights = Weights(self.inventory, torch.device(device), compute)
-        self._rest: dict[type, tuple[Any, ...] | None] = {}  # block class → what follows its hidden state, if a tuple
+        # Of every class of blocks, the type of its results and what they hold behind the hidden state.
+        self._forms: dict[type, tuple[type, tuple[Any, ...]]] = {}
 
     @torch.no_grad()
     def embed(self, tokens: Sequence[Any]) -> list[Sample]:
@@ -86,68 +94,93 @@ class Decoder:
                     f"{self.inventory.source}: the tokenizer gives token {int(row.max())}, "
                     f"but the model knows {vocabulary}: tokenizer and model do not belong together"
                 )
-            hidden, calls = self._record(row)
-            if samples:  # most of what blocks are called with is the same for all samples: it is kept once
+            hidden, calls, result = self._record(row, lambda _, at: at)
+            if not samples:
+                self._check_chain(row, hidden, calls, result)
+            else:  # most of what blocks are called with is the same for all samples: it is kept once
                 calls = _rebuilt(calls, samples[0].calls, {})
-            samples.append(Sample(hidden, calls))
+            samples.append(Sample(hidden, calls, 1 if hidden.shape[1] == row.shape[1] else -2))
         return samples
 
-    def _record(self, row: torch.Tensor) -> tuple[torch.Tensor, list[_Call]]:
-        """The hidden state that enters the first block, and the calls of all blocks."""
+    def _record(
+        self, row: torch.Tensor, answer: Callable[[int, torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, list[_Call], torch.Tensor]:
+        """What enters the first block, the calls of all blocks, and the result of the base model.
+
+        Instead of block ``index`` stands ``answer(index, hidden)``.
+        """
         inventory = self.inventory
         calls: list[_Call | None] = [None] * len(inventory.blocks)
         seen: list[torch.Tensor] = []
-
-        def refuse(reason: Reason, detail: str) -> Unsupported:
-            return Unsupported.of(reason, inventory.source, inventory.name, detail)
+        given: list[torch.Tensor] = []
 
         def recorder(index: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 hidden, call = _split(args, kwargs)
-                if calls[index] is not None or (seen and seen[-1] is not hidden):
-                    raise refuse(Reason.BETWEEN, f"seen at {inventory.block_prefix}.{index}")
-                rests = [tensor for rest in self._rest.values() for tensor in _tensors(rest)]
+                where = f"seen at {inventory.block_prefix}.{index}"
+                if calls[index] is not None or (given and given[-1] is not hidden):
+                    raise self._refuse(Reason.BETWEEN, where)
+                if row.shape[1] not in (hidden.shape[1], hidden.shape[-2]):
+                    raise self._refuse(Reason.LENGTH, f"{row.shape[1]} tokens enter as {tuple(hidden.shape)}")
+                rests = [tensor for _, rest in self._forms.values() for tensor in _tensors(rest)]
                 if any(tensor is other for tensor in _tensors(call) for other in rests):
-                    raise refuse(Reason.CARRIES, f"seen at {inventory.block_prefix}.{index}")
+                    raise self._refuse(Reason.CARRIES, where)
                 calls[index] = call
                 seen.append(hidden)
-                return self._stand_in(index, hidden, call)
+                given.append(answer(index, hidden))
+                return self._in_form(index, given[-1], call)
 
             return forward
 
-        with replaced_forwards(inventory.blocks, recorder):
-            inventory.base(input_ids=row, use_cache=False)
+        try:
+            with replaced_forwards(inventory.blocks, recorder):
+                result = inventory.base(input_ids=row, use_cache=False)[0]
+        except (TypeError, ValueError) as error:
+            raise self._refuse(Reason.INPUTS, " ".join(str(error).split())[:200]) from error
         missing = [index for index, call in enumerate(calls) if call is None]
         if missing:
-            raise refuse(Reason.SKIPS, f"{inventory.block_prefix}.{missing[0]} is not called")
-        return seen[0].clone(), [call for call in calls if call is not None]
+            raise self._refuse(Reason.SKIPS, f"{inventory.block_prefix}.{missing[0]} is not called")
+        return seen[0].clone(), [call for call in calls if call is not None], result
 
-    def _stand_in(self, index: int, hidden: torch.Tensor, call: _Call | None = None) -> Any:
+    def _refuse(self, reason: Reason, detail: str) -> Unsupported:
+        return Unsupported.of(reason, self.inventory.source, self.inventory.name, detail)
+
+    def _check_chain(self, row: torch.Tensor, hidden: torch.Tensor, calls: list[_Call], result: torch.Tensor) -> None:
+        """Refuse a model in which a block learns more of the others than the hidden state.
+
+        With other results of all blocks but the last, and then with another text, neither what blocks are called with
+        nor what follows the last one may change.
+        """
+        last = len(calls) - 1
+        _, others, changed = self._record(row, lambda index, at: hidden if index == last else at.roll(1, -1))
+        _, _, elsewhere = self._record(torch.zeros_like(row), lambda index, at: hidden if index == last else at)
+        told = list(zip(_tensors(calls), _tensors(others), strict=True))
+        if not (_equal(changed, result) and _equal(elsewhere, result) and all(_equal(a, b) for a, b in told)):
+            raise self._refuse(Reason.CARRIES, "seen by changing the results of blocks")
+
+    def _in_form(self, index: int, hidden: torch.Tensor, call: _Call | None = None) -> Any:
         """``hidden`` in the form of a block's result; the first of a class is run once to see what that is."""
         block = self.inventory.blocks[index]
-        if type(block) not in self._rest:
-            assert call is not None
+        if type(block) not in self._forms:
+            args, kwargs = call or ((), {})
             with self.weights.block(index):
-                result = type(block).forward(block, hidden, *call[0], **call[1])
-            first = result[0] if type(result) is tuple and result else result
+                result = type(block).forward(block, hidden, *args, **kwargs)
+            several = type(result) in (tuple, list)
+            first = result[0] if several else result
             if not isinstance(first, torch.Tensor) or first.shape != hidden.shape:
                 found = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-                raise Unsupported.of(
-                    Reason.OUTPUT,
-                    self.inventory.source,
-                    self.inventory.name,
-                    f"{type(block).__name__} takes {tuple(hidden.shape)} and gives {found}",
-                )
-            self._rest[type(block)] = result[1:] if type(result) is tuple else None
-        rest = self._rest[type(block)]
-        return hidden if rest is None else (hidden, *rest)
+                message = f"{type(block).__name__} takes {tuple(hidden.shape)} and gives {found}"
+                raise self._refuse(Reason.OUTPUT, message)
+            self._forms[type(block)] = (type(result), tuple(result[1:]) if several else ())
+        form, rest = self._forms[type(block)]
+        return form((hidden, *rest)) if form in (tuple, list) else hidden
 
     @torch.no_grad()
     def run(self, index: int, sample: Sample) -> torch.Tensor:
         """Output of block ``index``, whose weights are in memory, for one sample."""
         call = sample.calls[index]
         result = self.inventory.blocks[index](sample.hidden, *call[0], **call[1])
-        return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]
+        return result[0] if isinstance(result, (tuple, list)) else result  # type: ignore[no-any-return]
 
     def advance(self, index: int, samples: Sequence[Sample]) -> None:
         """Take every sample through block ``index``, whose weights are in memory."""
@@ -155,21 +188,24 @@ class Decoder:
             sample.hidden = self.run(index, sample)
 
     @torch.no_grad()
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (positions, vocabulary) of hidden states (..., positions, hidden) that left the last block.
+    def logits(self, sample: Sample, start: int, stop: int) -> torch.Tensor:
+        """Logits (positions, vocabulary) at positions ``start`` to ``stop`` of a sample that left the last block.
 
         Needs :meth:`Weights.outer` with the head. Position by position, so a long sample can be served in pieces.
         """
+        hidden = sample.hidden.narrow(sample.axis, start, stop - start)
 
         def passing(index: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                return self._stand_in(index, hidden if index == 0 else _split(args, kwargs)[0])
+                return self._in_form(index, hidden if index == 0 else _split(args, kwargs)[0])
 
             return forward
 
-        dummy = torch.zeros((1, hidden.shape[-2]), dtype=torch.long, device=self.weights.device)
+        dummy = torch.zeros((1, stop - start), dtype=torch.long, device=self.weights.device)
         with replaced_forwards(self.inventory.blocks, passing):
             result: torch.Tensor = self.inventory.model(input_ids=dummy, use_cache=False).logits
+        if result.shape[1] != stop - start:
+            raise self._refuse(Reason.LENGTH, f"{result.shape[1]} logits for {stop - start} positions")
         return result[0]
 
 

@@ -17,7 +17,7 @@ import torch
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Evaluated, EvaluationProgress, OnEvent
 
-from .decoder import Decoder
+from .decoder import Decoder, Sample
 from .weights import Factors, Reader
 
 __all__ = ["Likelihood", "Variant", "stream_likelihood"]
@@ -78,7 +78,7 @@ def stream_likelihood(
         for variant in variants:
             nll = 0.0
             for window, sample in enumerate(states[variant.name]):
-                nll += _window_nll(decoder, sample.hidden, windows[window], variant.name, window)
+                nll += _window_nll(decoder, sample, windows[window], variant.name, window)
             tokens = windows.shape[0] * (windows.shape[1] - 1)
             results[variant.name] = Likelihood(nll, tokens)
             tell(Evaluated(variant.name, results[variant.name].perplexity, tokens))
@@ -86,13 +86,13 @@ def stream_likelihood(
 
 
 @torch.no_grad()
-def _window_nll(decoder: Decoder, hidden: torch.Tensor, ids: npt.NDArray[Any], variant: str, window: int) -> float:
+def _window_nll(decoder: Decoder, sample: Sample, ids: npt.NDArray[Any], variant: str, window: int) -> float:
     """Negative log-likelihood of tokens 1.. of one window, in nats."""
     targets = torch.as_tensor(ids[1:], dtype=torch.long, device=decoder.weights.device)
     total = 0.0
     for start in range(0, len(targets), _POSITIONS):
         stop = min(start + _POSITIONS, len(targets))
-        logits = decoder.logits(hidden[..., start:stop, :]).to(torch.float32)
+        logits = decoder.logits(sample, start, stop).to(torch.float32)
         loss = torch.nn.functional.cross_entropy(logits, targets[start:stop], reduction="none")
         if not bool(torch.isfinite(loss).all()):
             raise RecipeError(f"the {variant} model gives NaN or infinite logits in window {window} of the evaluation")

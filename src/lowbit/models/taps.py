@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from lowbit.runs.errors import RecipeError
 
 from .decoder import Decoder, Sample, Stop
 
-__all__ = ["collect_inputs", "used_apart"]
+__all__ = ["collect_inputs"]
 
 
 class _Inputs:
@@ -50,7 +49,7 @@ def collect_inputs(
     same tensor (q, k, v; gate, up), once per sample, under the name of the first of the group.
 
     Returns:
-        Linear layer → leader of its group. A layer that no sample reached is missing.
+        Linear layer → leader of its group. A layer that is never called is missing.
 
     Raises:
         RecipeError: layers that share their input in one sample but not in another.
@@ -94,30 +93,3 @@ def _group(path: str, sample: int, inputs: Mapping[str, list[torch.Tensor]], lea
                 f"{path}.{name} shares its input with {path}.{leader[name]} in one sample, "
                 f"but not in sample {sample}; such architectures are not supported"
             )
-
-
-class _Uses(TorchFunctionMode):
-    """Sees which of some parameters are given to any function of torch."""
-
-    def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-        self._names = names
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for argument in (*args, *(kwargs or {}).values()):
-            if id(argument) in self._names:
-                self.seen.add(self._names[id(argument)])
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def used_apart(decoder: Decoder, index: int, sample: Sample, names: Sequence[str]) -> set[str]:
-    """Those of some layers, never called in block ``index``, whose weight the block multiplies with all the same.
-
-    Their inputs cannot be seen, as those of the step sizes of Mamba.
-    """
-    block = decoder.inventory.blocks[index]
-    with _Uses({id(block.get_submodule(name).weight): name for name in names}) as uses:
-        decoder.run(index, sample.fork())
-    return uses.seen
