@@ -76,6 +76,9 @@ def save_small(folder: Path, config: Any) -> None:
         for name, value in model.named_parameters():
             if value.ndim > 1:
                 value.normal_(0, 0.25 if "embed" in name else 0.12)
+        for module in model.modules():  # some classes clear this row when they are loaded
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
 
@@ -154,8 +157,10 @@ def _adapted(model: Any, adapter: Path, outcome: Outcome) -> Any:
     before = {name: model.get_submodule(name).weight for name in factors}
     try:
         adapted = PeftModel.from_pretrained(model, adapter)
-        taken = {name for name, part in adapted.base_model.model.named_modules() if hasattr(part, "lora_A")}
-        left = sorted(set(factors) - taken)
+        parts = {name: part for name, part in adapted.base_model.model.named_modules() if hasattr(part, "lora_A")}
+        left = [
+            n for n in factors if n not in parts or not torch.equal(parts[n].lora_B["default"].weight, factors[n][0])
+        ]
         if not left:
             return adapted
         outcome.peft = f"PEFT does not apply it to {left[0]} and {len(left) - 1} more"

@@ -67,7 +67,7 @@ _VISION: dict[str, Any] = {
     "patch_size": 14,
 }
 
-_MLA = {"num_key_value_heads": 4}  # latent attention has as many keys as queries
+_MLA = {"num_key_value_heads": 4, "head_dim": 16}  # latent attention has as many keys as queries
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
 _TEXT_MROPE: dict[str, Any] = {"text_config": _MROPE}
 _MORE: dict[str, dict[str, Any]] = {
@@ -82,11 +82,37 @@ _MORE: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
-    "zamba": {"num_hidden_layers": 4, "layer_types": ["mamba", "hybrid", "mamba", "hybrid"]},
-    "zamba2": {"num_hidden_layers": 4, "layer_types": ["mamba", "hybrid", "mamba", "hybrid"]},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layer_types": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
+    "zamba2": {
+        "hybrid_layer_ids": [1, 3],
+        "num_mem_blocks": 1,
+        "num_hidden_layers": 4,
+        "layer_types": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
     "zaya": {"num_experts_per_tok": 1},
     "xglm": {"num_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "dots3_note": {"text_config": _MLA},
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "intermediate_size": [64] * 4,
+        "vocab_size_per_layer_input": 264,
+        "hidden_size_per_layer_input": 16,
+        "laurel_rank": 8,
+    },
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
 }
 

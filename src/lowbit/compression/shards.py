@@ -122,7 +122,7 @@ class Shards:
         for path, solution in solutions.items():
             name = inventory.path(index, path)
             solved.add(f"{name}.weight")
-            home = inventory.home(f"{name}.weight").removesuffix(".weight")
+            home = inventory.home(f"{name}.weight", packed=True).removesuffix(".weight")
             tensors |= {home + key.removeprefix(name): TensorSource.of(t) for key, t in solution.tensors.items()}
             if solution.factors is not None:
                 patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
@@ -155,14 +155,14 @@ class Shards:
 
         def read(name: str) -> torch.Tensor:
             name = inventory.where[name]
-            home = inventory.layout.home(name) or name
-            module = home.removesuffix(".weight")
-            if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
-                tensors = {part: file.read(f"{module}.{part}") for part in parts}
-                return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
-            if home in file.entries:
-                return file.read(home)
+            for home in inventory.layout.names(name):
+                module = home.removesuffix(".weight")
+                if f"{module}{compressed_tensors.PACKED}" in file.entries:
+                    parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
+                    tensors = {part: file.read(f"{module}.{part}") for part in parts}
+                    return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
+                if home in file.entries:
+                    return file.read(home)
             if inventory.layout.of[name].sources[0] in file.entries:
                 return self._decoder.weights.convert(name, file.read)
             return self._decoder.weights.read(name)  # it serves several blocks: the outer file has it

@@ -11,7 +11,8 @@ One sample per forward pass, whatever the number of samples, so a result never d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,9 @@ __all__ = ["Decoder", "Sample", "Stop"]
 class Stop(Exception):
     """Raised inside a forward pass to leave it when its rest is not needed."""
 
+
+_PLAIN = (torch.Tensor, torch.dtype, torch.device, bool, int, float, str, type(None))
+"""What blocks may be called with, in containers: things in which a block cannot leave anything for another."""
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 """How the model calls a block, beside the hidden state."""
@@ -125,6 +129,9 @@ class Decoder:
                 rests = [tensor for _, rest in self._forms.values() for tensor in _tensors(rest)]
                 if any(tensor is other for tensor in _tensors(call) for other in rests):
                     raise self._refuse(Reason.CARRIES, where)
+                strange = next((leaf for leaf in _leaves(call) if not isinstance(leaf, _PLAIN)), None)
+                if strange is not None:
+                    raise self._refuse(Reason.CARRIES, f"{type(strange).__name__} {where}")
                 calls[index] = call
                 seen.append(hidden)
                 given.append(answer(index, hidden))
@@ -158,11 +165,11 @@ class Decoder:
         if not (_equal(changed, result) and _equal(elsewhere, result) and all(_equal(a, b) for a, b in told)):
             raise self._refuse(Reason.CARRIES, "seen by changing the results of blocks")
 
-    def _in_form(self, index: int, hidden: torch.Tensor, call: _Call | None = None) -> Any:
+    def _in_form(self, index: int, hidden: torch.Tensor, call: _Call) -> Any:
         """``hidden`` in the form of a block's result; the first of a class is run once to see what that is."""
         block = self.inventory.blocks[index]
         if type(block) not in self._forms:
-            args, kwargs = call or ((), {})
+            args, kwargs = _rebuilt(call, call, {})  # what it leaves in containers is not that of the pass to come
             with self.weights.block(index):
                 result = type(block).forward(block, hidden, *args, **kwargs)
             several = type(result) in (tuple, list)
@@ -197,7 +204,8 @@ class Decoder:
 
         def passing(index: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                return self._in_form(index, hidden if index == 0 else _split(args, kwargs)[0])
+                found, call = _split(args, kwargs)
+                return self._in_form(index, hidden if index == 0 else found, call)
 
             return forward
 
@@ -228,10 +236,11 @@ def _rebuilt(value: Any, like: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, torch.Tensor):
         if isinstance(like, torch.Tensor) and _equal(value, like):
             result = like
-    elif type(value) is dict:
-        result = memo[id(value)] = {}
-        others = like if type(like) is dict else {}
-        result |= {key: _rebuilt(item, others.get(key), memo) for key, item in value.items()}
+    elif isinstance(value, MutableMapping):
+        result = memo[id(value)] = copy.copy(value)
+        others = like if isinstance(like, MutableMapping) else {}
+        for key, item in value.items():
+            result[key] = _rebuilt(item, others.get(key), memo)
     elif type(value) in (list, tuple):
         others = like if type(like) is type(value) and len(like) == len(value) else [None] * len(value)
         result = type(value)(_rebuilt(item, other, memo) for item, other in zip(value, others, strict=True))
@@ -244,13 +253,18 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left is right or (same and bool(torch.equal(left, right)))
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in nested containers."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
+def _leaves(value: Any) -> Iterator[Any]:
+    """What nested containers hold."""
+    if isinstance(value, MutableMapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from _leaves(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested containers."""
+    return (leaf for leaf in _leaves(value) if isinstance(leaf, torch.Tensor))

@@ -140,17 +140,18 @@ class Inventory:
         return int(name[len(self.block_prefix) + 1 :].partition(".")[0])
 
     def _linears(self, index: int) -> list[Linear]:
-        """Linear layers whose weight belongs to this block alone and can be stored under a name of its own."""
+        """Linear layers whose weight belongs to this block alone and can be packed under a name of its own."""
         from transformers.pytorch_utils import Conv1D
 
         found: list[Linear] = []
         for name, module in self.blocks[index].named_modules():
-            if type(module).forward not in (nn.Linear.forward, Conv1D.forward):
-                continue  # a router, say, that is a Linear by descent and computes something else
+            if not isinstance(module, Conv1D) and not (isinstance(module, nn.Linear) and _is_linear(module)):
+                continue
             weight = self.path(index, f"{name}.weight")
             if self.layout.of[self.where[weight]] not in self.inner[index]:
                 continue
-            self.home(weight)
+            if self.layout.home(self.where[weight], packed=True) is None:
+                continue
             if isinstance(module, nn.Linear):
                 found.append(Linear(name, (module.out_features, module.in_features), transposed=False))
             else:
@@ -158,9 +159,9 @@ class Inventory:
                 found.append(Linear(name, (int(columns), int(rows)), transposed=True))
         return found
 
-    def home(self, parameter: str) -> str:
+    def home(self, parameter: str, *, packed: bool = False) -> str:
         """Name under which new values of a parameter are stored, so that transformers reads them back as they are."""
-        found = self.layout.home(self.where[parameter])
+        found = self.layout.home(self.where[parameter], packed=packed)
         if found is None:
             raise Unsupported.of(Reason.LAYOUT, self.source, self.name, f"{parameter} is converted on reading")
         return found
@@ -224,6 +225,8 @@ def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, str]:
     cls = causal_class(checkpoint.config, checkpoint.source)
     for attention in ("sdpa", "eager"):
         config = copy.deepcopy(checkpoint.config)  # building writes the type and the attention into it
+        if not isinstance(config, cls.config_class):
+            config = config.get_text_config()
         try:
             with init_empty_weights(include_buffers=False):
                 model = cls._from_config(config, attn_implementation=attention, dtype=dtype)
@@ -236,6 +239,19 @@ def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, str]:
         model.tie_weights()
         return model, attention
     raise AssertionError("unreachable")
+
+
+def _is_linear(module: nn.Linear) -> bool:
+    """Whether a module that is a Linear by descent computes W x + b; a router may compute more."""
+    if type(module).forward is nn.Linear.forward:
+        return True
+    x, w = torch.tensor([[0.5, -1.0], [2.0, 0.25]]), torch.tensor([[1.0, 3.0], [-2.0, 0.5], [0.0, 1.5]])
+    values = {"weight": w} | ({} if module.bias is None else {"bias": torch.zeros(3)})
+    try:
+        result = torch.func.functional_call(module, values, (x,))
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False
+    return isinstance(result, torch.Tensor) and torch.equal(result, x @ w.T)
 
 
 def _types(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
