@@ -67,11 +67,11 @@ def byte_tokenizer() -> Any:
     )
 
 
-def save_small(folder: Path, config: Any) -> None:
+def save_small(folder: Path, config: Any, *, dtype: Any = None) -> None:
     """A model with random weights and a tokenizer, in the layout that the hub has."""
     cls = causal_class(config, "")
     torch.manual_seed(0)
-    model = cls._from_config(config, dtype=torch.float32)
+    model = cls._from_config(config, dtype=dtype or torch.float32)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim > 1:
@@ -79,6 +79,7 @@ def save_small(folder: Path, config: Any) -> None:
         for module in model.modules():  # some classes clear this row when they are loaded
             if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0
+    model.config.dtype = dtype or torch.float32
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
 
@@ -104,7 +105,7 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     try:
         causal_class(config, kind)
         save_small(base, config)
-        record = compress(parse_options(CompressOptions, **_options(base, out, text))).record
+        record = compress(parse_options(CompressOptions, **compress_options(base, out, text))).record
     except Unsupported as error:
         outcome.reason, outcome.message = error.reason, str(error).replace(str(base), kind)
         return outcome
@@ -125,7 +126,7 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     return outcome
 
 
-def _options(base: Path, out: Path, text: Path) -> dict[str, Any]:
+def compress_options(base: Path, out: Path, text: Path) -> dict[str, Any]:
     """Groups and ranks as large as the smallest layer allows: sizes are small and differ from type to type."""
     inventory = Inventory(open_checkpoint(base), torch.float32, torch.float32)
     shapes = [linear.shape for linears in inventory.linears for linear in linears]
