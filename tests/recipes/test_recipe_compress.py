@@ -94,12 +94,12 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
     decoder = Decoder(open_checkpoint(folder))
     ids = np.arange(30, 54)
     with decoder.weights.outer(head=False):
-        (state,) = decoder.embed([ids])
+        (sample,) = decoder.embed([ids])
     for index in range(len(decoder.inventory.blocks)):
         with decoder.weights.block(index):
-            state = decoder.run(index, state)
+            decoder.advance(index, [sample])
     with decoder.weights.outer(head=True):
-        pieces = [decoder.logits(state[:, start : start + 7]) for start in range(0, len(ids), 7)]
+        pieces = [decoder.logits(sample, start, min(start + 7, len(ids))) for start in range(0, len(ids), 7)]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = model(input_ids=torch.as_tensor(ids)[None]).logits[0]
@@ -162,10 +162,10 @@ def test_stored_errors_are_those_of_the_stored_numbers(options: Make) -> None:
     rows = load_rows(chosen.calibration, dense.tokenizer(), samples=3, length=24).ids
     inputs: dict[str, list[torch.Tensor]] = {}
     with decoder.weights.outer(head=False):
-        states = decoder.embed(list(rows))
+        samples = decoder.embed(list(rows))
     with decoder.weights.block(0):
         groups, _ = collect_inputs(
-            decoder, 0, states, lambda name, _, x: inputs.setdefault(name, []).append(x.double())
+            decoder, 0, samples, lambda name, _, x: inputs.setdefault(name, []).append(x.double())
         )
     assert groups["self_attn.k_proj"] == groups["self_attn.v_proj"] == "self_attn.q_proj"
     assert groups["mlp.up_proj"] == "mlp.gate_proj"

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lowbit.models.decoder import Decoder
+from lowbit.models.decoder import Decoder, Sample
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import peak_memory
 from lowbit.runs.errors import RecipeError
@@ -45,10 +45,10 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
     if finished == total:
         return
     with clock("forward"), decoder.weights.outer(head=False):
-        states = decoder.embed(list(tokens))
+        samples = decoder.embed(list(tokens))
     for index in range(finished):
         started = time.perf_counter()
-        _advance(decoder, index, solver, shards, states)
+        _advance(decoder, index, solver, shards, samples)
         tell(BlockResumed(index, total, time.perf_counter() - started))
     seconds: list[float] = []
     for index in range(finished, total):
@@ -57,15 +57,21 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
         with contextlib.ExitStack() as stack:
             with clock("read"):
                 stack.enter_context(decoder.weights.block(index))
-            moments = collect_moments(decoder, index, states, solver.arrays, clock)
+            moments = collect_moments(decoder, index, samples, solver.arrays, clock)
             if not moments.routed:  # an expert's first layer makes the inputs of its last
                 stack.close()
+            unseen = [linear.name for linear in decoder.inventory.linears[index] if linear.name not in moments.groups]
+            if unseen:
+                names = ", ".join(unseen[:5]) + (f" and {len(unseen) - 5} more" if len(unseen) > 5 else "")
+                tell(
+                    Note(f"block {index}: no token reaches {names}, or the block uses the weight alone: left as it is")
+                )
             solutions = _solve_block(decoder, index, solver, moments, tell)
         with clock("write"):
             shards.write_block(index, solutions)
         del solutions
         if index + 1 < total:
-            _advance(decoder, index, solver, shards, states)
+            _advance(decoder, index, solver, shards, samples)
         seconds.append(time.perf_counter() - started)
         left = (total - index - 1) * sum(seconds) / len(seconds)
         tell(BlockDone(index, total, seconds[-1], peak_memory(), left))
@@ -100,7 +106,7 @@ def _solve_block(
             magnitude = arrays.take(total.magnitude).to(torch.float32)
             del total
         for linear in decoder.inventory.linears[index]:
-            if moments.groups[linear.name] != leader:
+            if moments.groups.get(linear.name) != leader:
                 continue
             started = time.perf_counter()
             name = decoder.inventory.path(index, linear.name)
@@ -131,10 +137,10 @@ def _named(name: str) -> Iterator[None]:
         raise RecipeError(f"{name}: {error}") from error
 
 
-def _advance(decoder: Decoder, index: int, solver: LayerSolver, shards: Shards, states: list[torch.Tensor]) -> None:
-    """Hidden states behind block ``index`` with the weights and factors that were stored."""
+def _advance(decoder: Decoder, index: int, solver: LayerSolver, shards: Shards, samples: list[Sample]) -> None:
+    """Samples behind block ``index`` with the weights and factors that were stored."""
     with contextlib.ExitStack() as stack:
         with solver.clock("read"):
             stack.enter_context(decoder.weights.block(index, *shards.block(index)))
         with solver.clock("forward"):
-            decoder.advance(index, states)
+            decoder.advance(index, samples)

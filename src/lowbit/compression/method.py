@@ -11,7 +11,6 @@ import torch
 
 from lowbit.formats.dtypes import name_of
 from lowbit.models.inventory import Inventory
-from lowbit.models.linears import rebuilt_when_packed
 from lowbit.models.policy import Reason, Unsupported
 from lowbit.runs.errors import RecipeError
 
@@ -106,10 +105,8 @@ class Method:
             RecipeError: a layer whose shape does not fit, by its full name.
         """
         if not any(inventory.linears):
-            raise RecipeError(f"{inventory.source}: the blocks of {inventory.name} hold no linear layers")
-        rebuilt = rebuilt_when_packed(inventory.model) if self.packs(inventory) else None
-        if rebuilt is not None:
-            detail = f"transformers builds {rebuilt} in another way for packed files"
+            raise Unsupported.of(Reason.NO_LINEARS, inventory.source, inventory.name)
+        if self.packs(inventory) and (detail := inventory.unloadable()):
             raise Unsupported.of(Reason.LAYOUT, inventory.source, inventory.name, detail)
         for index, linears in enumerate(inventory.linears):
             for linear in linears:

@@ -126,10 +126,9 @@ class Shards:
             parameter = inventory.path(index, linear.parameter)
             solved.add(parameter)
             for key, tensor in solution.tensors.items():
-                if key == parameter:
-                    key = inventory.home(parameter)
-                elif not linear.pieces:
-                    key = inventory.home(parameter).removesuffix(".weight") + key.removeprefix(name)
+                if not linear.pieces:
+                    home = inventory.home(parameter, packed=not linear.experts)
+                    key = home if key == parameter else home.removesuffix(".weight") + key.removeprefix(name)
                 tensors[key] = TensorSource.of(tensor)
             if solution.factors is not None:
                 patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
@@ -174,12 +173,12 @@ class Shards:
             name = inventory.where[name]
             if pieces.get(name):
                 return torch.cat([weight(piece.name) for piece in pieces[name]]).view(inventory.layout.shapes[name])
-            home = inventory.layout.home(name) or name
-            module = home.removesuffix(".weight")
-            if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                return weight(module)
-            if home in file.entries:
-                return file.read(home)
+            for home in inventory.layout.names(name):
+                module = home.removesuffix(".weight")
+                if f"{module}{compressed_tensors.PACKED}" in file.entries:
+                    return weight(module)
+                if home in file.entries:
+                    return file.read(home)
             if inventory.layout.of[name].sources[0] in file.entries:
                 return self._decoder.weights.convert(name, file.read)
             return self._decoder.weights.read(name)  # it serves several blocks: the outer file has it

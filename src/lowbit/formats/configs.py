@@ -48,7 +48,8 @@ def decoder_class(config: PretrainedConfig) -> type[Any] | None:
         entry = mapping.get(type(config), None)
         found += entry if isinstance(entry, (tuple, list)) else [entry]
     found = [item for item in found if item is not None]
-    cls: Any = next((item for item in found if item.__name__ in stated), found[0] if found else None)
+    own = [item for item in found if item.config_class is type(config)]  # others take the text part of it
+    cls: Any = next((item for item in found if item.__name__ in stated), next(iter([*own, *found]), None))
     # BERT and its kin have a causal class too, for use as half of an encoder-decoder; GPT-NeoX says is_decoder=False
     # although it is nothing else.
     encoder = getattr(config, "is_decoder", True) is False and type(config) in MODEL_FOR_MASKED_LM_MAPPING

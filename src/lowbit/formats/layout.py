@@ -9,7 +9,6 @@ keeps the plan instead of carrying it out for the whole model at once.
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -127,25 +126,46 @@ class Layout:
             target, pattern = rename_source_key(name, [], [], prefix, self._known)
         return target, pattern
 
-    def home(self, parameter: str) -> str | None:
+    def home(self, parameter: str, *, packed: bool = False) -> str | None:
         """The name under which new values of a parameter, in the layout of the model, can be stored.
 
         It is the name in the file where that is one tensor. None if a reader would convert what it finds under
-        either name.
+        either name. With ``packed`` the parts of a packed weight can stand in its place too.
         """
+        names = (name for name in self.names(parameter) if self.rename(name) == (parameter, None))
+        return next((name for name in names if not packed or self._packs(name, parameter)), None)
+
+    def names(self, parameter: str) -> list[str]:
+        """The names that new values of a parameter may have: its own, before it that in the file if it is one tensor."""
         conversion = self.of[parameter]
-        names = [conversion.sources[0], parameter] if conversion.plain else [parameter]
-        return next((name for name in names if self._reads_back(name, parameter)), None)
+        return [*(conversion.sources if conversion.plain else ()), parameter]
 
-    def _reads_back(self, name: str, parameter: str) -> bool:
-        """Whether a tensor of this name, and the parts of a packed weight in its place, come back as ``parameter``."""
-        from transformers.core_model_loading import rename_source_key
+    def _packs(self, name: str, parameter: str) -> bool:
+        """Whether transformers' loader of packed weights finds the parts of a weight of this name."""
+        from transformers.core_model_loading import Chunk, WeightConverter, rename_source_key
+        from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
 
-        if self.rename(name) != (parameter, None):
+        parts = CompressedTensorsHfQuantizer.serialized_names["weight"]
+        general = WeightConverter(list(parts), _WEIGHT[1:], [Chunk()])  # the names are what matters
+        converters, prefix = [*self._converters, general], self._model.base_model_prefix
+        stems = {parameter.removesuffix(_WEIGHT), name.removesuffix(_WEIGHT)}
+        if not (name.endswith(_WEIGHT) and parameter.endswith(_WEIGHT) and all(stems)):
             return False
-        if not parameter.endswith(_WEIGHT):
-            return True
-        known = ChainMap({f"{parameter}_packed": True}, self._known)
-        prefix = self._model.base_model_prefix
-        renamed = rename_source_key(f"{name}_packed", self._renamings, self._converters, prefix, known)
-        return name.endswith(_WEIGHT) and renamed == (f"{parameter}_packed", None)
+        return all(
+            rename_source_key(name.removesuffix(_WEIGHT) + "." + part, self._renamings, converters, prefix, self._known)
+            == (parameter, part)
+            for part in parts
+        )
+
+    def unloadable(self) -> str | None:
+        """Why the loader of packed weights in transformers fails on this class, if it does.
+
+        For every part of a packed weight it adds an input to operations on weights, and then it refuses those with
+        several inputs and several outputs.
+        """
+        for entry in self._converters:
+            weights = all(pattern.endswith(_WEIGHT) for pattern in entry.source_patterns)
+            many = any(operation.supports_many_to_many for operation in entry.operations)
+            if weights and len(entry.target_patterns) > 1 and not many:
+                return f"transformers cannot split {entry.source_patterns[0]} when it loads packed weights"
+        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Inventory:
         where: parameter of the model → the one that is read for it; tied parameters share one.
         outer: the conversions of what serves no block alone: embeddings, final norm, untied head.
         inner: for every block, the conversions that make its own parameters.
+        unbounded: tensors of the files that make buffers, which may hold infinities (limits of a clipping, say).
         types: parameter → type in which ``transformers`` computes with it when the model runs in ``dtype``.
         stored_types: the same for a model stored in ``storage``.
 
@@ -75,6 +76,8 @@ class Inventory:
         self._values = sum(math.prod(shapes[name]) for name in {n: None for c in self._used() for n in c.sources})
         self._parameters = self._count()
         self.inner, self.outer = self._place()
+        buffers = {name for name, _ in self.model.named_buffers()}
+        self.unbounded = {s for c in self._used() if buffers.issuperset(c.makes) for s in c.sources}
         self.linears = [self._linears(index) for index in range(len(self.blocks))]
 
     def _match(self) -> dict[str, str]:
@@ -130,23 +133,31 @@ class Inventory:
         return int(name[len(self.block_prefix) + 1 :].partition(".")[0])
 
     def _linears(self, index: int) -> list[Linear]:
-        """Linear layers whose weight belongs to this block alone and can be stored under a name of its own."""
+        """Linear layers whose weight belongs to this block alone and can be packed under a name of its own."""
         found: list[Linear] = []
         for linear in find_linears(self.model, self.path(index, "").removesuffix("."), self.blocks[index]):
-            weight = self.path(index, linear.parameter)
-            if self.layout.of[self.where[weight]] not in self.inner[index]:
+            weight = self.where[self.path(index, linear.parameter)]
+            if self.layout.of[weight] not in self.inner[index]:
                 continue
-            if not linear.pieces:
-                self.home(weight)
-            found.append(linear)
+            if linear.pieces or self.layout.home(weight, packed=not linear.experts) is not None:
+                found.append(linear)
         return found
 
-    def home(self, parameter: str) -> str:
+    def home(self, parameter: str, *, packed: bool = False) -> str:
         """Name under which new values of a parameter are stored, so that transformers reads them back as they are."""
-        found = self.layout.home(self.where[parameter])
+        found = self.layout.home(self.where[parameter], packed=packed)
         if found is None:
             raise Unsupported.of(Reason.LAYOUT, self.source, self.name, f"{parameter} is converted on reading")
         return found
+
+    def unloadable(self) -> str | None:
+        """Why transformers would not load this class with packed weights, whatever the names in the file."""
+        from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
+
+        for name, module in self.model.named_modules():
+            if type(module).__name__ in MODULES_TO_PATCH_FOR_QUANTIZATION:
+                return f"transformers puts other modules in the place of {name} when weights are packed"
+        return self.layout.unloadable()
 
     def in_block(self, name: str) -> bool:
         """Whether the full name of a module or parameter lies inside a block."""
@@ -184,8 +195,8 @@ class Inventory:
 
     def check_length(self, length: int) -> None:
         """Refuse samples longer than the model's learned positions."""
-        limit = getattr(self.checkpoint.config, "max_position_embeddings", None)
-        if isinstance(limit, int) and length > limit:
+        limit = getattr(self.checkpoint.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if isinstance(limit, int) and 0 < limit < length:
             raise RecipeError(
                 f"samples of {length} tokens, but {self.name} here reads at most {limit}: lower the length"
             )
@@ -198,6 +209,8 @@ def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, str]:
     cls = causal_class(checkpoint.config, checkpoint.source)
     for attention in ("sdpa", "eager"):
         config = copy.deepcopy(checkpoint.config)  # building writes the type and the attention into it
+        if not isinstance(config, cls.config_class):
+            config = config.get_text_config()
         try:
             with init_empty_weights(include_buffers=False):
                 model = cls._from_config(config, attn_implementation=attention, dtype=dtype)
@@ -228,19 +241,28 @@ def _types(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
 def _find_blocks(model: Any, checkpoint: Checkpoint) -> tuple[str, list[nn.Module]]:
     """The list of blocks of the language tower, with its path in the model.
 
-    The tower is what the class calls its decoder, and the list is as long as the configuration says; where it says
-    nothing that fits, the longest list.
+    It stands in what the class calls its decoder, in no part with a configuration of another kind (an encoder of
+    images), and is as long as the configuration says; where it says nothing that fits, the longest list.
     """
-    tower = model.get_decoder()
+    text = checkpoint.config.get_text_config(decoder=True)
+    towers = (model.get_decoder(), model.base_model)
     paths = {id(module): name for name, module in model.named_modules()}
-    start = paths.get(id(tower), "")
-    found: list[tuple[str, nn.ModuleList]] = []
-    for name, module in tower.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(name.startswith(outer + ".") for outer, _ in found):
-            continue
-        found.append((name, module))
-    if not found:
+    for tower in towers:
+        found = [(paths[id(item)], item) for item in _lists(tower, (type(text), type(checkpoint.config)))]
+        if found:
+            break
+    else:
         raise Unsupported.of(Reason.NO_BLOCKS, checkpoint.source, type(model).__name__)
-    count = getattr(checkpoint.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    name, blocks = next((item for item in found if len(item[1]) == count), max(found, key=lambda item: len(item[1])))
-    return f"{start}.{name}" if start else name, list(blocks)
+    count = getattr(text, "num_hidden_layers", None)
+    path, blocks = next((item for item in found if len(item[1]) == count), max(found, key=lambda item: len(item[1])))
+    return path, list(blocks)
+
+
+def _lists(module: nn.Module, kinds: tuple[type, ...]) -> Iterator[nn.ModuleList]:
+    """The outermost lists of modules, in no part whose configuration is of none of ``kinds``."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            if len(child):
+                yield child
+        elif type(getattr(child, "config", None)) in (type(None), *kinds):
+            yield from _lists(child, kinds)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-__all__ = ["Linear", "Piece", "find_linears", "rebuilt_when_packed"]
+__all__ = ["Linear", "Piece", "find_linears"]
 
 _GATE = re.compile(r"(?:.*_)?(?:gate|router)")
 
@@ -75,7 +75,9 @@ def find_linears(model: Any, path: str, block: nn.Module) -> list[Linear]:
     for name, module in block.named_modules():
         if name in stacked:
             found += _stacks(model, path, name, module)
-        elif isinstance(module, (nn.Linear, Conv1D)) and not any(_gates(name, parent) for parent in beside):
+        elif any(_gates(name, parent) for parent in beside):
+            continue
+        elif isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _is_linear(module)):
             rows, columns = module.weight.shape
             transposed = isinstance(module, Conv1D)
             shape = (columns, rows) if transposed else (rows, columns)
@@ -83,12 +85,17 @@ def find_linears(model: Any, path: str, block: nn.Module) -> list[Linear]:
     return found
 
 
-def rebuilt_when_packed(model: nn.Module) -> str | None:
-    """A class in the model that ``transformers`` replaces by another when it loads packed weights."""
-    from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION
-
-    names = (type(module).__name__ for module in model.modules())
-    return next((name for name in names if name in MODULES_TO_PATCH_FOR_QUANTIZATION), None)
+def _is_linear(module: nn.Linear) -> bool:
+    """Whether a module that is a Linear by descent computes W x + b; a router may compute more."""
+    if type(module).forward is nn.Linear.forward:
+        return True
+    x, w = torch.tensor([[0.5, -1.0], [2.0, 0.25]]), torch.tensor([[1.0, 3.0], [-2.0, 0.5], [0.0, 1.5]])
+    values = {"weight": w} | ({} if module.bias is None else {"bias": torch.zeros(3)})
+    try:
+        result = torch.func.functional_call(module, values, (x,))
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False
+    return isinstance(result, torch.Tensor) and torch.equal(result, x @ w.T)
 
 
 def _holds_stacks(module: nn.Module) -> bool:

@@ -25,6 +25,8 @@ class Reason(enum.Enum):
     SKIPS = "does not call all of its blocks"
     CARRIES = "hands more than the hidden state from block to block"
     OUTPUT = "has blocks that return something other than a hidden state of the size of their input"
+    LENGTH = "computes on sequences of another length than that of the text"
+    INPUTS = "needs more than the tokens of a text"
     LAYOUT = "keeps weights in a layout that cannot hold them compressed"
 
 

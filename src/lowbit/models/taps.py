@@ -14,7 +14,7 @@ from torch import nn
 
 from lowbit.runs.errors import RecipeError
 
-from .decoder import Decoder, Stop
+from .decoder import Decoder, Sample, Stop
 from .experts import Routed
 
 __all__ = ["collect_inputs"]
@@ -57,7 +57,7 @@ class _Inputs:
 def collect_inputs(
     decoder: Decoder,
     index: int,
-    states: Sequence[torch.Tensor],
+    samples: Sequence[Sample],
     take: Callable[[str, int, torch.Tensor], None],
 ) -> tuple[dict[str, str], dict[str, Routed]]:
     """Run block ``index``, whose weights are in memory, over every sample up to the input of its last linear layer.
@@ -66,7 +66,7 @@ def collect_inputs(
     same tensor (q, k, v; gate, up), once per sample, under the name of the first of the group.
 
     Returns:
-        Linear layer → leader of its group, where a layer that no sample reached is missing; and stack → where the
+        Linear layer → leader of its group, where a layer that is never called is missing; and stack → where the
         tokens of its experts went.
 
     Raises:
@@ -80,7 +80,7 @@ def collect_inputs(
     routed = {path: Routed(block.get_submodule(path)) for path in modules.values()}
     leader: dict[str, str] = {}
     calls: int | None = None  # of a sample, when every layer is called once: a pass may end at the last one
-    for sample, state in enumerate(states):
+    for sample, at in enumerate(samples):
         seen = _Inputs(calls)
         before = {path: routes.calls for path, routes in routed.items()}
         hooks = [block.get_submodule(name).register_forward_pre_hook(seen.hook(name)) for name in names]
@@ -89,7 +89,7 @@ def collect_inputs(
             hooks.append(block.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True))
         try:
             with contextlib.suppress(Stop):
-                decoder.run(index, state)
+                decoder.run(index, at)
         finally:
             for handle in hooks:
                 handle.remove()

@@ -70,7 +70,7 @@ class Weights:
             tensor = self._inventory.checkpoint.read(name)
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
-        bad = first_bad(tensor)
+        bad = None if name in self._inventory.unbounded else first_bad(tensor)
         if bad is not None:
             raise RecipeError(f"{self._inventory.source}: tensor {name} holds NaN or infinite values, first at {bad}")
         return tensor
