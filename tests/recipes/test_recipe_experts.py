@@ -121,6 +121,7 @@ def test_each_expert_is_better_with_its_adapter(experts: Make, kind: str) -> Non
     told = [event for event in events if isinstance(event, ModuleDone)]
     assert next(event for event in events if isinstance(event, Started)).modules == len(told)
     assert sum(".experts.3." in event.name for event in told) == 4
+    assert f"its {len(told)} linear layers" in (result.out / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_packed_is_said_aloud_with_its_share(experts: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,14 @@ def readme(record: Mapping[str, Any]) -> str:
     """Markdown from the content of ``lowbit.json``: no date and no place, equal runs give equal bytes."""
     options, totals, loads = record["options"], record["totals"], record["loads_with"]
     bits = options["bits"]
+    layers = sum(math.prod(module["shape"][:-2]) for module in record["modules"])  # of a stack, one an expert
     group = f"groups of {options['group_size']}" if options["group_size"] else "one scale per row"
     grid = "" if bits == 16 else f" {'symmetric' if options['symmetric'] else 'asymmetric'}, {group},"
     lines = [
         f"# {options['model']}, compressed by lowbit",
         "",
         f"{record['model']['architecture']}, {record['modules'][0]['method']},{grid} {bits} bits per weight of its "
-        f"{len(record['modules'])} linear layers. {totals['bytes_before']:,} bytes before, "
+        f"{layers} linear layers. {totals['bytes_before']:,} bytes before, "
         f"{totals['bytes_after']:,} after ({totals['ratio']:.2f} times smaller, adapter included).",
         "",
         *_perplexities(record["perplexity"]),
