@@ -19,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 from lowbit.compression.arrays import Arrays
 from lowbit.compression.experts import _moments
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.errors import AdapterError
 from lowbit.formats.peft import read_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile
-from lowbit.formats.stacks import flatten, unflatten
+from lowbit.formats.stacks import flatten, parameter_of, unflatten
 from lowbit.models.adapters import split_factors
 from lowbit.models.decoder import Decoder
 from lowbit.models.taps import collect_inputs
@@ -275,9 +276,14 @@ def test_factors_are_laid_out_as_peft_reads_them(transposed: bool) -> None:
     plain, modules, parameters = flatten(factors, ())
     assert (modules, parameters) == ([], sorted(names))
     for wrapper, (b, a) in plain.items():
-        name, (b3, a3) = unflatten(wrapper, parameters, 2, b, a)
+        name = parameter_of(wrapper, parameters)
+        b3, a3 = unflatten(name, 2, b, a)
         assert torch.equal(b3, factors[name][0])
         assert torch.equal(a3, factors[name][1])
+    with pytest.raises(AdapterError, match="lowbit can tell apart"):
+        parameter_of("other", parameters)
+    with pytest.raises(AdapterError, match="no multiple of the rank 4"):
+        unflatten("experts.down_proj", 4, b, a)
     model = get_peft_model(Model(), LoraConfig(r=2, lora_alpha=2, target_modules=[], target_parameters=parameters))
     state = {f"base_model.model.{w}.lora_{key}.default.weight": f for w, pair in plain.items() for key, f in
              zip("BA", pair, strict=True)}  # fmt: skip

@@ -22,7 +22,7 @@ from lowbit.runs.files import make_folder, write_bytes
 from .dtypes import FLOATS
 from .errors import AdapterError
 from .safetensors_file import SafetensorsFile, write_tensors
-from .stacks import flatten, unflatten
+from .stacks import flatten, parameter_of, unflatten
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
 
@@ -190,8 +190,9 @@ def read_adapter(folder: str | Path) -> Adapter:
         targets = config.get("target_parameters") or []
         name, rank = module, int(a.shape[0])
         if targets and module not in (config.get("target_modules") or []) and f"{module}.weight" not in targets:
-            rank = pattern_value(config.get("rank_pattern"), module, config.get("r"))
-            name, (b, a) = unflatten(module, targets, rank, b, a)
+            name = parameter_of(module, targets)
+            rank = pattern_value(config.get("rank_pattern"), name, config.get("r"))
+            b, a = unflatten(name, rank, b, a)
         factor = scaling(config, name, rank)
         factors[name] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
     return Adapter(factors, file.metadata.get(BASE_HASH_KEY), config)

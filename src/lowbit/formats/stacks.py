@@ -17,7 +17,7 @@ import torch
 
 from .errors import AdapterError
 
-__all__ = ["flatten", "unflatten"]
+__all__ = ["flatten", "parameter_of", "unflatten"]
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -47,20 +47,11 @@ def flatten(factors: Factors, by_parameter: Collection[str]) -> tuple[dict[str, 
     return plain, modules, sorted(parameters)
 
 
-def unflatten(
-    wrapper: str, targets: Iterable[str], rank: Any, b: torch.Tensor, a: torch.Tensor
-) -> tuple[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Full name of the parameter of a ``wrapper``, and its factors expert by expert.
-
-    Args:
-        wrapper: name of the module, with ``base_layer`` for every wrapper outside.
-        targets: ``target_parameters``.
-        rank: of one expert.
-        b: (m, r · experts).
-        a: (experts · r, k).
+def parameter_of(wrapper: str, targets: Iterable[str]) -> str:
+    """Full name of the parameter of a ``wrapper``, whose name says ``base_layer`` for every wrapper outside.
 
     Raises:
-        AdapterError: a parameter that cannot be told from the configuration, or factors that do not fit.
+        AdapterError: none of the ``targets``, the ``target_parameters``, or one that cannot be told from its fellows.
     """
     module = wrapper.replace(_INSIDE, "")
     found: set[str] = set()
@@ -68,12 +59,20 @@ def unflatten(
         head, _, leaf = target.rpartition(".")
         if not head or f".{module}".endswith(f".{head}"):
             found.add(leaf)
-    inside_out = sorted(found, key=lambda leaf: leaf == _OUTERMOST)
+    outside_in = sorted(found, key=lambda leaf: leaf != _OUTERMOST)
     depth = wrapper.count(_INSIDE)
-    if depth >= len(inside_out) or len(inside_out) > 1 + (_OUTERMOST in found):
+    if depth >= len(outside_in) or len(outside_in) > 1 + (_OUTERMOST in found):
         raise AdapterError(f"factors of {wrapper} belong to none of the target_parameters that lowbit can tell apart")
+    return f"{module}.{outside_in[depth]}"
+
+
+def unflatten(name: str, rank: Any, b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (experts, m, r) and A (experts, r, k) of the parameter ``name``, from (m, r · experts) and (experts · r, k).
+
+    Raises:
+        AdapterError: factors that do not fit the ``rank`` of one expert.
+    """
     if not isinstance(rank, int) or rank < 1 or a.shape[0] % rank:
-        raise AdapterError(f"factors of {wrapper} have {a.shape[0]} rows, which is no multiple of the rank {rank}")
+        raise AdapterError(f"factors of {name} have {a.shape[0]} rows, which is no multiple of the rank {rank}")
     experts = a.shape[0] // rank
-    pair = b.reshape(b.shape[0], rank, experts).permute(2, 0, 1).contiguous(), a.reshape(experts, rank, -1)
-    return f"{module}.{inside_out[len(inside_out) - 1 - depth]}", pair
+    return b.reshape(b.shape[0], rank, experts).permute(2, 0, 1).contiguous(), a.reshape(experts, rank, -1)
