@@ -23,7 +23,7 @@ from lowbit.formats.packed.compressed_tensors import (
     unpack_module,
 )
 from lowbit.formats.packed.packing import pack_padded
-from lowbit.formats.safetensors_file import write_tensors
+from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
 
 Write = Callable[..., Path]
 BITS = (2, 3, 4, 8)
@@ -63,6 +63,19 @@ def test_dequantizes_bit_for_bit_as_the_library(
     back = unpack_module(tensors, bits=bits, scheme=scheme)
     assert np.array_equal(back[0].numpy(), codes)
     assert np.array_equal(back[2].numpy(), zeros)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("rows", [1, 2, 10, 11])
+def test_zero_points_of_few_rows_are_written(rows: int, bits: int, tmp_path: Path) -> None:
+    """One word holds them all: a tensor of one value, whose strides say nothing."""
+    codes, scale, zeros = grid(bits, (rows, 32), bits, "asymmetric", 1, torch.float32)
+    tensors = pack_module("m", codes, scale, zeros, bits=bits, scheme="asymmetric")
+    write_tensors(tmp_path / "m.safetensors", tensors)
+    file = SafetensorsFile(tmp_path / "m.safetensors")
+    read = unpack_module({name: file.read(name) for name in tensors}, bits=bits, scheme="asymmetric")
+    assert np.array_equal(read.zero_point, zeros)
+    assert np.array_equal(read.codes, codes)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8])

@@ -13,7 +13,7 @@ from lowbit.compression.compensate import compensate
 from lowbit.compression.layer import LayerSolver, Solution
 from lowbit.compression.method import Method
 from lowbit.formats.packed.compressed_tensors import dequantize_module
-from lowbit.models.inventory import Linear
+from lowbit.models.linears import Linear
 from lowbit.runs.clock import Clock
 from lowbit.runs.errors import RecipeError
 
@@ -123,3 +123,21 @@ def test_factors_too_large_for_their_type_are_refused() -> None:
     how = method(compensate="svd", storage=torch.float16)
     with pytest.raises(RecipeError, match=r"a factor of its adapter holds .*, which float16 cannot hold"):
         compensate(how, arrays, torch.full((M, K), 1e12), None, torch.ones(K))
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
+def test_an_adapter_of_all_directions_leaves_gptq_the_whole_moment(backend: str) -> None:
+    """Six tokens span six directions: an adapter of rank six restores any error there and says nothing of others."""
+    w, x = problem()
+    x = x[:6]
+    arrays = Arrays.load(backend, device="cpu", threads=None)
+    c = arrays.give(((x.double().T @ x.double()) / len(x)).to(arrays.moment_dtype))
+
+    def solution(rank: int, **changes: Any) -> Solution:
+        how = method(quantizer="gptq", act_order=True, rank=rank, **changes)
+        return LayerSolver(how, arrays, Clock()).solve("a.b", 7, Linear("b", (M, K), False), w, c, x.abs().mean(0))
+
+    aware, plain = solution(6, adapter_aware=True, damping=0.1, rounds=2), solution(6)
+    assert (aware.full_rank, plain.full_rank) == (True, False)
+    assert torch.equal(aware.tensors["a.b.weight_packed"], plain.tensors["a.b.weight_packed"])
+    assert not solution(5, adapter_aware=True, damping=0.1).full_rank

@@ -26,7 +26,7 @@ from lowbit.models.taps import collect_inputs
 from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
 from lowbit.report.schema import load_schema, problems
-from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Started, Step
+from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Note, Started, Step
 
 Make = Callable[..., CompressOptions]
 
@@ -96,12 +96,12 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
     decoder = Decoder(open_checkpoint(folder))
     ids = np.arange(30, 54)
     with decoder.weights.outer(head=False):
-        (state,) = decoder.embed([ids])
+        (sample,) = decoder.embed([ids])
     for index in range(len(decoder.inventory.blocks)):
         with decoder.weights.block(index):
-            state = decoder.run(index, state)
+            decoder.advance(index, [sample])
     with decoder.weights.outer(head=True):
-        pieces = [decoder.logits(state[:, start : start + 7]) for start in range(0, len(ids), 7)]
+        pieces = [decoder.logits(sample, start, min(start + 7, len(ids))) for start in range(0, len(ids), 7)]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = model(input_ids=torch.as_tensor(ids)[None]).logits[0]
@@ -164,9 +164,11 @@ def test_stored_errors_are_those_of_the_stored_numbers(options: Make) -> None:
     rows = load_rows(chosen.calibration, dense.tokenizer(), samples=3, length=24).ids
     inputs: dict[str, list[torch.Tensor]] = {}
     with decoder.weights.outer(head=False):
-        states = decoder.embed(list(rows))
+        samples = decoder.embed(list(rows))
     with decoder.weights.block(0):
-        groups = collect_inputs(decoder, 0, states, lambda name, _, x: inputs.setdefault(name, []).append(x.double()))
+        groups, _ = collect_inputs(
+            decoder, 0, samples, lambda name, _, x: inputs.setdefault(name, []).append(x.double())
+        )
     assert groups["self_attn.k_proj"] == groups["self_attn.v_proj"] == "self_attn.q_proj"
     assert groups["mlp.up_proj"] == "mlp.gate_proj"
     factors = read_adapter(result.out / "adapter").factors
@@ -416,3 +418,19 @@ def test_a_compressed_directory_can_be_compressed_again(options: Make, tmp_path:
     first = compress(options(out=tmp_path / "a", bits=4, compensate="none"))
     second = compress(options(out=tmp_path / "b", model=str(first.out), bits=4, compensate="none"))
     assert second.record["modules"][0]["relative_error_before"] < 1e-6
+
+
+def test_pruning_alone_says_that_nothing_shrinks(options: Make) -> None:
+    events: list[Event] = []
+    result = compress(options(sparsity="2:4", bits=16), events.append)
+    assert any(isinstance(event, Note) and "no file smaller" in event.message for event in events)
+    assert "no file smaller" in (result.out / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_adapter_of_all_directions_is_said_aloud(options: Make) -> None:
+    """Three tokens and rank four: GPTQ has no direction left to spare, and weighs errors as without an adapter."""
+    events: list[Event] = []
+    compress(options(quantizer="gptq", samples=1, length=3, backend="torch"), events.append)
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert len(notes) == 2
+    assert all("lower rank" in note and "self_attn.q_proj" in note for note in notes)

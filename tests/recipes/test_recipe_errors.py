@@ -50,7 +50,7 @@ def test_missing_tensor(options: Make, broken: Callable[..., Path]) -> None:
     folder = broken(lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
     assert refusal(options(model=str(folder))) == (
         f"{folder} lacks the tensor model.layers.1.mlp.up_proj.weight that LlamaForCausalLM needs: "
-        "the checkpoint is incomplete, or written in a layout that this version does not read"
+        "the checkpoint is incomplete, transformers would fill it with random numbers"
     )
 
 

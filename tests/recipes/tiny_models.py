@@ -11,6 +11,7 @@ import transformers
 HIDDEN = 32
 VOCABULARY = 264  # 256 bytes and a few special tokens
 
+_EXPERTS = {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
@@ -27,6 +28,19 @@ _SIZES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6},
     "gpt_neox": {},
     "gpt_bigcode": {},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 32},
+    "qwen3_moe": _EXPERTS,
+    "granitemoe": {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2, "moe_layers": [0, 1]},
+    "gpt_oss": {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "intermediate_size": 32,
+    },
 }
 
 

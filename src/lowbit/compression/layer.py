@@ -8,12 +8,12 @@ its A does not reach, with B left free.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 
-from lowbit.models.inventory import Linear
+from lowbit.models.linears import Linear
 from lowbit.runs.clock import Clock
 
 from .arrays import Arrays
@@ -26,6 +26,7 @@ __all__ = ["LayerSolver", "Solution"]
 _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
 _ROUGHLY = 1e-3  # distance from the optimum at which the directions of an adapter to come are good enough
+_NOTHING = 2.0**-16  # share of an input's energy that is rounding: the entries of a float32 moment carry 2^-24
 
 
 class Solution(NamedTuple):
@@ -34,6 +35,14 @@ class Solution(NamedTuple):
     tensors: dict[str, torch.Tensor]  # the compressed weight as stored, by full name
     factors: tuple[torch.Tensor, torch.Tensor] | None  # B (m, r) and A (r, k) as stored
     measures: dict[str, Any]  # of the record
+    full_rank: bool  # the adapter was to know of all directions of the inputs, so the compression was not told of it
+
+
+class _Aim(NamedTuple):
+    """What the errors of a compression are weighed with."""
+
+    moment: Any  # second moment, an array (k, k)
+    damping: float
 
 
 class _Round(NamedTuple):
@@ -67,7 +76,7 @@ class LayerSolver:
         Raises:
             SpecError: what the backend refuses.
         """
-        best = self._best_round(name, linear, w, c, magnitude)
+        best, full_rank = self._best_round(name, linear, w, c, magnitude)
         with self.clock("errors"):
             norm = self._error(w, c)
         method, (before, after, stored, patch) = self.method, best
@@ -99,15 +108,20 @@ class LayerSolver:
             "energy": energy,
             "bytes": _bytes(stored, patch),
         }
-        return Solution(stored.tensors, None if patch is None else (patch.b, patch.a), measures)
+        return Solution(stored.tensors, None if patch is None else (patch.b, patch.a), measures, full_rank)
 
-    def _best_round(self, name: str, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor) -> _Round:
+    def _best_round(
+        self, name: str, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor
+    ) -> tuple[_Round, bool]:
+        """The best of all rounds, and whether an adapter left nothing to weigh errors with."""
         method, arrays, clock = self.method, self.arrays, self.clock
-        target, aim = w, self._aim(name, linear, w, c)
+        whole = _Aim(c, method.adapter_damping)
+        target, aim = w, self._aim(name, linear, w, whole)
+        full_rank = method.adapter_aware and aim is whole
         best: _Round | None = None
         for turn in range(method.rounds):
             with clock("quantize"):
-                stored = quantize(method, arrays, name, linear, target, aim)
+                stored = quantize(replace(method, damping=aim.damping), arrays, name, linear, target, aim.moment)
             d = w - stored.weight
             with clock("errors"):
                 before = self._error(d, c)
@@ -121,26 +135,36 @@ class LayerSolver:
                 if not method.adapter_aware:
                     target = w - product
                 elif turn + 1 < method.rounds:
-                    aim = arrays.backend.residual_moment(c, arrays.give(patch.a.to(torch.float32)))
+                    aim = self._behind(whole, arrays.give(patch.a.to(torch.float32)))
             if best is None or after < best.after:
                 best = _Round(before, after, stored, patch)
         assert best is not None
-        return best
+        return best, full_rank
 
-    def _aim(self, name: str, linear: Linear, w: torch.Tensor, c: Any) -> Any:
-        """Second moment that the compression of ``w`` works with: all of ``c``, or what the adapter will leave of it.
+    def _aim(self, name: str, linear: Linear, w: torch.Tensor, whole: _Aim) -> _Aim:
+        """What the compression of ``w`` works with: the ``whole`` moment, or what the adapter will leave of it.
 
         Which directions the adapter will take is guessed from the error of a compression that knows nothing of the
         inputs.
         """
         if not self.method.adapter_aware:
-            return c
+            return whole
         with self.clock("quantize"):
             plain = quantize(self.method, self.arrays, name, linear, w, None)
         with self.clock("compensate"):
             error = self.arrays.give(w - plain.weight)
-            guess = self.arrays.backend.eora_certified(error, c, rank=self.method.rank, tolerance=_ROUGHLY)
-            return self.arrays.backend.residual_moment(c, guess.A)
+            guess = self.arrays.backend.eora_certified(error, whole.moment, rank=self.method.rank, tolerance=_ROUGHLY)
+            return self._behind(whole, guess.A)
+
+    def _behind(self, whole: _Aim, a: Any) -> _Aim:
+        """What an adapter with rows ``a`` leaves of a moment; all of it again where that is rounding alone.
+
+        An adapter whose rank reaches that of the inputs restores any error on them, so it prefers none: other inputs
+        decide, and for those the whole moment is the best guess.
+        """
+        left = self.arrays.backend.residual_moment(whole.moment, a)
+        energy, before = (self.arrays.take(moment).diagonal() for moment in (left, whole.moment))
+        return whole if bool((energy <= _NOTHING * before).all()) else _Aim(left, self.method.damping)
 
     def _error(self, d: torch.Tensor, c: Any) -> float:
         """Squared output error of the weight error ``d``."""

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lowbit.models.decoder import Decoder
+from lowbit.models.decoder import Decoder, Sample
+from lowbit.models.experts import Routed
 from lowbit.models.taps import collect_inputs
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import Clock
@@ -24,7 +25,8 @@ class BlockMoments(NamedTuple):
     """Statistics of one block."""
 
     nodes: dict[str, Any]  # leader of a group of layers with one input → root of its summation tree
-    groups: dict[str, str]  # linear layer → leader
+    groups: dict[str, str]  # linear layer → leader; those that no token reaches are missing
+    routed: dict[str, Routed]  # stack → where the tokens of its experts went
 
 
 class _Trees:
@@ -74,22 +76,17 @@ class _Trees:
         self.seconds += time.perf_counter() - started
 
 
-def collect_moments(
-    decoder: Decoder, index: int, states: list[torch.Tensor], arrays: Arrays, clock: Clock
-) -> BlockMoments:
-    """Statistics of every group of layers of block ``index``, whose weights are in memory, over all hidden states.
+def collect_moments(decoder: Decoder, index: int, samples: list[Sample], arrays: Arrays, clock: Clock) -> BlockMoments:
+    """Statistics of every group of layers of block ``index``, whose weights are in memory, over all samples.
 
     Raises:
-        RecipeError: a layer that no token reaches, or inputs that are not finite.
+        RecipeError: inputs that are not finite.
     """
     inventory = decoder.inventory
-    trees = _Trees(arrays, inventory.path(index, "").removesuffix("."), states[0].shape[1])
+    trees = _Trees(arrays, inventory.path(index, "").removesuffix("."), samples[0].length)
     with clock("forward"):
-        groups = collect_inputs(decoder, index, states, trees.take)
+        groups, routed = collect_inputs(decoder, index, samples, trees.take)
         trees.finish()
     clock.move("forward", "statistics", trees.seconds)
-    for linear in inventory.linears[index]:
-        if groups.get(linear.name) not in trees.nodes:
-            name = inventory.path(index, linear.name)
-            raise RecipeError(f"no calibration token reaches {name}: take more or other samples")
-    return BlockMoments(trees.nodes, groups)
+    groups = {name: leader for name, leader in groups.items() if leader in trees.nodes}
+    return BlockMoments(trees.nodes, groups, routed)

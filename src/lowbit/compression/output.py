@@ -28,9 +28,18 @@ def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model:
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for index in range(len(inventory.blocks)):
         factors.update(shards.factors(index))
-    transposed = all(linear.transposed for linears in inventory.linears for linear in linears)
+    every = [linear for linears in inventory.linears for linear in linears]
+    transposed = all(linear.transposed for linear in every if not linear.experts)
+    leaves = {piece.name.rpartition(".")[2] for linear in every for piece in linear.pieces}
     with writing(folder):
-        write_adapter(folder, factors, base_model=base_model, base_hash=weights_hash(out), fan_in_fan_out=transposed)
+        write_adapter(
+            folder,
+            factors,
+            base_model=base_model,
+            base_hash=weights_hash(out),
+            fan_in_fan_out=transposed,
+            by_parameter={name for name in factors if name.rpartition(".")[2] in leaves and factors[name][0].ndim == 2},
+        )
 
 
 def output_index(shards: Shards) -> dict[str, Any]:
@@ -39,7 +48,7 @@ def output_index(shards: Shards) -> dict[str, Any]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(shards.weight_map().items()))}
 
 
-def output_config(inventory: Inventory, method: Method) -> bytes:
+def output_config(inventory: Inventory, method: Method, shards: Shards) -> bytes:
     """Content of ``config.json``: the input's, key for key, with what was changed.
 
     Written again in the words of the installed transformers, it would lose settings for whoever reads the old ones.
@@ -61,7 +70,7 @@ def output_config(inventory: Inventory, method: Method) -> bytes:
             bits=method.bits,
             scheme=method.scheme,
             group_size=method.group_size,
-            ignore=inventory.outer_linears(),
+            ignore=inventory.dense_linears(shards.solved),
             act_order=method.act_order,
         )
     return (json.dumps(config, indent=2) + "\n").encode()

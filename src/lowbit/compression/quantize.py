@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lowbit.formats.packed import compressed_tensors
-from lowbit.models.inventory import Linear
+from lowbit.models.linears import Linear, Piece
 from lowbit.models.weights import stored_as
 
 from .arrays import Arrays
@@ -102,22 +102,22 @@ def _round(method: Method, arrays: Arrays, w: Any, c: Any) -> tuple[Any, Any, An
 
 
 def _pack(method: Method, arrays: Arrays, name: str, linear: Linear, codes: Any, scale: Any, zero_point: Any) -> Stored:
-    packed = compressed_tensors.pack_module(
-        name,
-        arrays.take(codes),
-        arrays.take(scale).to(method.storage),
-        arrays.take(zero_point),
-        bits=method.bits,
-        scheme=method.scheme,
-    )
-    unpacked = compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme)
-    weight = stored_as(method.storage, unpacked, "its weight, as a reader unpacks it,")
-    if linear.transposed:  # no other reader knows a packed Conv1D: such a weight is stored dequantized
+    parts = arrays.take(codes), arrays.take(scale).to(method.storage), arrays.take(zero_point)
+    tensors: dict[str, torch.Tensor] = {}
+    weights: list[torch.Tensor] = []
+    for piece in linear.pieces or (Piece(name, 0, 0, linear.shape[0]),):
+        rows = (part[piece.start : piece.stop] for part in parts)
+        packed = compressed_tensors.pack_module(piece.name, *rows, bits=method.bits, scheme=method.scheme)
+        weights.append(compressed_tensors.dequantize_module(packed, bits=method.bits, scheme=method.scheme))
+        tensors |= packed
+    weight = stored_as(method.storage, torch.cat(weights), "its weight, as a reader unpacks it,")
+    if not linear.packable:  # no other reader knows it packed: such a weight is stored dequantized
         return _dense(method, name, linear, weight.to(torch.float32))
-    return Stored.of(packed, weight)
+    return Stored.of(tensors, weight)
 
 
 def _dense(method: Method, name: str, linear: Linear, weight: torch.Tensor) -> Stored:
     stored = stored_as(method.storage, weight, "its weight")
     layout = stored.T.contiguous() if linear.transposed else stored
-    return Stored.of({f"{name}.weight": layout}, stored)
+    pieces = linear.pieces or (Piece(name, 0, 0, len(layout)),)
+    return Stored.of({f"{piece.name}.weight": layout[piece.start : piece.stop] for piece in pieces}, stored)

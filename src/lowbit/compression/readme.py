@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +23,14 @@ def readme(record: Mapping[str, Any]) -> str:
     """Markdown from the content of ``lowbit.json``: no date and no place, equal runs give equal bytes."""
     options, totals, loads = record["options"], record["totals"], record["loads_with"]
     bits = options["bits"]
+    layers = sum(math.prod(module["shape"][:-2]) for module in record["modules"])  # of a stack, one an expert
     group = f"groups of {options['group_size']}" if options["group_size"] else "one scale per row"
     grid = "" if bits == 16 else f" {'symmetric' if options['symmetric'] else 'asymmetric'}, {group},"
     lines = [
         f"# {_shown(options['model'])}, compressed by lowbit",
         "",
         f"{_shown(record['model']['architecture'])}, {record['modules'][0]['method']},{grid} {bits} bits per weight "
-        f"of its {len(record['modules'])} linear layers. {totals['bytes_before']:,} bytes before, "
+        f"of its {layers} linear layers. {totals['bytes_before']:,} bytes before, "
         f"{totals['bytes_after']:,} after ({totals['ratio']:.2f} times smaller, adapter included).",
         "",
         *_perplexities(record["perplexity"]),
@@ -40,6 +42,7 @@ def readme(record: Mapping[str, Any]) -> str:
         "",
         *_remark(options, loads),
         *([f"{loads['peft_refuses']}: the one here is for `lowbit`.", ""] if loads["peft_refuses"] else []),
+        *(line for remark in record["model"]["remarks"] for line in (f"Note: {remark}.", "")),
         *_needs_adapter(options),
         "`lowbit eval DIR --adapter DIR/adapter --text FILE` measures it from these files. `lowbit.json` holds "
         "everything needed to reproduce it, `report.html` shows it.",

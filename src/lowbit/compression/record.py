@@ -113,6 +113,7 @@ def make_record(
             "quantization": inventory.checkpoint.quantization,
             "forward_dtype": name_of(decoder.weights.dtype),
             "kept": [kept for line in lines[1:] for kept in line["kept"]],
+            "remarks": list(method.remarks(inventory)),
         },
         "modules": modules,
         "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},

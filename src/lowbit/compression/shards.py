@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lowbit.formats.layout import Conversion
 from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
@@ -70,6 +72,11 @@ class Shards:
         return self.journal.lines[: self._blocks + 1]
 
     @property
+    def solved(self) -> set[str]:
+        """Full names of the layers that were compressed."""
+        return {module["name"] for line in self.lines[1:] for module in line["modules"]}
+
+    @property
     def perplexity(self) -> dict[str, Any] | None:
         """What an earlier attempt measured when all blocks were done."""
         later = self.journal.lines[self._blocks + 1 :]
@@ -85,43 +92,73 @@ class Shards:
         """
         if self.journal.lines:
             return
-        for index in range(self._blocks):  # found now, not hours later
-            for name in self._inventory.block_names(index):
-                if len((kept := self._kept(name)).shape) < 2:
-                    kept.read()
-        tensors = {name: self._kept(name) for name in self._inventory.outer}
+        for conversion in (
+            c for block in self._inventory.inner for c in block if c.plain
+        ):  # found now, not hours later
+            for small in self._kept(conversion, conversion.makes).values():
+                if len(small.shape) < 2:
+                    small.read()
+        tensors: dict[str, TensorSource] = {}
+        for conversion in self._inventory.outer:
+            tensors |= self._kept(conversion, conversion.makes)
         self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
 
-    def _kept(self, name: str) -> TensorSource:
-        """A tensor that is stored as it is, but for its type."""
-        checkpoint, source = self._inventory.checkpoint, self._inventory.where[name]
-        stored = checkpoint.dtype(source)
-        dtype = self._method.storage if stored.is_floating_point else stored
-        read = self._decoder.weights.read
-        return TensorSource(dtype, checkpoint.shape(source), lambda: stored_as(dtype, read(name), f"tensor {name}"))
+    def _kept(self, conversion: Conversion, parameters: Sequence[str]) -> dict[str, TensorSource]:
+        """Those of the parameters that a conversion makes which are not compressed, by the names they are stored under.
+
+        Names and layout stay those of the files, so that they are read back in the same way. In the layout of the
+        class stand parameters whose fellows are compressed, and all that need an operation in a packed output: the
+        loader of transformers expects the inputs of an operation packed all or none.
+        """
+        inventory, weights = self._inventory, self._decoder.weights
+        whole = len(parameters) == len(conversion.makes)
+        if whole and (conversion.plain or not self._method.packs(inventory)):
+            stored = [(name, inventory.checkpoint.shape(name), weights.source, name) for name in conversion.sources]
+        else:
+            shapes = inventory.layout.shapes
+            stored = [(inventory.home(name), shapes[name], weights.read, name) for name in parameters]
+        dtype = inventory.stored_type(conversion)
+
+        def reader(read: Reader, name: str) -> Callable[[], torch.Tensor]:
+            if name in inventory.unbounded:
+                return lambda: read(name).to(dtype)
+            return lambda: stored_as(dtype, read(name), f"tensor {name}")
+
+        return {home: TensorSource(dtype, shape, reader(read, name)) for home, shape, read, name in stored}
 
     def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
         """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
+        inventory = self._inventory
         tensors: dict[str, TensorSource] = {}
         patches: dict[str, TensorSource] = {}
         solved = set()
+        layers = {linear.name: linear for linear in inventory.linears[index]}
         for path, solution in solutions.items():
-            name = self._inventory.path(index, path)
-            solved.add(f"{name}.weight")
-            tensors |= {key: TensorSource.of(tensor) for key, tensor in solution.tensors.items()}
+            name, linear = inventory.path(index, path), layers[path]
+            parameter = inventory.path(index, linear.parameter)
+            solved.add(parameter)
+            for key, tensor in solution.tensors.items():
+                if not linear.pieces:
+                    home = inventory.home(parameter, packed=not linear.experts)
+                    key = home if key == parameter else home.removesuffix(".weight") + key.removeprefix(name)
+                tensors[key] = TensorSource.of(tensor)
             if solution.factors is not None:
                 patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
         kept = []
-        for name in self._inventory.block_names(index):
-            if name not in solved:
-                tensors[name] = self._kept(name)
-                if len(tensors[name].shape) > 1:
-                    kept.append({"name": name, "shape": list(tensors[name].shape)})
+        for conversion in inventory.inner[index]:
+            left = [name for name in conversion.makes if name not in solved]
+            kept += [
+                {"name": name, "shape": list(shape), "share": round(math.prod(shape) / inventory.values(), 6)}
+                for name in left
+                if len(shape := inventory.layout.shapes[name]) > 1
+            ]
+            if left:
+                tensors |= self._kept(conversion, left)
         files = {self.name(index + 1): self._write(index + 1, tensors)}
         if patches:
             beside = self._patch_file(index)
             files[f"{beside.parent.name}/{beside.name}"] = write_tensors(beside, patches)
-        modules = [solutions[linear.name].measures for linear in self._inventory.linears[index]]
+        modules = [solutions[linear.name].measures for linear in inventory.linears[index] if linear.name in solutions]
         self.journal.append({"step": index, "files": files, **_contents(tensors), "kept": kept, "modules": modules})
 
     def _write(self, number: int, tensors: Mapping[str, TensorSource]) -> str:
@@ -134,13 +171,29 @@ class Shards:
         file = SafetensorsFile(self._folder.out / self.name(index + 1))
         bits, scheme = self._method.bits, self._method.scheme
 
+        inventory = self._inventory
+        pieces = {inventory.path(index, linear.name): linear.pieces for linear in inventory.linears[index]}
+
+        def weight(module: str) -> torch.Tensor:
+            if f"{module}{compressed_tensors.PACKED}" not in file.entries:
+                return file.read(f"{module}.weight")
+            parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
+            tensors = {part: file.read(f"{module}.{part}") for part in parts}
+            return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
+
         def read(name: str) -> torch.Tensor:
-            module = name.removesuffix(".weight")
-            if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
-                tensors = {part: file.read(f"{module}.{part}") for part in parts}
-                return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
-            return file.read(name)
+            name = inventory.where[name]
+            if pieces.get(name):
+                return torch.cat([weight(piece.name) for piece in pieces[name]]).view(inventory.layout.shapes[name])
+            for home in inventory.layout.names(name):
+                module = home.removesuffix(".weight")
+                if f"{module}{compressed_tensors.PACKED}" in file.entries:
+                    return weight(module)
+                if home in file.entries:
+                    return file.read(home)
+            if inventory.layout.of[name].sources[0] in file.entries:
+                return self._decoder.weights.convert(name, file.read)
+            return self._decoder.weights.read(name)  # it serves several blocks: the outer file has it
 
         return read, self.factors(index)
 
@@ -149,7 +202,7 @@ class Shards:
         if not self._method.patches:
             return {}
         file = SafetensorsFile(self._patch_file(index))
-        names = [self._inventory.path(index, linear.name) for linear in self._inventory.linears[index]]
+        names = [key.removesuffix(".A") for key in file.entries if key.endswith(".A")]
         return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
 
     def files(self) -> dict[str, str]:

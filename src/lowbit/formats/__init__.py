@@ -12,6 +12,7 @@ module                  content
 ``gguf``                llama.cpp models under Hugging Face names
 ``memory``              a model that is in memory already
 ``configs``             configurations of transformers and the class that computes them
+``layout``              which tensors of a file every parameter of a model is made of
 ``dtypes``              the types of stored numbers, in one table
 ``packed``              quantized layers as other tools store them, one file a format
 ``peft``                adapter directories, scales folded so that every consumer agrees

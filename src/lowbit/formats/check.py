@@ -19,6 +19,7 @@ from .consumers import peft_refusal, unpacked_alone
 from .errors import CheckpointError, UnreadError
 from .files import read_json
 from .keys import unmet
+from .layout import Layout
 from .limits import building
 from .packed import PackedFormat
 from .packed.packing import dense_words, padded_words
@@ -285,24 +286,23 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
         model = empty_model(cls, checkpoint.config, checkpoint.source)
     expected = model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    names = set(checkpoint.names())
-    problems = [f"no tensor {name}" for name in sorted(set(expected) - names - tied)]
-    for name in sorted(names & set(expected)):
-        try:
-            if checkpoint.shape(name) != tuple(expected[name].shape):
-                problems.append(
-                    f"tensor {name} has shape {checkpoint.shape(name)}, the model {tuple(expected[name].shape)}"
-                )
-        except CheckpointError as error:
-            problems.append(str(error))
+    try:
+        layout = Layout(model, {name: checkpoint.shape(name) for name in checkpoint.names()})
+    except CheckpointError as error:
+        return [str(error)]
+    problems = [f"no tensor {name}" for name in sorted(set(expected) - set(layout.of) - tied)]
+    for name, shape in sorted(layout.shapes.items()):
+        if shape != tuple(expected[name].shape):
+            problems.append(f"tensor {name} has shape {shape}, the model {tuple(expected[name].shape)}")
     if checkpoint.quantization and checkpoint.packed is not None:
         ignore = [str(entry) for entry in checkpoint.quantization.get("ignore") or []]
-        packed = set(checkpoint.packed_modules())
-        for name, module in model.named_modules():
-            if isinstance(module, torch.nn.Linear) and name not in packed and not _ignored(name, ignore):
+        packed = {layout.rename(f"{module}.weight")[0]: module for module in checkpoint.packed_modules()}
+        for name, linear in model.named_modules():
+            dense = isinstance(linear, torch.nn.Linear) and f"{name}.weight" not in packed
+            if dense and not _ignored(name, ignore):
                 problems.append(f"module {name} is a quantization target but is stored dense: add it to ignore")
-        for module in sorted(packed):
-            if _ignored(module, ignore):
+        for name, module in sorted(packed.items()):
+            if _ignored(name.removesuffix(".weight"), ignore):
                 problems.append(f"module {module} is packed but listed in ignore")
             problems += _module_problems(checkpoint, checkpoint.packed, module)
     return problems

@@ -23,7 +23,7 @@ import torch
 from lowbit._hints import hint
 from lowbit.runs.files import digest
 
-from .configs import decoder_class, load_config
+from .configs import load_config
 from .errors import CheckpointError, UnreadError
 from .files import Identity, read_json, refuse_strangers, sha256
 from .limits import require_plain
@@ -50,6 +50,9 @@ SIDE_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "tekken.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
     "generation_config.json",
 )
 """What a model directory holds beside its configuration and its weights."""
@@ -78,7 +81,7 @@ class Checkpoint(Protocol):
     quantization: dict[str, Any] | None
 
     def names(self) -> list[str]:
-        """Parameter names in Hugging Face terms, in the order of the files."""
+        """Names of the tensors in Hugging Face terms, in the order of the files."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -213,8 +216,7 @@ def _read_index(index: Path) -> dict[str, str]:
 class SafetensorsCheckpoint:
     """A directory of safetensors with ``config.json``; see :class:`Checkpoint`.
 
-    Names are those of the model class: a checkpoint saved from a bare base model (``h.0…`` where the class has
-    ``transformer.h.0…``) is shown with the prefix.
+    Names are those of the files; :class:`~lowbit.formats.layout.Layout` knows which parameters they stand for.
     """
 
     kind = "safetensors"
@@ -247,11 +249,10 @@ class SafetensorsCheckpoint:
             delattr(config, "quantization_config")  # the tensors that are read are dense
         self._files = {path.name: SafetensorsFile(path) for path in self._shards()}
         self._where = self._locate()
-        self._stored = self._rename(list(self._where))
-        if self.quantization is None and any(name.endswith(PACKED) for name in self._stored):
+        if self.quantization is None and any(name.endswith(PACKED) for name in self._where):
             raise CheckpointError(f"{source}: packed weights, but config.json has no quantization_config")
         self.packed = None if self.quantization is None else open_packed(self.quantization, source)
-        self._parts = {} if self.packed is None else self.packed.holds(self._stored)
+        self._parts = {} if self.packed is None else self.packed.holds(self._where)
         self._packed = {f"{module}.weight": module for module in self._parts}
         self._transposed = self._transposed_modules()
 
@@ -287,28 +288,22 @@ class SafetensorsCheckpoint:
                     raise CheckpointError(f"{self.folder / shard}: lacks tensor {name}, which {_INDEX} places there")
         return found
 
-    def _rename(self, stored: list[str]) -> dict[str, str]:
-        prefix = str(getattr(decoder_class(self.config), "base_model_prefix", "") or "")
-        if not prefix or any(name.startswith(prefix + ".") for name in stored):
-            return {name: name for name in stored}
-        return {name if name.startswith("lm_head.") else f"{prefix}.{name}": name for name in stored}
-
     def _transposed_modules(self) -> frozenset[str]:
         marks = [file.metadata.get(TRANSPOSED_KEY, "") for file in self._files.values()]
         return frozenset(name for mark in marks for name in mark.split(",") if name)
 
     def _entry(self, name: str) -> TensorEntry:
-        if name not in self._stored:
+        if name not in self._where:
             close = difflib.get_close_matches(name, self.names(), n=2)
             hint = f"; it has {' and '.join(close)}" if close else ""
             raise CheckpointError(f"{self.source}: no tensor {name}{hint}")
-        file, stored = self._where[self._stored[name]]
+        file, stored = self._where[name]
         return file.entries[stored]
 
     def names(self) -> list[str]:
         """See :class:`Checkpoint`; the parts of a packed module appear as one ``….weight``."""
         whole = {part: f"{module}.weight" for module, parts in self._parts.items() for part in parts}
-        return list(dict.fromkeys(whole.get(name, name) for name in self._stored))
+        return list(dict.fromkeys(whole.get(name, name) for name in self._where))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See :class:`Checkpoint`."""
@@ -331,7 +326,7 @@ class SafetensorsCheckpoint:
     def read_stored(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """One tensor exactly as stored, such as ``….weight_packed``."""
         self._entry(name)
-        file, stored = self._where[self._stored[name]]
+        file, stored = self._where[name]
         return file.read(stored, rows)
 
     def natural_dtype(self, name: str) -> torch.dtype:

@@ -76,13 +76,24 @@ def _known(source: str) -> Iterator[None]:
 
 
 def decoder_class(config: PretrainedConfig) -> type[Any] | None:
-    """The class of a decoder-only language model that computes this configuration, or None for any other model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    """The class of a decoder-only language model that computes this configuration, or None for any other model.
+
+    A vision-language model is one too: its language tower predicts the next token.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
 
     stated = list(getattr(config, "architectures", None) or [])
-    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if isinstance(cls, (tuple, list)):
-        cls = next((item for item in cls if item.__name__ in stated), cls[0])
+    found: list[Any] = []
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        entry = mapping.get(type(config), None)
+        found += entry if isinstance(entry, (tuple, list)) else [entry]
+    found = [item for item in found if item is not None]
+    own = [item for item in found if item.config_class is type(config)]  # others take the text part of it
+    cls: Any = next((item for item in found if item.__name__ in stated), next(iter([*own, *found]), None))
     # BERT and its kin have a causal class too, for use as half of an encoder-decoder; GPT-NeoX says is_decoder=False
     # although it is nothing else.
     encoder = getattr(config, "is_decoder", True) is False and type(config) in MODEL_FOR_MASKED_LM_MAPPING

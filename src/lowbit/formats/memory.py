@@ -15,6 +15,7 @@ from lowbit.runs.files import digest
 
 from .configs import portable_json
 from .errors import CheckpointError
+from .safetensors_file import raw
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -92,7 +93,7 @@ class MemoryCheckpoint:
             tensor = self.read(name)
             hasher.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
             if tensor.numel():
-                hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+                hasher.update(raw(tensor))
         found = {"tensors": hasher.hexdigest()}
         with tempfile.TemporaryDirectory() as folder:
             self.save_side_files(Path(folder))

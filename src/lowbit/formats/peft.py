@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from .files import read_json, refuse_strangers
 from .keys import Rule, absent, applied, harmless, only, require_known, require_types
 from .patterns import match
 from .safetensors_file import SafetensorsFile, write_tensors
+from .stacks import flatten, parameter_of, unflatten
 
 __all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
 
@@ -38,7 +39,7 @@ _PREFIX = "base_model.model."
 _MORE = "is more than a low-rank sum; merge it into the model first"
 _BASE = "changes the weights of the base when the adapter is loaded; save it again as plain LoRA with PEFT"
 _NO_SUM = (
-    "modules_to_save", "use_dora", "lora_bias", "trainable_token_indices", "target_parameters", "use_qalora",
+    "modules_to_save", "use_dora", "lora_bias", "trainable_token_indices", "use_qalora",
     "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
     "megatron_config", "enable_lora",
 )  # fmt: skip
@@ -51,6 +52,7 @@ RULES: dict[str, Rule] = {
     "rank_pattern": applied("stated_rank", dict),
     "alpha_pattern": applied("scaling", dict),
     "target_modules": applied("targeted", list, str),
+    "target_parameters": applied("read_adapter", list),
     "exclude_modules": applied("targeted", list, str),
     "layers_to_transform": applied("targeted", list, int),
     "layers_pattern": applied("targeted", list, str),
@@ -82,7 +84,8 @@ RULES: dict[str, Rule] = {
 class Adapter(NamedTuple):
     """An adapter as plain factors: add ``B @ A`` to the weight of each module."""
 
-    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # module path → B (m, r) with the scale folded in, A (r, k)
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    """Module path → B (m, r) with the scale folded in, A (r, k); parameter of experts → (e, m, r) and (e, r, k)."""
     base_hash: str | None  # fingerprint of the base, None if the writer left none
     config: dict[str, Any]  # adapter_config.json
 
@@ -95,16 +98,19 @@ def write_adapter(
     base_hash: str,
     task_type: str = "CAUSAL_LM",
     fan_in_fan_out: bool = False,
+    by_parameter: Collection[str] = (),
 ) -> None:
     """Write an adapter directory: weights first, then the configuration, each file whole or not at all.
 
     Args:
         folder: made if it does not exist.
-        factors: full module path → (B (m, r), A (r, k)), float32, float16 or bfloat16; ranks may differ.
+        factors: full module path → (B (m, r), A (r, k)), float32, float16 or bfloat16; ranks may differ. Of a stack
+            of experts the full name of the parameter → (B (experts, m, r), A (experts, r, k)).
         base_model: written as ``base_model_name_or_path``.
         base_hash: fingerprint of the compressed base (:func:`lowbit.formats.checkpoint.weights_hash`).
         task_type: PEFT's task.
         fan_in_fan_out: True when the wrapped layers keep weights as (in, out), as GPT-2's Conv1D does.
+        by_parameter: modules whose weight is named in place of themselves (:func:`lowbit.formats.stacks.flatten`).
 
     Raises:
         AdapterError: no module, or factors whose shapes or types do not fit.
@@ -116,13 +122,15 @@ def write_adapter(
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     for name, (b, a) in sorted(factors.items()):
-        if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0] or not a.shape[0]:
+        if b.ndim != a.ndim or b.ndim not in (2, 3) or b.shape[-1] != a.shape[-2] or not b.shape[-1]:
             raise AdapterError(f"{name}: B {tuple(b.shape)} and A {tuple(a.shape)} are not (m, r) and (r, k)")
         if b.dtype not in FLOATS.values() or a.dtype not in FLOATS.values():
             raise AdapterError(f"{name}: factors of type {b.dtype}, {a.dtype}; float32, float16 or bfloat16 are stored")
+        ranks[name] = int(b.shape[-1])
+    plain, modules, parameters = flatten(factors, by_parameter)
+    for name, (b, a) in plain.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
-        ranks[name] = int(a.shape[0])
     r = max(ranks.values())
     pattern = {name: rank for name, rank in ranks.items() if rank != r}
     config = {
@@ -132,7 +140,8 @@ def write_adapter(
         "r": r,
         "lora_alpha": r,
         "lora_dropout": 0.0,
-        "target_modules": list(ranks),
+        "target_modules": modules,
+        **({"target_parameters": parameters} if parameters else {}),
         "rank_pattern": pattern,
         "alpha_pattern": dict(pattern),
         "bias": "none",
@@ -302,19 +311,24 @@ def read_adapter(folder: str | Path) -> Adapter:
                 f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} {b.dtype} and A {tuple(a.shape)} {a.dtype} are "
                 "no factors of one rank"
             )
-        rank = int(a.shape[0])
-        if not targeted(config, module):
+        name, rank = module, int(a.shape[0])
+        targets = config.get("target_parameters") or []
+        if targets and module not in (config.get("target_modules") or []) and f"{module}.weight" not in targets:
+            name = parameter_of(module, targets)
+            rank = stated_rank(config, name)
+            b, a = unflatten(name, rank, b, a)
+        elif not targeted(config, module) and f"{module}.weight" not in targets:
             raise AdapterError(
                 f"{path / WEIGHTS}: factors of {module}, which {CONFIG} does not target, so that PEFT would leave them "
                 "out: add it to target_modules, or remove the factors"
             )
-        if stated_rank(config, module) != rank:
+        elif stated_rank(config, module) != rank:
             raise AdapterError(
                 f"{path / WEIGHTS}: factors of {module} have rank {rank}, but r and rank_pattern say "
                 f"{stated_rank(config, module)}"
             )
-        factor = scaling(config, module, rank)
-        factors[module] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
+        factor = scaling(config, name, rank)
+        factors[name] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
     return Adapter(factors, file.metadata.get(BASE_HASH_KEY), config)
 
 

@@ -28,7 +28,7 @@ from .dtypes import SAFETENSORS
 from .errors import CheckpointError, UnreadError
 from .files import JSON_LIMIT, Identity, opened, parse_json
 
-__all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "write_tensors"]
+__all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "raw", "write_tensors"]
 
 _LENGTH_BYTES = 8
 
@@ -223,6 +223,14 @@ def write_tensors(
     return hasher.hexdigest()
 
 
+def raw(tensor: torch.Tensor) -> Any:
+    """The bytes of a contiguous tensor on the CPU, without a copy.
+
+    A dimension of length one may have any stride and the tensor still counts as contiguous, so strides are set anew.
+    """
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
+
+
 def _pieces(head: bytes, order: Iterable[str], tensors: Mapping[str, TensorSource]) -> Iterator[Any]:
     yield head
     for name in order:
@@ -230,4 +238,4 @@ def _pieces(head: bytes, order: Iterable[str], tensors: Mapping[str, TensorSourc
         if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
             raise RuntimeError(f"{name} changed between its announcement and its values")
         if tensor.numel():
-            yield tensor.reshape(-1).view(torch.uint8).numpy().data
+            yield raw(tensor)

@@ -37,10 +37,12 @@ def split_factors(inventory: Inventory, factors: Factors, source: str) -> list[d
             path = inventory.path(index, linear.name)
             if path in factors:
                 b, a = factors[path]
-                if (b.shape[0], a.shape[1]) != linear.shape:
+                expected = (*linear.shape, *([linear.experts] * 2 if linear.experts else []))
+                if (b.shape[-2], a.shape[-1], *b.shape[:-2], *a.shape[:-2]) != expected:
+                    stack = f"{linear.experts} times " if linear.experts else ""
                     raise RecipeError(
                         f"the adapter of {path} has B {tuple(b.shape)} and A {tuple(a.shape)}, "
-                        f"but the module in {source} is {linear.shape}: it belongs to another model"
+                        f"but the module in {source} is {stack}{linear.shape}: it belongs to another model"
                     )
                 by_block[index][path] = (b, a)
     unknown = set(factors) - {path for block in by_block for path in block}

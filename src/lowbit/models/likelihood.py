@@ -17,7 +17,7 @@ import torch
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Evaluated, EvaluationProgress, OnEvent
 
-from .decoder import Decoder
+from .decoder import Decoder, Sample
 from .weights import Factors, Reader
 
 __all__ = ["Likelihood", "Variant", "stream_likelihood"]
@@ -67,7 +67,7 @@ def stream_likelihood(
     blocks = len(decoder.inventory.blocks)
     with decoder.weights.outer(head=False):
         first = decoder.embed(list(windows))
-    states: dict[str, list[torch.Tensor]] = {variant.name: list(first) for variant in variants}
+    states = {variant.name: [sample.fork() for sample in first] for variant in variants}
     del first
     for index in range(blocks):
         started = time.perf_counter()
@@ -80,8 +80,8 @@ def stream_likelihood(
     with decoder.weights.outer(head=True):
         for variant in variants:
             nll = 0.0
-            for window, hidden in enumerate(states[variant.name]):
-                nll += _window_nll(decoder, hidden, windows[window], variant.name, window, given)
+            for window, sample in enumerate(states[variant.name]):
+                nll += _window_nll(decoder, sample, windows[window], variant.name, window, given)
             tokens = windows.shape[0] * (windows.shape[1] - given)
             results[variant.name] = Likelihood(nll, tokens)
             tell(Evaluated(variant.name, results[variant.name].perplexity, tokens))
@@ -90,15 +90,14 @@ def stream_likelihood(
 
 @torch.no_grad()
 def _window_nll(
-    decoder: Decoder, hidden: torch.Tensor, ids: npt.NDArray[Any], variant: str, window: int, given: int
+    decoder: Decoder, sample: Sample, ids: npt.NDArray[Any], variant: str, window: int, given: int
 ) -> float:
     """Negative log-likelihood of the tokens of one window behind the ``given`` ones, in nats."""
-    hidden = hidden[:, given - 1 :]
     targets = torch.as_tensor(ids[given:], dtype=torch.long, device=decoder.weights.device)
     total = 0.0
     for start in range(0, len(targets), _POSITIONS):
         stop = min(start + _POSITIONS, len(targets))
-        logits = decoder.logits(hidden[:, start:stop]).to(torch.float32)
+        logits = decoder.logits(sample, given - 1 + start, given - 1 + stop).to(torch.float32)
         loss = torch.nn.functional.cross_entropy(logits, targets[start:stop], reduction="none")
         if not bool(torch.isfinite(loss).all()):
             raise RecipeError(f"the {variant} model gives NaN or infinite logits in window {window} of the evaluation")

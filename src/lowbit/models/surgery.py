@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["add_patch", "aligned", "put", "replaced_forwards"]
+__all__ = ["add_patch", "aligned", "patched", "put", "replaced_forwards"]
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,15 @@ def add_patch(linear: nn.Module, b: torch.Tensor, a: torch.Tensor, device: torch
         return output + patch
 
     return linear.register_forward_hook(hook)
+
+
+def patched(stack: torch.Tensor, b: torch.Tensor, a: torch.Tensor, *, transposed: bool) -> torch.Tensor:
+    """Weights (experts, out, in) plus B A, expert by expert, B (experts, out, r), A (experts, r, in), in their type.
+
+    ``transposed``: the weights are (experts, in, out).
+    """
+    b, a = b.to(stack), a.to(stack)
+    return torch.baddbmm(stack, a.mT, b.mT) if transposed else torch.baddbmm(stack, b, a)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,16 @@ from lowbit.formats.dtypes import name_of
 from lowbit.formats.errors import CheckpointError
 from lowbit.runs.errors import RecipeError
 
-from .inventory import Inventory, Linear
-from .surgery import add_patch, aligned, put
+from .inventory import Inventory
+from .linears import Linear
+from .surgery import add_patch, aligned, patched, put
 
 __all__ = ["Factors", "Reader", "Weights", "first_bad", "stored_as"]
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x)."""
+"""Adapters of one block: full module path → (B (out, r), A (r, in)); the module computes W x + B (A x).
+
+Of a stack: full name of the parameter → (B (experts, out, r), A (experts, r, in))."""
 
 Reader = Callable[[str], torch.Tensor]
 """Full parameter name → its values."""
@@ -70,20 +73,41 @@ class Weights:
         self._model: nn.Module = inventory.model
 
     def read(self, name: str) -> torch.Tensor:
-        """One parameter as the checkpoint stores it, checked for NaN and infinities."""
+        """One parameter as transformers would load it, without a change of type."""
+        return self.convert(name, self.source)
+
+    def convert(self, name: str, read: Reader) -> torch.Tensor:
+        """One parameter out of the tensors of the files, or of others that ``read`` gives in their place."""
+        name = self._inventory.where[name]
+        return self._inventory.layout.of[name].convert(read)[name]
+
+    def source(self, name: str) -> torch.Tensor:
+        """One tensor as the files hold it, checked for NaN and infinities."""
         try:
-            tensor = self._inventory.checkpoint.read(self._inventory.where.get(name, name))
+            tensor = self._inventory.checkpoint.read(name)
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
-        bad = first_bad(tensor)
+        bad = None if name in self._inventory.unbounded else first_bad(tensor)
         if bad is not None:
             raise RecipeError(f"{self._inventory.source}: tensor {name} holds NaN or infinite values, first at {bad}")
         return tensor
 
     def linear(self, index: int, linear: Linear) -> torch.Tensor:
         """Original weight of a linear layer of block ``index``: float32 (out, in)."""
-        weight = self.read(self._inventory.path(index, f"{linear.name}.weight")).to(torch.float32)
+        return self._upright(linear, self.read(self._inventory.path(index, linear.parameter)))
+
+    def experts(self, index: int, linear: Linear) -> Iterator[torch.Tensor]:
+        """Original weights of a stack of block ``index``, expert by expert: float32 (out, in)."""
+        for weight in self.read(self._inventory.path(index, linear.parameter)):
+            yield self._upright(linear, weight)
+
+    def _upright(self, linear: Linear, weight: torch.Tensor) -> torch.Tensor:
+        weight = weight.to(torch.float32)
         return weight.T.contiguous() if linear.transposed else aligned(weight)
+
+    def _placed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self._inventory.types[name] if tensor.is_floating_point() else tensor.dtype
+        return aligned(tensor.to(device=self.device, dtype=dtype))
 
     @contextlib.contextmanager
     def outer(self, *, head: bool) -> Iterator[None]:
@@ -97,7 +121,7 @@ class Weights:
                 if self._inventory.in_block(name) or (not head and name.removeprefix(prefix) not in inside):
                     continue
                 if source not in held:
-                    held[source] = aligned(self.read(source).to(device=self.device, dtype=self.dtype))
+                    held[source] = self._placed(source, self.read(source))
                 put_in.append(name)
                 put(self._model, name, held[source])
             held.clear()
@@ -110,17 +134,23 @@ class Weights:
     def block(self, index: int, read: Reader | None = None, factors: Factors | None = None) -> Iterator[None]:
         """Holds the weights of block ``index``, from ``read`` or the checkpoint, with adapters kept apart.
 
-        An adapter is not added into its weight: the module computes ``W x + B (A x)`` as its users will.
+        An adapter is not added into its weight: the module computes ``W x + B (A x)`` as its users will. Factors of a
+        stack are added, as PEFT does whenever it runs one.
         """
         hooks: list[Any] = []
         names = self._inventory.block_names(index)
+        stacks = {
+            self._inventory.path(index, item.name): item for item in self._inventory.linears[index] if item.experts
+        }
         try:
             for name in names:
-                tensor = (read or self.read)(name)
-                dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-                put(self._model, name, aligned(tensor.to(device=self.device, dtype=dtype)))
+                tensor = self._placed(name, (read or self.read)(name))
+                if name in stacks and factors and name in factors:
+                    tensor = patched(tensor, *factors[name], transposed=stacks[name].transposed)
+                put(self._model, name, tensor)
             for path, (b, a) in (factors or {}).items():
-                hooks.append(add_patch(self._model.get_submodule(path), b, a, self.device, self.dtype))
+                if path not in stacks:
+                    hooks.append(add_patch(self._model.get_submodule(path), b, a, self.device, self.dtype))
             yield
         finally:
             for hook in hooks:

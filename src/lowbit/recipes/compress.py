@@ -122,11 +122,11 @@ def _compress(
         shards = Shards(folder, folder.begin(plan), decoder, method)
         shards.verify(tell)
         inventory = decoder.inventory
-        layers = sum(len(linears) for linears in inventory.linears)
+        layers = sum(linear.experts or 1 for linears in inventory.linears for linear in linears)
         blocks = len(inventory.blocks)
         tell(Started(options.model, str(options.out), blocks, layers, options.samples, options.length, shards.finished))
-        if options.bits == 16:
-            tell(Note("2:4 sparsity alone shrinks no file: zeros are stored like other weights; fewer bits do"))
+        for remark in method.remarks(inventory):
+            tell(Note(remark))
         with clock("write"):
             shards.write_outer()
         compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)
@@ -137,7 +137,7 @@ def _compress(
         record = make_record(plan, decoder, method, shards, perplexity)
         with clock("write"):
             written = _write_rest(folder, checkpoint, decoder, method, shards, record)
-            folder.complete(written, output_config(decoder.inventory, method))
+            folder.complete(written, output_config(decoder.inventory, method, shards))
         return record, False
 
 
