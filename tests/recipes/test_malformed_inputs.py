@@ -184,7 +184,7 @@ CASES: dict[str, tuple[str, str, Edit, str]] = {
     "a list for a configuration": ("eval", "config.json", write(b"[]"), "not a JSON object"),
     "weights elsewhere": ("eval", "config.json", config(transformers_weights="x.safetensors"), "transformers_weights"),
     "groups a list": (
-        "eval", "config.json", quantization(lambda q: q.update(config_groups=[1])), "cannot be understood",
+        "eval", "config.json", quantization(lambda q: q.update(config_groups=[1])), "is not of type dict",
     ),
     "no bits": (
         "eval", "config.json", quantization(lambda q: q["config_groups"]["group_0"]["weights"].pop("num_bits")),
