@@ -374,8 +374,10 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact", ""),
     ("A-2", "strides are honoured", "core", "forward-error", ""),
     ("A-2a", "zero-size arrays are answered", "core", "exact", ""),
-    ("A-2b", "results have the promised dtypes and fields", "core", "exact", ""),
+    ("A-2b", "results are arrays of the backend with the promised dtypes and fields", "core", "exact", ""),
     ("A-3", "wrong shapes and parameters are refused with SpecError", "core", "exact", ""),
+    ("A-3a", "NumPy's integers, booleans and floats are the options that Python's are", "core", "exact", ""),
+    ("A-3b", "matrices and masked arrays are refused", "core", "exact", ""),
     ("A-4", "NaN and infinity are refused, naming argument and position", "core", "exact", ""),
 )
 

@@ -79,11 +79,13 @@ class Subject:
     def convert(self, op: str, result: Any) -> Any:
         """Result of ``op`` in NumPy, checked to have the fields of the contract."""
         kind = result_kind(op)
-        if isinstance(kind, TypeVar):
-            return self.numpy(result)
         return float(result) if kind is float else self._converted(kind, result, op)
 
     def _converted(self, kind: Any, value: Any, op: str) -> Any:
+        if isinstance(kind, TypeVar):
+            if not isinstance(value, type(self.backend.asarray(np.zeros(1)))):
+                self.fail(f"{op} returned {type(value).__name__} where an array of the backend belongs")
+            return self.numpy(value)
         named = get_origin(kind) or kind
         if named is tuple:  # of any length, all of one kind
             return tuple(self._converted(get_args(kind)[0], part, op) for part in value)

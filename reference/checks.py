@@ -30,12 +30,19 @@ SYMMETRY = 2.0**-12
 different orders passes and a matrix that is not symmetric by meaning does not."""
 
 
+def plain(x: npt.ArrayLike, name: str, clause: str) -> Array:
+    """An array whose operators are an array's: matrices multiply otherwise, and the mask of a masked one is lost.  [A-3b]"""
+    if isinstance(x, np.matrix | np.ma.MaskedArray):
+        raise SpecError(clause, f"{name} must be a plain array, got {type(x).__module__}.{type(x).__qualname__}")
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged sequences; tensors of a graph or of a GPU
+        raise SpecError(clause, f"{name} is not an array: {error}") from error
+
+
 def real(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = None) -> F64:
     """A fresh float64 copy of any real array; values are not looked at.  [A-1, A-3]"""
-    try:
-        given = np.asarray(x)
-    except ValueError as error:  # ragged nested sequences
-        raise SpecError(clause, f"{name} is not an array: {error}") from error
+    given = plain(x, name, clause)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise SpecError(clause, f"{name} must hold real numbers, got dtype {given.dtype}")
     if ndim is not None and given.ndim != ndim:
@@ -60,7 +67,7 @@ def finite(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = None)
 
 def integers(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = None) -> npt.NDArray[np.int64]:
     """A fresh int64 copy of an integer array; an empty list, which NumPy reads as float, passes too.  [A-1, A-3]"""
-    given = np.asarray(x)
+    given = plain(x, name, clause)
     if given.dtype.kind not in "iu" and given.size:
         raise SpecError(clause, f"{name} must hold integers, got dtype {given.dtype}")
     if ndim is not None and given.ndim != ndim:
@@ -69,13 +76,20 @@ def integers(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = Non
 
 
 def whole(value: int, name: str, clause: str, *, low: int, high: int | None = None) -> int:
-    """An integer parameter in [low, high]; ``True`` and ``2.0`` are not integers."""
+    """An integer parameter in [low, high] as Python's, NumPy's too; ``True`` and ``2.0`` are not integers.  [A-3a]"""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise SpecError(clause, f"{name} must be an integer, got {value!r}")
     if value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"in {low}..{high}"
         raise SpecError(clause, f"{name} must be {wanted}, got {value}")
     return int(value)
+
+
+def flag(value: bool, name: str, clause: str) -> bool:
+    """True or False, or NumPy's of either; 1 and 0 are not."""
+    if not isinstance(value, bool | np.bool_):
+        raise SpecError(clause, f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def number(value: float, name: str, clause: str, *, low: float, high: float = math.inf, above: bool = False) -> float:

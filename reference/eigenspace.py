@@ -200,7 +200,7 @@ def eora_certified(
     >>> eora_certified([[1.0, 0.0], [0.0, 2.0]], [[100.0, 0.0], [0.0, 1.0]], rank=2).method
     'exact'
     """
-    checks.number(tolerance, "tolerance", "E-5", low=0.0)
+    tolerance = checks.number(tolerance, "tolerance", "E-5", low=0.0)
     D, C = problem(d, c, "E-5")
     r = checks.rank(rank, D.shape, "E-5")
     B, A = eora(D, C, rank=r, split=split)
@@ -266,7 +266,7 @@ def quantize_adapter(
         raise SpecError("E-7", f"b {B.shape} times a {A.shape} is not a patch")
     C = checks.second_moment(c, A.shape[1], "c", "E-7")
     if group_size is not None:
-        checks.whole(group_size, "group_size", "E-7", low=1)
+        group_size = checks.whole(group_size, "group_size", "E-7", low=1)
 
     def factor(w: F64, H: F64) -> QuantizedWeight[Array]:
         n = w.shape[1]

@@ -360,8 +360,8 @@ def requantize_codes(a: npt.ArrayLike, /, *, shift: int, low: int = -128, high: 
     [0, 2, 0, -2, 127]
     """
     s = checks.whole(shift, "shift", "L-12", low=0, high=31)
-    checks.whole(low, "low", "L-12", low=-INT32 - 1, high=INT32)
-    checks.whole(high, "high", "L-12", low=low, high=INT32)
+    low = checks.whole(low, "low", "L-12", low=-INT32 - 1, high=INT32)
+    high = checks.whole(high, "high", "L-12", low=low, high=INT32)
     given = checks.integers(a, "a", "L-12")
     if given.size and int(np.abs(given).max()) > INT32:
         raise SpecError("L-12", f"accumulators must fit int32, got {given.flat[int(np.abs(given).argmax())]}")
@@ -386,7 +386,7 @@ def lookup_codes(q: npt.ArrayLike, entries: npt.ArrayLike, /, *, low: int = -128
         e = checks.finite(e, "entries", "L-11")
     if e.ndim != 1:
         raise SpecError("L-11", f"entries must have 1 dimension, got shape {e.shape}")
-    checks.whole(low, "low", "L-11", low=-INT32 - 1, high=INT32)
+    low = checks.whole(low, "low", "L-11", low=-INT32 - 1, high=INT32)
     if at.size and (int(at.min()) < low or int(at.max()) >= low + len(e)):
         raise SpecError("L-11", f"codes must lie in {low}..{low + len(e) - 1}, got {at.min()}..{at.max()}")
     return np.asarray(e[at - low])  # (L.8)
@@ -590,7 +590,7 @@ def verify_table(
     TableReport(mse=0.328125, max_error=1.0, worst=-1, turns=0, signs=0)
     """
     v = checks.finite(values, "values", "L-18", ndim=1)
-    checks.whole(low, "low", "L-18", low=-INT32, high=INT32 - len(v))
+    low = checks.whole(low, "low", "L-18", low=-INT32, high=INT32 - len(v))
     codes = np.arange(low, low + len(v))
     y = evaluate_codes(codes, table, tie=tie) * 2.0 ** -(table.fraction_bits + table.scale_bits)
     if not len(v):

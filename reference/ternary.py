@@ -149,7 +149,7 @@ def clamped_uniform(
     >>> clamped_uniform([[0.5, -2.0, 2.0, -4.0]], bits=2, outermost="bounded").tolist()
     [[0.0, -2.6666666666666665, 2.6666666666666665, -2.6666666666666665]]
     """
-    checks.whole(bits, "bits", "T-3", low=2, high=8)
+    bits = checks.whole(bits, "bits", "T-3", low=2, high=8)
     checks.choice(outermost, OUTERMOST, "outermost", "T-3")
     X = clipped(x, clip, "T-3")
     over = axes(X, granularity, "T-3")
@@ -192,7 +192,7 @@ def min_max(
     ([[-2.0, 1.0, 127.0]], [[1.0, 2.0, 4.0]])
     """
     checks.choice(scheme, MIN_MAX_SCHEMES, "scheme", "T-4")
-    checks.whole(bits, "bits", "T-4", low=2 if scheme == "symmetric" else 1, high=8)
+    bits = checks.whole(bits, "bits", "T-4", low=2 if scheme == "symmetric" else 1, high=8)
     ε = checks.number(epsilon, "epsilon", "T-4", low=0.0)
     X = clipped(x, clip, "T-4")
     over = axes(X, granularity, "T-4")

@@ -35,7 +35,7 @@ SMALLEST = 2.0**-126  # the smallest normal float32, and bfloat16: no scale is b
 def code_range(bits: int, scheme: Scheme) -> tuple[int, int]:
     """First and last code.  [Q-1]  Asymmetric: 1 to 8 bits; symmetric: 2 to 8, since one signed bit has no 1."""
     checks.choice(scheme, SCHEMES, "scheme", "Q-1")
-    checks.whole(bits, f"bits of scheme {scheme!r}", "Q-1", low=1 if scheme == "asymmetric" else 2, high=8)
+    bits = checks.whole(bits, f"bits of scheme {scheme!r}", "Q-1", low=1 if scheme == "asymmetric" else 2, high=8)
     return (0, 2**bits - 1) if scheme == "asymmetric" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
@@ -55,7 +55,8 @@ def groups(x: F64, granularity: Granularity, group_size: int | None) -> F64:
         v = x[..., None, :]
     else:
         k = x.shape[-1]
-        if k % checks.whole(group_size, "group_size", "Q-2", low=1):
+        group_size = checks.whole(group_size, "group_size", "Q-2", low=1)
+        if k % group_size:
             raise SpecError("Q-2", f"group size {group_size} does not divide axis length {k}")
         v = x.reshape(*x.shape[:-1], k // group_size, group_size)
     return v if v.shape[-1] else np.zeros((*v.shape[:-1], 1))
@@ -238,9 +239,9 @@ def clip_search(
     >>> clip_search([[0.0, 0.0], [0.2, 2.0]], bits=2).step.tolist()
     [[0], [0]]
     """
-    checks.number(norm, "norm", "Q-5", low=0.0, above=True)
-    checks.whole(grid, "grid", "Q-5", low=1)
-    checks.number(max_shrink, "max_shrink", "Q-5", low=0.0, high=1.0)
+    norm = checks.number(norm, "norm", "Q-5", low=0.0, above=True)
+    grid = checks.whole(grid, "grid", "Q-5", low=1)
+    max_shrink = checks.number(max_shrink, "max_shrink", "Q-5", low=0.0, high=1.0)
     v = groups(checks.finite(x, "x", "Q-5"), granularity, group_size)
     scale: Array = np.ones(v.shape[:-1])
     zero_point: Array = np.zeros(v.shape[:-1], np.int32)

@@ -15,7 +15,7 @@ from lowbit.conformance.calls import Call, each, leaves
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
-from lowbit.reference.errors import Unsupported
+from lowbit.reference.errors import SpecError, Unsupported
 
 
 def served(kit: Kit, listed: list[Call]) -> Iterator[Call]:
@@ -199,6 +199,62 @@ def test_wrong_arguments_are_refused(kit: Kit) -> None:
                 kit.refused(op, *arrays, clauses=(*calls.cites(op), "A-3"), words=words, **options)
             except Unsupported as refusal:
                 kit.note_refusal(f"{op}: {refusal.reason}")
+
+
+def by_numpy(value: Any, *, small: bool) -> Any:
+    """The same numbers as NumPy's, also inside sequences: of 64 bits, or the smallest that hold them."""
+    if isinstance(value, list | tuple):
+        parts = [by_numpy(part, small=small) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if isinstance(value, int):
+        return np.min_scalar_type(-abs(value)).type(value) if small and value < 2**63 else np.asarray(value)[()]
+    if isinstance(value, float):
+        return np.float32(value) if small and np.float32(value) == value else np.float64(value)
+    return value
+
+
+def wide_codes(listed: list[Call]) -> Iterator[Call]:
+    """The calls, and each with codes of 8 bits: 2⁸ and 2⁷ wrap in an integer of 8."""
+    for call in listed:
+        yield call
+        if isinstance(call.options.get("bits"), int):
+            yield call._replace(options={**call.options, "bits": 8})
+
+
+@clause("A-3a", tier="exact")
+def test_numbers_of_numpy_are_numbers(kit: Kit) -> None:
+    """A rank or a width that one operation answers is an option of the next: the bytes are those of Python's number."""
+    for call in served(kit, wide_codes(calls.ordinary())):
+        own = kit.own(call.arrays)
+        try:
+            expected = snapshot(kit, attempt(kit, call, own))
+        except SpecError:
+            continue  # a width that this operation does not have
+        for small in (False, True):
+            options = {name: by_numpy(value, small=small) for name, value in call.options.items()}
+            found = attempt(kit, call._replace(options=options), by_numpy(own, small=small))
+            kit.require(
+                snapshot(kit, found) == expected, f"{call.op}({options}): other bytes than with Python's numbers"
+            )
+
+
+@clause("A-3b", tier="exact")
+def test_matrices_and_masked_arrays_are_refused(kit: Kit) -> None:
+    """By ``asarray`` or by the operation: a product of matrices is another one, and a mask would be lost."""
+    for call in served(kit, calls.ordinary()):
+        for position, array in enumerate(call.arrays):
+            if not isinstance(array, np.ndarray):
+                continue
+            unlike = [np.ma.masked_array(array, np.zeros(array.shape, np.bool_))]
+            unlike += [np.asmatrix(array)] if array.ndim == 2 else []
+            for other in unlike:
+                arrays = (*call.arrays[:position], other, *call.arrays[position + 1 :])
+                try:
+                    kit.refused(call.op, *arrays, clauses=(*calls.cites(call.op), "A-3"), **call.options)
+                except Unsupported as refusal:
+                    kit.note_refusal(f"{call.op}: {refusal.reason}")
 
 
 @clause("A-4", tier="exact")
