@@ -216,6 +216,7 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("C-5a", "a channel of scale zero gets no patch", "full", "exact", "scaled_svd_patch"),
     # -- E
     ("E-1", "the objective is tr(D C Dᵀ)", "core", "forward-error", "objective"),
+    ("E-1a", "what is no second moment has no objective and no optimum", "core", "exact", "objective optimum"),
     ("E-2", "EoRA reaches the optimum", "core", "certificate", "eora"),
     ("E-2a", "EoRA projects the error, off the range of C too", "full", "forward-error", "eora"),
     ("E-3", "the error spectrum, descending", "core", "forward-error", "error_spectrum"),

@@ -31,7 +31,7 @@ different orders passes and a matrix that is not symmetric by meaning does not."
 
 
 def plain(x: npt.ArrayLike, name: str, clause: str) -> Array:
-    """An array whose operators are an array's: matrices multiply otherwise, and the mask of a masked one is lost.  [A-3b]"""
+    """An array that computes as one: matrices multiply otherwise, and the mask of a masked one is lost.  [A-3b]"""
     if isinstance(x, np.matrix | np.ma.MaskedArray):
         raise SpecError(clause, f"{name} must be a plain array, got {type(x).__module__}.{type(x).__qualname__}")
     try:
@@ -111,8 +111,9 @@ def choice(value: Any, options: Sequence[Any], name: str, clause: str) -> None:
 def second_moment(c: npt.ArrayLike, k: int | None, name: str, clause: str) -> F64:
     """A (k, k) symmetric matrix with a diagonal ≥ 0, such as XᵀX; returns (C + Cᵀ)/2. With k None: any square one.
 
-    Refuses what cannot be a second moment. Positive semi-definiteness is not tested beyond the diagonal: a
-    statistic summed in float32 has eigenvalues a little below 0, and each operation says what it does with them.
+    Refuses what cannot be a second moment by what costs nothing; :func:`definite` goes on where a result would be false
+    for any other matrix. A statistic summed in float32 has eigenvalues a little below 0, and each operation says what
+    it does with them.
     """
     a = finite(c, name, clause, ndim=2)
     k = len(a) if k is None else k
@@ -124,6 +125,18 @@ def second_moment(c: npt.ArrayLike, k: int | None, name: str, clause: str) -> F6
         j = int(np.flatnonzero(np.diag(a) < 0)[0])
         raise SpecError(clause, f"{name} must have a diagonal >= 0, got {a[j, j]} at ({j}, {j})")
     return np.asarray((a + a.T) / 2)
+
+
+INDEFINITE = 2.0**-8
+"""Share of ‖C‖_F down to which an eigenvalue below 0 is rounding: that of a moment in bfloat16, ‖ΔC‖_F ≤ 2⁻⁸ ‖C‖_F."""
+
+
+def definite(C: F64, name: str, clause: str) -> F64:
+    """The symmetric matrix, refused where an eigenvalue is further below 0 than rounding explains."""
+    least = float(np.linalg.eigvalsh(C).min(initial=0.0))
+    if least < -INDEFINITE * np.linalg.norm(C):
+        raise SpecError(clause, f"{name} must be positive semi-definite, it has an eigenvalue of {least:.3g}")
+    return C
 
 
 def rank(value: int, shape: tuple[int, ...], clause: str) -> int:

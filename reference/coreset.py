@@ -97,8 +97,9 @@ def error_vector_score(logits: npt.ArrayLike, labels: npt.ArrayLike, /) -> F64:
 
     Shapes: logits (n, C), C ≥ 1, labels (n,) integers in 0 … C − 1 → float (n,).
     1 − p_y is formed as the sum of the others [X-1a]: of a sample that the model is sure of, the difference would keep
-    no digit, and in half precision neither would the norm. With two classes the order is that of the cross entropy,
-    EVS = √2 (1 − p_y); with more it need not be. Mislabelled samples come first.
+    no digit, and in half precision neither would the norm. A backend may square as (X.1) is written: what is below
+    2⁻⁶³, the root of the smallest normal float32, may come back as 0. With two classes the order is that of the cross
+    entropy, EVS = √2 (1 − p_y); with more it need not be. Mislabelled samples come first.
     Source: Huang et al. 2024, section 3.2; Paul et al. 2021 for the score of a single model.
 
     >>> error_vector_score([[0.0, 0.0], [0.0, 40.0]], [0, 1]).tolist()
@@ -330,7 +331,8 @@ def grand_score(
     if len(h) != len(x):
         raise SpecError("X-6", f"features {h.shape} must have one row for each of {len(x)} samples")
     y = class_labels(labels, len(x), x.shape[1], "X-6")
-    score = error_norm(x, y) * np.sqrt(float(checks.flag(bias, "bias", "X-6")) + (h**2).sum(axis=1))  # (X.7)
+    bias = checks.flag(bias, "bias", "X-6")
+    score = error_norm(x, y) * np.sqrt(float(bias) + (h**2).sum(axis=1))  # (X.7)
     if batch_size is None:
         return np.asarray(score)
     b = checks.whole(batch_size, "batch_size", "X-6", low=1)

@@ -79,6 +79,12 @@ def hswish_derivative(x: F64) -> F64:
     return np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, (2 * x + 3) / 6))
 
 
+def silu(x: F64) -> F64:
+    """x / (1 + e^−x), as the published search writes it: not the same bits as x times a sigmoid."""
+    with np.errstate(over="ignore"):  # far below 0, where the quotient is −0
+        return np.asarray(x / (1 + np.exp(-x)))
+
+
 FUNCTIONS: Mapping[str, NamedFunction] = MappingProxyType(
     {
         "gelu": NamedFunction(
@@ -92,7 +98,7 @@ FUNCTIONS: Mapping[str, NamedFunction] = MappingProxyType(
             (-4, 4), (-4, 4), (-FAR, FAR), tuple(range(7)), True,
         ),
         "silu": NamedFunction(
-            lambda x: x * special.expit(x),
+            silu,
             lambda x: special.expit(x) * (1 + x * special.expit(-x)),
             (-4, 4), (-4, 4), (-FAR, FAR), tuple(range(7)), True,
         ),

@@ -72,7 +72,7 @@ def moment_merge(
     merged: list[MomentNode[Array]] = []
     for node in sorted((*left, *right), key=lambda n: n.index << n.level):
         level, index, tokens = (checks.whole(n, "a node's number", "C-2", low=0) for n in (node[:2] + node[4:]))
-        node = node._replace(level=level, index=index, tokens=tokens)  # noqa: PLW2901
+        node = node._replace(level=level, index=index, tokens=tokens)
         if merged and merged[0].sum.shape != node.sum.shape:
             raise SpecError("C-2", f"nodes of different widths: {merged[0].sum.shape} and {node.sum.shape}")
         if merged and node.index << node.level < (merged[-1].index + 1) << merged[-1].level:

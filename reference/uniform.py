@@ -111,7 +111,8 @@ def fit_grid(
 
     Shapes: x any for "tensor" and "token", (m, k) for "row", (..., k) with group_size | k for "group";
     scale float64 and zero_point int32: (1,)·ndim, (..., 1) or (..., k / group_size).
-    s is rounded to scale_dtype first and z computed from the rounded s. z lies in 0 … 2^b − 1 if include_zero.
+    s is rounded to scale_dtype first and z computed from the rounded s [Q-2c]. z lies in 0 … 2^b − 1 if the range holds
+    0: an s that was rounded down would ask for 2^b, which has no code, and 0 would not come back as 0.
     Source: GPTQ ``Quantizer.find_params``; QuaRot ``quant_utils.py`` (range_floor is its ``clamp(min=1e-5)``, its
     groupwise activations are include_zero=False). Deliberately not: MSE-optimal grids (see clip_search), HQQ.
 
@@ -133,12 +134,13 @@ def fit_grid(
             empty = (lo0 == 0) & (hi0 == 0)
             lo0, hi0 = np.where(empty, -1.0, lo0), np.where(empty, 1.0, hi0)
             s = round_scale((hi0 - lo0) / n, scale_dtype)  # (Q.2)
-            z = np.where(empty, round_half_even(n / 2), round_half_even(-lo0 / s))
+            z = np.where(empty, round_half_even(n / 2), np.minimum(round_half_even(-lo0 / s), n))
             if not include_zero:
                 lo, hi = p * lo, p * hi
                 narrow = round_scale((hi - lo) / n, scale_dtype)
                 apart = (hi > lo) & (np.abs(lo / narrow) < 2.0**31 - 1)  # else constant, or nearly: Q-8
-                s, z = np.where(apart, narrow, s), np.where(apart, round_half_even(-lo / narrow), z)
+                shifted = np.minimum(round_half_even(-lo / narrow), np.where(hi < 0, np.inf, n))
+                s, z = np.where(apart, narrow, s), np.where(apart, shifted, z)
             return Grid(s, z.astype(np.int32))
         a = np.maximum(np.maximum(-lo0, hi0), floor)
         empty, a = a == 0, p * a  # (Q.3)

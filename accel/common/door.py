@@ -21,7 +21,7 @@ __all__ = ["guard", "refuse_unlike"]
 
 
 def refuse_unlike(name: str, x: Any) -> None:
-    """Refuse NumPy arrays that compute otherwise than arrays do: matrices, and masked ones, whose mask would be lost."""
+    """Refuse NumPy arrays that compute otherwise: matrices, and masked ones, whose mask would be lost."""
     if isinstance(x, np.matrix | np.ma.MaskedArray):
         raise SpecError("A-3", f"{name} must be a plain array, got {_kind(x)}")
 

@@ -48,7 +48,8 @@ def error_allowed(kit: Kit, x: Array, score: Array, u: float) -> Array:
     Exponentials that underflow are lost: 8 of the smallest numbers for each covers a library that gives up at e⁻⁸⁶.
     """
     classes = x.shape[-1]
-    return np.asarray((2 * relative(x, u) + compare.gamma(2 * classes + 8, u)) * score + kit.tiny(8 * classes))
+    underflow = math.sqrt(kit.tiny(2 * classes))  # of the squares
+    return np.asarray((2 * relative(x, u) + compare.gamma(2 * classes + 8, u)) * score + underflow)
 
 
 def gap_allowed(kit: Kit, x: Array, t: Array, score: Array, u: float) -> Array:

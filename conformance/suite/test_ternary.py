@@ -153,13 +153,16 @@ def test_the_clip_comes_first(kit: Kit, case: FakeQuantInput, clip: float) -> No
             kit.check(compare.exact_bytes(inside, outside, f"{op}({options}) with a clip of {clip}"))
 
 
+AT_THE_MEAN = 1 - 2.0**-16  # share of α from which a magnitude is at α
+
+
 @clause("T-3", tier="tie-band", case=fake_quant_inputs(), bits=st.integers(2, 8), outermost=["published", "bounded"])
 def test_clamped_uniform_values(kit: Kit, case: FakeQuantInput, bits: int, outermost: str) -> None:
     """Whole multiples of the step; the nearest to the clamped value outside the tie band.
 
     Groups in which a magnitude lies so near the mean that rounding decides whether it counts have no determined step
-    and are left out, unless the step does not depend on it. α takes n + 2 roundings, the step one more, a quotient
-    or product by it another.
+    and are left out, unless the step does not depend on it, and so are magnitudes so near to the place where they
+    count as at α. α takes n + 2 roundings, the step one more, a quotient or product by it another.
     """
     X = clipped(case.x, case.options["clip"])
     over = shared_axes(X, case.options["granularity"])
@@ -178,9 +181,10 @@ def test_clamped_uniform_values(kit: Kit, case: FakeQuantInput, bits: int, outer
     step = np.where(α > 0, 2 * α / (2**bits - 1), 1.0)
     ratio = np.clip(X, -α, α) / step
     last = 2 ** (bits - 1) - (1 if outermost == "bounded" else 0)
-    expected = np.clip(np.rint(ratio), -last, last)
+    at = a - AT_THE_MEAN * α
+    expected = np.clip(np.where(at >= 0, np.sign(X) * 2 ** (bits - 1), np.rint(ratio)), -last, last)
     codes = np.rint(found.astype(np.float64) / step)
-    where = determined & (a > 0)
+    where = determined & (a > 0) & (np.abs(at) > compare.gamma(n + 4, u) * α)
     kit.check(
         compare.codes(
             codes[where], expected[where], ratio[where], compare.tie_band(ratio, u, 2 * n + 8)[where], "codes"
@@ -196,7 +200,7 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
     """Magnitudes at and beyond α: 2^(b-1) steps as published, one less when bounded. Everything but the step is exact.
 
     The mean of (0, 1, 2, 5) is 2, so that 5 alone is above it; of (0, 0, 4, 4, 1, 3, 2, 2) it is 2, and 4, 4, 3 above
-    it have the mean 11/3; a row of equal magnitudes has that one.
+    it have the mean 11/3; a row of equal magnitudes has that one, whatever their sum and its quotient are rounded to.
     """
     rows = np.array([[0, 1, -2, 5, 0, 1, 2, -5], [0, 0, 4, -4, 1, 3, 2, 2], [3, -3, 3, 3, -3, 3, 3, 3]], np.float64)
     α = np.array([[5.0], [11 / 3], [3.0]])
@@ -206,6 +210,13 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
         expected = np.sign(rows) * last * (2 * α / (2**bits - 1))
         allowed = compare.gamma(8 + 8, kit.u(np.dtype(dtype), result=found)) * np.abs(expected)
         kit.check(compare.forward(found[outer], expected[outer], allowed[outer], f"outermost level, {outermost}"))
+        for n in range(3, 80, 4):
+            level = np.asarray(n / 7, dtype)
+            row = level * np.where(np.arange(n) % 3, 1, -1).astype(dtype)
+            found = kit.call("clamped_uniform", row[None], bits=bits, granularity="row", outermost=outermost)
+            expected = row[None].astype(np.float64) * last * (2 / (2**bits - 1))
+            allowed = compare.gamma(2 * n + 8, kit.u(np.dtype(dtype), result=found)) * np.abs(expected)
+            kit.check(compare.forward(found, expected, allowed, f"{n} equal magnitudes, {outermost}"))
 
 
 @clause("T-3b", tier="exact", x=strategies.integers((3, 8), 254), dtype=strategies.FLOATS, bits=st.integers(2, 8))
