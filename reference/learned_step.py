@@ -163,7 +163,7 @@ def lsq_code(
     [0, 2, -4, 3]
     """
     q = scaled(x, step, offset, bits, signed, axis, epsilon, "S-2")
-    return np.rint(np.clip(q.v, q.low, q.high)).astype(np.int32)  # (S.3)
+    return np.asarray(np.rint(np.clip(q.v, q.low, q.high)), np.int32)  # (S.3)
 
 
 def lsq(
@@ -187,7 +187,7 @@ def lsq(
     [[0.5, -1.0], [0.0, -2.0]]
     """
     q = scaled(x, step, offset, bits, signed, axis, epsilon, "S-3")
-    return q.step * np.rint(np.clip(q.v, q.low, q.high)) + q.offset  # (S.4)
+    return np.asarray(q.step * np.rint(np.clip(q.v, q.low, q.high)) + q.offset)  # (S.4)
 
 
 def lsq_gradient(

@@ -72,4 +72,4 @@ def nearest_level(x: npt.ArrayLike, levels: npt.ArrayLike, /) -> I32:
         i = int(np.flatnonzero(np.diff(l) <= 0)[0])
         raise SpecError("R-3", f"levels must ascend strictly, got {l[i]} before {l[i + 1]} at {i}")
     midpoint = l[:-1] + (l[1:] - l[:-1]) / 2
-    return np.searchsorted(midpoint, a, side="left").astype(np.int32)  # (R.3)
+    return np.asarray(np.searchsorted(midpoint, a, side="left"), np.int32)  # (R.3)

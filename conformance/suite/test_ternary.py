@@ -108,12 +108,13 @@ def test_zeros_stay_zero(kit: Kit, x: Array) -> None:
     zero = ~np.any(x, axis=1)
     for op, options in QUANTIZERS:
         if kit.has(op):
-            for clip in (None, 0.5):
-                found = kit.call(op, x, granularity="row", clip=clip, **options)
-                kit.require(bool(np.isfinite(found).all()), f"{op}({options}) answers a number that is not finite")
-                kit.check(compare.exact(found[zero], np.zeros_like(found[zero]), f"{op}({options}) of zeros"))
-                alone = kit.call(op, np.zeros_like(x), clip=clip, **options)
-                kit.check(compare.exact(alone, np.zeros_like(alone), f"{op}({options}) of a tensor of zeros"))
+            with kit.part(op):
+                for clip in (None, 0.5):
+                    found = kit.call(op, x, granularity="row", clip=clip, **options)
+                    kit.require(bool(np.isfinite(found).all()), f"{op}({options}) answers a number that is not finite")
+                    kit.check(compare.exact(found[zero], np.zeros_like(found[zero]), f"{op}({options}) of zeros"))
+                    alone = kit.call(op, np.zeros_like(x), clip=clip, **options)
+                    kit.check(compare.exact(alone, np.zeros_like(alone), f"{op}({options}) of a tensor of zeros"))
     if kit.has("twn_code"):
         code = kit.call("twn_code", x, granularity="row")
         kit.check(compare.exact(code.scale[zero], np.zeros_like(code.scale[zero]), "scale of zeros"))
@@ -134,10 +135,11 @@ def test_statistics_are_local(kit: Kit, case: FakeQuantInput) -> None:
     granularity = "matrix" if x.ndim == 3 else "row"
     for op, options in QUANTIZERS:
         if kit.has(op):
-            together = kit.call(op, x, granularity=granularity, clip=case.options["clip"], **options)
-            apart = [kit.call(op, x[i : i + 1], granularity=granularity, clip=case.options["clip"], **options)
-                     for i in range(len(x))]  # fmt: skip
-            kit.check(compare.exact_bytes(together, np.concatenate(apart), f"{op}({options}) by {granularity}"))
+            with kit.part(op):
+                together = kit.call(op, x, granularity=granularity, clip=case.options["clip"], **options)
+                apart = [kit.call(op, x[i : i + 1], granularity=granularity, clip=case.options["clip"], **options)
+                         for i in range(len(x))]  # fmt: skip
+                kit.check(compare.exact_bytes(together, np.concatenate(apart), f"{op}({options}) by {granularity}"))
 
 
 @clause("T-2b", tier="exact", case=fake_quant_inputs(), clip=[0.25, 2.5, 64.0])
@@ -148,9 +150,10 @@ def test_the_clip_comes_first(kit: Kit, case: FakeQuantInput, clip: float) -> No
     granularity = case.options["granularity"]
     for op, options in QUANTIZERS:
         if kit.has(op):
-            inside = kit.call(op, case.x, granularity=granularity, clip=clip, **options)
-            outside = kit.call(op, before, granularity=granularity, **options)
-            kit.check(compare.exact_bytes(inside, outside, f"{op}({options}) with a clip of {clip}"))
+            with kit.part(op):
+                inside = kit.call(op, case.x, granularity=granularity, clip=clip, **options)
+                outside = kit.call(op, before, granularity=granularity, **options)
+                kit.check(compare.exact_bytes(inside, outside, f"{op}({options}) with a clip of {clip}"))
 
 
 AT_THE_MEAN = 1 - 2.0**-16  # share of α from which a magnitude is at α
