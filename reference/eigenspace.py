@@ -10,8 +10,8 @@
 C is in × in and multiplies D on the *right*. It is positive semi-definite: an eigenvalue a little below 0 is the
 rounding of a sum, and each operation says what becomes of it. One below −2⁻⁸ ‖C‖_F is refused, with what is not
 symmetric and a negative diagonal, wherever an optimum or a bound is told, since it has none; so is an objective below
-−2⁻⁸ ‖C‖_F ‖D‖_F² [E-1a]. Deliberately not here: gradients, fine-tuning of the
-patch, and the loop over layers (a recipe). Source: Liu et al. 2024, EoRA (arXiv 2410.21271).
+−2⁻⁸ ‖C‖_F ‖D‖_F² [E-1a]. The published recipe alone repairs whatever it finds [E-4]. Deliberately not here: gradients,
+fine-tuning of the patch, and the loop over layers (a recipe). Source: Liu et al. 2024, EoRA (arXiv 2410.21271).
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def eora_published(
     lowbit.reference.errors.SpecError: [E-4] c has an eigenvalue that is exactly 0: policy 'nvlabs' would divide by it
     """
     checks.choice(policy, ("nvlabs", "truncate"), "policy", "E-4")
-    D, C = solvable(d, c, "E-4")
+    D, C = problem(d, c, "E-4")
     r = checks.rank(rank, D.shape, "E-4")
     L, Q = np.linalg.eigh(C)
     if policy == "nvlabs":

@@ -243,7 +243,7 @@ def eora_published(d: Array, c: Array, /, *, rank: int, policy: EigenPolicy = "t
     S and S⁻¹ are rounded to the result's type.
     """
     check_patch("E-4", d.shape, rank, "balanced")
-    _optimum("E-4", d, c)
+    _problem("E-4", d, c)
     return common.published(np, np.ndarray.astype, d, c, rank, policy, _float(d))
 
 

@@ -244,7 +244,7 @@ def eora_published(d: Tensor, c: Tensor, /, *, rank: int, policy: EigenPolicy = 
     S and S⁻¹ are rounded to the result's type.
     """
     check_patch("E-4", d.shape, rank, "balanced")
-    _optimum("E-4", d, c)
+    _problem("E-4", d, c)
     return common.published(torch, Tensor.to, d, c, rank, policy, _float(d))
 
 

@@ -144,7 +144,7 @@ MUTANTS.append(Mutant("A-3a", "Python's bool only", lambda: by_identity("gptq", 
 @replace("A-3a", "wraps in the type of the option")
 def min_max(x: Any, /, **options: Any) -> Any:
     """2⁸ of eight bits is 0."""
-    bits = options["bits"]
+    bits = options.get("bits", 8)
     return reference.min_max(x, **{**options, "bits": bits if 2**bits > 0 else 1})
 
 

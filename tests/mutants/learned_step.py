@@ -88,7 +88,10 @@ edit(
     "multiplies by the step given",
     "learned_step",
     "lsq",
-    ("return np.asarray(q.step * np.rint", "return np.asarray(np.reshape(np.asarray(step, np.float64), q.step.shape) * np.rint"),
+    (
+        "return np.asarray(q.step * np.rint",
+        "return np.asarray(np.reshape(np.asarray(step, np.float64), q.step.shape) * np.rint",
+    ),
 )
 edit(
     "S-3",

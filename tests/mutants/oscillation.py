@@ -143,7 +143,9 @@ tracker(
     "O-4a", "always rewrites targets", ('written = often & ~held if targets == "held" else often', "written = often")
 )
 tracker("O-4a", "freezes to the code whatever was asked", ('if freeze_to == "average" else k', "if False else k"))
-tracker("O-4a", "the mean of what came in, not of what was used", ("np.asarray(m * k +", 'np.asarray(m * whole["codes"] +'))
+tracker(
+    "O-4a", "the mean of what came in, not of what was used", ("np.asarray(m * k +", 'np.asarray(m * whole["codes"] +')
+)
 tracker("O-4b", "the other way round", ("f = m * o + (1 - m) * means", "f = (1 - m) * o + m * means"))
 tracker("O-4b", "a momentum of half precision", ("limit = math.inf", "m = float(np.float16(m))\n    limit = math.inf"))
 tracker("O-4b", "a sum that never fades", ("f = m * o + (1 - m) *", "f = m * o +"))
