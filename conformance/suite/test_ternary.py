@@ -142,6 +142,20 @@ def test_statistics_are_local(kit: Kit, case: FakeQuantInput) -> None:
                 kit.check(compare.exact_bytes(together, np.concatenate(apart), f"{op}({options}) by {granularity}"))
 
 
+@clause("T-2a", tier="exact", dtype=strategies.FLOATS)
+def test_statistics_of_matrices_are_local(kit: Kit, dtype: str) -> None:
+    """Matrices and rows of very different sizes, each alone and among the others."""
+    x = (np.arange(24).reshape(2, 3, 4) % 7 - 3.0).astype(dtype) * np.array([1, 64], dtype)[:, None, None]
+    for op, options in QUANTIZERS:
+        if kit.has(op):
+            with kit.part(op):
+                for granularity in ("matrix", "row"):
+                    together = kit.call(op, x, granularity=granularity, **options)
+                    apart = [kit.call(op, x[i : i + 1], granularity=granularity, **options) for i in range(len(x))]
+                    what = f"{op}({options}) by {granularity}"
+                    kit.check(compare.exact_bytes(together, np.concatenate(apart), what))
+
+
 @clause("T-2b", tier="exact", case=fake_quant_inputs(), clip=[0.25, 2.5, 64.0])
 def test_the_clip_comes_first(kit: Kit, case: FakeQuantInput, clip: float) -> None:
     """Clipping inside and before the call give the same bytes; clips are exact in every format."""

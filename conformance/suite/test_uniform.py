@@ -176,6 +176,14 @@ def test_symmetric_grids(kit: Kit, case: GridInput, clip: float) -> None:
     check_grid(kit, case, clip_ratio=clip)
 
 
+@clause("Q-2a", tier="forward-error", dtype=strategies.FLOATS)
+def test_symmetric_grids_of_one_sided_rows(kit: Kit, dtype: str) -> None:
+    """Rows without a negative value, without a positive one, with both and of zeros, in every scheme."""
+    x = np.array([[0.5, 3.0], [-4.0, -1.0], [-1.0, 2.0], [0.0, 0.0]], dtype)
+    for scheme in strategies.SCHEMES[1:]:
+        check_grid(kit, GridInput(x, {"bits": 4, "scheme": scheme, "granularity": "row"}))
+
+
 def groupings(x: Array) -> list[dict[str, Any]]:
     """Every way to group x, which is a matrix: each divisor of the row length, rows, tokens, the tensor."""
     k = x.shape[1]
