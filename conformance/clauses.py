@@ -218,6 +218,7 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("C-5a", "a channel of scale zero gets no patch", "full", "exact", "scaled_svd_patch"),
     # -- E
     ("E-1", "the objective is tr(D C Dᵀ)", "core", "forward-error", "objective"),
+    ("E-1a", "what is no second moment has no objective and no optimum", "core", "exact", "objective optimum"),
     ("E-2", "EoRA reaches the optimum", "core", "certificate", "eora"),
     ("E-2a", "EoRA projects the error, off the range of C too", "full", "forward-error", "eora"),
     ("E-3", "the error spectrum, descending", "core", "forward-error", "error_spectrum"),
@@ -393,8 +394,10 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("A-1a", "same call, same bytes; ambient random state is neither read nor moved", "core", "exact", ""),
     ("A-2", "strides are honoured", "core", "forward-error", ""),
     ("A-2a", "zero-size arrays are answered", "core", "exact", ""),
-    ("A-2b", "results have the promised dtypes and fields", "core", "exact", ""),
+    ("A-2b", "results are arrays of the backend with the promised dtypes and fields", "core", "exact", ""),
     ("A-3", "wrong shapes and parameters are refused with SpecError", "core", "exact", ""),
+    ("A-3a", "NumPy's integers, booleans and floats are the options that Python's are", "core", "exact", ""),
+    ("A-3b", "matrices and masked arrays are refused", "core", "exact", ""),
     ("A-4", "NaN and infinity are refused, naming argument and position", "core", "exact", ""),
 )
 

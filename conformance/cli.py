@@ -39,6 +39,7 @@ def conform(
     profile: Annotated[
         Profile, typer.Option(help="25, 200 or 2000 examples per check.", case_sensitive=False)
     ] = Profile.quick,
+    seed: Annotated[int | None, typer.Option(help="Draw other examples; without, every run draws the same.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the record as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
@@ -66,7 +67,13 @@ def conform(
                 code = run_vectors(backend, options=options, clauses=clauses, xfails=xfails, forms=forms)
             else:
                 code = run_suite(
-                    backend, profile=profile.value, options=options, clauses=clauses, xfails=xfails, forms=forms
+                    backend,
+                    profile=profile.value,
+                    seed=seed,
+                    options=options,
+                    clauses=clauses,
+                    xfails=xfails,
+                    forms=forms,
                 )
     except (ClauseError, ValueError, OSError, lowbit.BackendError) as error:
         console.complain(f"lowbit conform: {error}")
@@ -157,6 +164,7 @@ def run_suite(
     backend: str,
     *,
     profile: str = "quick",
+    seed: int | None = None,
     options: Sequence[str] = (),
     clauses: Sequence[str] = (),
     xfails: Path | None = None,
@@ -194,6 +202,7 @@ def run_suite(
         arguments += ["--lowbit-backend", backend, "--lowbit-profile", profile]
         arguments += [f"--lowbit-option={word}" for word in options]
         arguments += [f"--lowbit-clause={word}" for word in clauses]
+        arguments += [] if seed is None else ["--lowbit-seed", str(seed)]
         if xfails is not None:
             arguments += ["--lowbit-xfails", str(xfails.resolve())]
         for form, path in (forms or {}).items():

@@ -92,7 +92,8 @@ class Kit(Subject):
         if self._absent:
             notes.append(f"without {', '.join(sorted(self._absent))}")
         if self.margin is None:
-            return Outcome(check, "not implemented", None, "; ".join(notes) or "nothing to compare")
+            status: Status = "unsupported" if self._partly else "not implemented"
+            return Outcome(check, status, None, "; ".join(notes) or "nothing to compare")
         return Outcome(check, "pass", self.margin, "; ".join(notes))
 
     def _draw(self, check: Check) -> None:

@@ -1,14 +1,16 @@
 """The pytest plugin behind ``lowbit conform``: opt-in, by ``-p lowbit.conformance.plugin``, never an entry point.
 
 It gives every test its :class:`~lowbit.conformance.kit.Kit`, turns expected failures of the list into xfails
-(strictly: one that passes fails the run), and writes the report at the end. Installing lowbit changes nothing in
-anybody's pytest.
+(strictly: one that passes fails the run), and writes the report at the end. What became of a check travels with
+pytest's own report of it, so that the processes of pytest-xdist add up to one record. Installing lowbit changes nothing
+in anybody's pytest.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from . import report
 from .clauses import CLAUSES, Check, ClauseError, select
 from .kit import PROFILES, Kit, Outcome
 from .options import parse_options
+from .report import Result
 
 __all__ = ["Session"]
 
 _KEY = pytest.StashKey["Session"]()
+_PROPERTY = "lowbit"  # of a test's report
 
 
 class Session:
@@ -34,7 +38,9 @@ class Session:
         def option(name: str) -> Any:
             return config.getoption(name)
 
-        self.results: list[report.Result] = []
+        self.results: list[Result] = []
+        self.last: Result | None = None  # of this process
+        self.worker = hasattr(config, "workerinput")  # of pytest-xdist: the results are somebody else's to report
         self.quiet = bool(option("lowbit_quiet"))
         self.paths = {form: option(f"lowbit_{form}") for form in ("json", "markdown", "html")}
         try:
@@ -46,6 +52,7 @@ class Session:
         except (ClauseError, OSError, ValueError, lowbit.BackendError) as error:
             raise pytest.UsageError(str(error)) from error
         self.profile = str(option("lowbit_profile"))
+        self.seed: int | None = option("lowbit_seed")
         self.broken = False  # something failed that is not a check: a fixture, a collection, somebody else's test
         self.home = tempfile.TemporaryDirectory(prefix="lowbit-conform-")
         set_hypothesis_home_dir(self.home.name)  # nothing is written beside the suite or into the working folder
@@ -53,7 +60,7 @@ class Session:
     def sink(self, outcome: Outcome) -> None:
         """Take the outcome of one check."""
         check = outcome.check
-        self.results.append(report.Result(check.clause.id, check.name, outcome.status, outcome.margin, outcome.note))
+        self.last = Result(check.clause.id, check.name, outcome.status, outcome.margin, outcome.note)
 
     def finished(self) -> report.Run:
         """Everything seen so far as a record."""
@@ -63,8 +70,16 @@ class Session:
             backend=str(self.backend.name),
             device=str(self.backend.device),
             profile=self.profile,
-            clauses=report.combine(self.results, self.clauses, self.xfails),
+            clauses=report.combine(sorted(self.results, key=lambda r: r.check), self.clauses, self.xfails),
         )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what became of a test, of this process or of another one."""
+        found = [value for name, value in report.user_properties if name == _PROPERTY]
+        if report.when == "call":
+            self.results += [Result(**value) for value in found]  # type: ignore[arg-type]
+        if report.failed and (report.when != "call" or not found):
+            self.broken = True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--lowbit-option", dest="lowbit_option", metavar="K=V", action="append", default=[], help="for the backend"
     )
     group.addoption("--lowbit-profile", dest="lowbit_profile", choices=list(PROFILES), default="quick")
+    group.addoption("--lowbit-seed", dest="lowbit_seed", metavar="N", type=int, help="draw other examples")
     group.addoption("--lowbit-clause", dest="lowbit_clause", metavar="ID", action="append", default=[])
     group.addoption("--lowbit-xfails", dest="lowbit_xfails", metavar="FILE", help="lines 'Q-3  # reason'")
     for form in ("json", "markdown", "html"):
@@ -86,6 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Load the backend before anything is collected, so that a wrong name is one line."""
     if config.getoption("lowbit_backend"):
         config.stash[_KEY] = Session(config)
+        config.pluginmanager.register(config.stash[_KEY])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -117,18 +134,23 @@ def kit(request: pytest.FixtureRequest) -> Kit:
     session = request.config.stash.get(_KEY, None)
     if session is None:
         raise pytest.UsageError("the conformance suite needs --lowbit-backend NAME")
-    return Kit(session.backend, examples=PROFILES[session.profile], sink=session.sink)
+    return Kit(session.backend, examples=PROFILES[session.profile], seed=session.seed, sink=session.sink)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Show checks that could not run as skips, with the reason."""
-    result = yield
+    """Hand what became of a check to its report, and show one that could not run as a skip, with the reason."""
     session = pyfuncitem.config.stash.get(_KEY, None)
-    if session is not None and _check_of(pyfuncitem) is not None and session.results:
-        last = session.results[-1]
-        if last.status in ("unsupported", "not implemented"):
-            pytest.skip(f"{last.status}: {last.note}")
+    if session is None or _check_of(pyfuncitem) is None:
+        return (yield)
+    session.last = None
+    try:
+        result = yield
+    finally:
+        if session.last is not None:
+            pyfuncitem.user_properties.append((_PROPERTY, asdict(session.last)))
+    if session.last is not None and session.last.status in ("unsupported", "not implemented"):
+        pytest.skip(f"{session.last.status}: {session.last.note}")
     return result
 
 
@@ -141,9 +163,7 @@ def pytest_runtest_makereport(
     session, check = item.config.stash.get(_KEY, None), _check_of(item)
     if session is None or not outcome.failed:
         return outcome
-    if check is None or call.when != "call":
-        session.broken = True
-    elif check.clause.id in session.xfails:
+    if check is not None and call.when == "call" and check.clause.id in session.xfails:
         outcome.outcome = "skipped"
         outcome.wasxfail = session.xfails[check.clause.id]
     return outcome
@@ -152,7 +172,7 @@ def pytest_runtest_makereport(
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the reports; the exit status says whether a clause failed."""
     state = session.config.stash.get(_KEY, None)
-    if state is None or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    if state is None or state.worker or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return
     run = state.finished()
     paths = {f"{form}_path": Path(path) if path else None for form, path in state.paths.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -79,11 +80,11 @@ class Subject:
     def convert(self, op: str, result: Any) -> Any:
         """Result of ``op`` in NumPy, checked to have the fields of the contract."""
         kind = result_kind(op)
-        if isinstance(kind, TypeVar):
-            return self.numpy(result)
         return float(result) if kind is float else self._converted(kind, result, op)
 
     def _converted(self, kind: Any, value: Any, op: str) -> Any:
+        if isinstance(kind, TypeVar):
+            return self.numpy(value)
         named = get_origin(kind) or kind
         if named is tuple:  # of any length, all of one kind
             return tuple(self._converted(get_args(kind)[0], part, op) for part in value)
@@ -158,6 +159,11 @@ class Subject:
         else:
             self.fail(f"{op}: answered {type(result).__name__} instead of raising SpecError")
 
-    def note_refusal(self, reason: str) -> None:
-        """Remember that a part of this check is unsupported; the rest goes on."""
-        self._partly.append(reason)
+    @contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """A part of a check: where the backend cannot serve it, that is remembered, and the rest goes on."""
+        __tracebackhide__ = True
+        try:
+            yield
+        except Unsupported as refusal:
+            self._partly.append(f"{what}: {refusal.reason}")

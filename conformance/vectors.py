@@ -41,12 +41,15 @@ WITHOUT = {
     "C-2b": "is a refusal",
     "H-1a": "is a refusal",
     "D-7a": "is a refusal",
+    "E-1a": "is a refusal",
     "A-1": "is about every operation",
     "A-1a": "is about every operation",
     "A-2": "is about every operation",
     "A-2a": "is about every operation",
     "A-2b": "is about every operation",
     "A-3": "is a refusal",
+    "A-3a": "is about every operation",
+    "A-3b": "is a refusal",
     "A-4": "is a refusal",
 }
 """Clauses that no frozen vector can show, and why."""

@@ -52,6 +52,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import checks
 from .binary_coding import *
 from .choices import *
 from .codebook import *
@@ -95,7 +96,7 @@ device = "cpu"
 
 def asarray(x: npt.NDArray[Any], /) -> npt.NDArray[Any]:
     """NumPy to the backend's own array, which is NumPy."""
-    return np.asarray(x)
+    return checks.plain(x, "x", "A-3")
 
 
 def to_numpy(x: npt.NDArray[Any], /) -> npt.NDArray[Any]:

@@ -54,7 +54,8 @@ def group_count(k: int, group_size: int | None, clause: str) -> int:
     """Groups along an axis of length k: 1 for whole rows, else k / group_size.  [B-1]"""
     if group_size is None:
         return 1
-    if k % checks.whole(group_size, "group_size", clause, low=1):
+    group_size = checks.whole(group_size, "group_size", clause, low=1)
+    if k % group_size:
         raise SpecError(clause, f"group size {group_size} does not divide axis length {k}")
     return k // group_size
 
@@ -169,7 +170,7 @@ def bcq(
     """
     q = checks.whole(bits, "bits", "B-1", low=1, high=MOST_BITS)
     checks.choice(method, BINARY_METHODS, "method", "B-1")
-    checks.whole(rounds, "rounds", "B-3", low=0)
+    rounds = checks.whole(rounds, "rounds", "B-3", low=0)
     checks.choice(offset, (False, True), "offset", "B-1")
     W = checks.finite(w, "w", "B-1", ndim=2)
     m, k = W.shape
@@ -307,7 +308,7 @@ def bcq_from_grid(
     else:
         s, z = (np.asarray(np.broadcast_to(np.asarray(a, np.float64), (m, G))) for a in (scale, zero_point))
     alpha = s[..., None] * 2.0 ** (np.arange(bits) - 1)
-    o = s * ((2**bits - 1) / 2 + first - z)  # (B.7)
+    o = s * ((last - first) / 2 + first - z)  # (B.7)
     return result((C - first).astype(np.int32), alpha, o)
 
 
@@ -315,7 +316,7 @@ def scales(scale: npt.ArrayLike, offset: npt.ArrayLike | None, shape: tuple[int,
     """Checked scale (m, G, q) and offset (m, G), zeros for None, of values of the given shape."""
     alpha = checks.finite(scale, "scale", clause, ndim=3)
     m, G, q = alpha.shape
-    checks.whole(q, "planes of scale", clause, low=1, high=MOST_BITS)
+    q = checks.whole(q, "planes of scale", clause, low=1, high=MOST_BITS)
     o = np.zeros((m, G)) if offset is None else checks.finite(offset, "offset", clause, ndim=2)
     if o.shape != (m, G):
         raise SpecError(clause, f"offset of shape {o.shape} must have shape {(m, G)}")
@@ -373,7 +374,7 @@ def packed(
     planes: npt.ArrayLike, scale: npt.ArrayLike, offset: npt.ArrayLike | None, length: int, clause: str
 ) -> tuple[I32, F64, F64]:
     """Checked planes as codes (m, k), scale (m, G, q) and offset (m, G)."""
-    checks.whole(length, "length", clause, low=0)
+    length = checks.whole(length, "length", clause, low=0)
     P = checks.integers(planes, "planes", clause, ndim=3)
     alpha = checks.finite(scale, "scale", clause, ndim=3).transpose(2, 0, 1)
     o = None if offset is None else checks.finite(offset, "offset", clause, ndim=2).T
@@ -428,7 +429,7 @@ def lookup_tables(x: npt.ArrayLike, /, *, width: int = 8, half: bool = False) ->
     >>> lookup_tables([[1.0, 10.0]], width=2).tolist(), lookup_tables([[1.0, 10.0]], width=2, half=True).tolist()
     ([[[-11.0, -9.0, 9.0, 11.0]]], [[[-11.0, -9.0]]])
     """
-    checks.whole(width, "width", "B-9", low=1, high=16)
+    width = checks.whole(width, "width", "B-9", low=1, high=16)
     checks.choice(half, (False, True), "half", "B-9")
     return np.asarray(tables(chunked(checks.finite(x, "x", "B-9", ndim=2), width), half))
 

@@ -30,12 +30,19 @@ SYMMETRY = 2.0**-12
 different orders passes and a matrix that is not symmetric by meaning does not."""
 
 
+def plain(x: npt.ArrayLike, name: str, clause: str) -> Array:
+    """An array that computes as one: matrices multiply otherwise, and the mask of a masked one is lost.  [A-3b]"""
+    if isinstance(x, np.matrix | np.ma.MaskedArray):
+        raise SpecError(clause, f"{name} must be a plain array, got {type(x).__module__}.{type(x).__qualname__}")
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged sequences; tensors of a graph or of a GPU
+        raise SpecError(clause, f"{name} is not an array: {error}") from error
+
+
 def real(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = None) -> F64:
     """A fresh float64 copy of any real array; values are not looked at.  [A-1, A-3]"""
-    try:
-        given = np.asarray(x)
-    except ValueError as error:  # ragged nested sequences
-        raise SpecError(clause, f"{name} is not an array: {error}") from error
+    given = plain(x, name, clause)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise SpecError(clause, f"{name} must hold real numbers, got dtype {given.dtype}")
     if ndim is not None and given.ndim != ndim:
@@ -60,7 +67,7 @@ def finite(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = None)
 
 def integers(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = None) -> npt.NDArray[np.int64]:
     """A fresh int64 copy of an integer array; an empty list, which NumPy reads as float, passes too.  [A-1, A-3]"""
-    given = np.asarray(x)
+    given = plain(x, name, clause)
     if given.dtype.kind not in "iu" and given.size:
         raise SpecError(clause, f"{name} must hold integers, got dtype {given.dtype}")
     if ndim is not None and given.ndim != ndim:
@@ -69,13 +76,20 @@ def integers(x: npt.ArrayLike, name: str, clause: str, *, ndim: int | None = Non
 
 
 def whole(value: int, name: str, clause: str, *, low: int, high: int | None = None) -> int:
-    """An integer parameter in [low, high]; ``True`` and ``2.0`` are not integers."""
+    """An integer parameter in [low, high] as Python's, NumPy's too; ``True`` and ``2.0`` are not integers.  [A-3a]"""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise SpecError(clause, f"{name} must be an integer, got {value!r}")
     if value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"in {low}..{high}"
         raise SpecError(clause, f"{name} must be {wanted}, got {value}")
     return int(value)
+
+
+def flag(value: bool, name: str, clause: str) -> bool:
+    """True or False, or NumPy's of either; 1 and 0 are not."""
+    if not isinstance(value, bool | np.bool_):
+        raise SpecError(clause, f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def number(value: float, name: str, clause: str, *, low: float, high: float = math.inf, above: bool = False) -> float:
@@ -97,8 +111,9 @@ def choice(value: Any, options: Sequence[Any], name: str, clause: str) -> None:
 def second_moment(c: npt.ArrayLike, k: int | None, name: str, clause: str) -> F64:
     """A (k, k) symmetric matrix with a diagonal ≥ 0, such as XᵀX; returns (C + Cᵀ)/2. With k None: any square one.
 
-    Refuses what cannot be a second moment. Positive semi-definiteness is not tested beyond the diagonal: a
-    statistic summed in float32 has eigenvalues a little below 0, and each operation says what it does with them.
+    Refuses what cannot be a second moment by what costs nothing; :func:`definite` goes on where a result would be false
+    for any other matrix. A statistic summed in float32 has eigenvalues a little below 0, and each operation says what
+    it does with them.
     """
     a = finite(c, name, clause, ndim=2)
     k = len(a) if k is None else k
@@ -110,6 +125,18 @@ def second_moment(c: npt.ArrayLike, k: int | None, name: str, clause: str) -> F6
         j = int(np.flatnonzero(np.diag(a) < 0)[0])
         raise SpecError(clause, f"{name} must have a diagonal >= 0, got {a[j, j]} at ({j}, {j})")
     return np.asarray((a + a.T) / 2)
+
+
+INDEFINITE = 2.0**-8
+"""Share of ‖C‖_F down to which an eigenvalue below 0 is rounding: that of a moment in bfloat16, ‖ΔC‖_F ≤ 2⁻⁸ ‖C‖_F."""
+
+
+def definite(C: F64, name: str, clause: str) -> F64:
+    """The symmetric matrix, refused where an eigenvalue is further below 0 than rounding explains."""
+    least = float(np.linalg.eigvalsh(C).min(initial=0.0))
+    if least < -INDEFINITE * np.linalg.norm(C):
+        raise SpecError(clause, f"{name} must be positive semi-definite, it has an eigenvalue of {least:.3g}")
+    return C
 
 
 def rank(value: int, shape: tuple[int, ...], clause: str) -> int:

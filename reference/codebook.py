@@ -54,7 +54,7 @@ def normal_float(*, bits: int, offset: float = NF_OFFSET) -> F64:
     >>> normal_float(bits=2).round(4).tolist()
     [-1.0, 0.0, 0.3379, 1.0]
     """
-    checks.whole(bits, "bits", "N-1", low=2, high=8)
+    bits = checks.whole(bits, "bits", "N-1", low=2, high=8)
     o = checks.number(offset, "offset", "N-1", low=0.5, high=1.0, above=True)
     if o == 1:
         raise SpecError("N-1", "offset must be below 1: the quantile of 1 is infinite")
@@ -76,7 +76,7 @@ def dynamic_float(*, bits: int) -> F64:
     >>> dynamic_float(bits=3).round(4).tolist()
     [-0.775, -0.325, -0.055, 0.0, 0.055, 0.325, 0.775, 1.0]
     """
-    checks.whole(bits, "bits", "N-1a", low=3, high=8)
+    bits = checks.whole(bits, "bits", "N-1a", low=3, high=8)
     decades = [10.0 ** (e - bits + 2) * (0.1 + 0.9 * (np.arange(2**e) + 0.5) / 2**e) for e in range(bits - 1)]
     positive = np.concatenate(decades)  # (N.5)
     return np.sort(np.concatenate([-positive, [0.0], positive, [1.0]]))
@@ -234,7 +234,7 @@ def codebook_matmul(
     >>> codebook_matmul([[1.0, 10.0]], words, [2.0, 4.0], [-1, 0, 0.5, 1], bits=2, block_size=2)
     array([[18.,  2.]])
     """
-    checks.whole(bits, "bits", "N-6", low=1, high=8)
+    bits = checks.whole(bits, "bits", "N-6", low=1, high=8)
     l = table(levels, "N-6")
     if l.size != 2**bits:
         raise SpecError("N-6", f"{bits} bits need {2**bits} levels, got {l.size}")

@@ -97,8 +97,9 @@ def error_vector_score(logits: npt.ArrayLike, labels: npt.ArrayLike, /) -> F64:
 
     Shapes: logits (n, C), C ≥ 1, labels (n,) integers in 0 … C − 1 → float (n,).
     1 − p_y is formed as the sum of the others [X-1a]: of a sample that the model is sure of, the difference would keep
-    no digit, and in half precision neither would the norm. With two classes the order is that of the cross entropy,
-    EVS = √2 (1 − p_y); with more it need not be. Mislabelled samples come first.
+    no digit, and in half precision neither would the norm. A backend may square as (X.1) is written: what is below
+    2⁻⁶³, the root of the smallest normal float32, may come back as 0. With two classes the order is that of the cross
+    entropy, EVS = √2 (1 − p_y); with more it need not be. Mislabelled samples come first.
     Source: Huang et al. 2024, section 3.2; Paul et al. 2021 for the score of a single model.
 
     >>> error_vector_score([[0.0, 0.0], [0.0, 40.0]], [0, 1]).tolist()
@@ -173,8 +174,8 @@ def acs_weight(*, epoch: float, epochs: int, schedule: AcsSchedule = "paper") ->
     >>> [round(acs_weight(epoch=t, epochs=4, schedule="cosine"), 3) for t in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
-    checks.whole(epochs, "epochs", "X-3", low=1)
-    checks.number(epoch, "epoch", "X-3", low=0, high=epochs)
+    epochs = checks.whole(epochs, "epochs", "X-3", low=1)
+    epoch = checks.number(epoch, "epoch", "X-3", low=0, high=epochs)
     checks.choice(schedule, ACS_SCHEDULES, "schedule", "X-3")
     t = epoch / epochs
     return {
@@ -230,11 +231,11 @@ def selection_overhead(
     >>> round(selection_overhead(fraction=0.1, interval=10, student=1.8, reference=1.8, teacher=7.8), 2)
     0.27
     """
-    checks.whole(interval, "interval", "A-3", low=1)
-    checks.number(fraction, "fraction", "A-3", low=0, high=1, above=True)
-    checks.number(student, "student", "A-3", low=0, above=True)
+    interval = checks.whole(interval, "interval", "A-3", low=1)
+    fraction = checks.number(fraction, "fraction", "A-3", low=0, high=1, above=True)
+    student = checks.number(student, "student", "A-3", low=0, above=True)
     for name, value in (("reference", reference), ("teacher", teacher)):
-        checks.number(value, name, "A-3", low=0)
+        value = checks.number(value, name, "A-3", low=0)
     return (student + reference) / (interval * fraction * (3 * student + teacher))  # (X.4)
 
 
@@ -330,8 +331,7 @@ def grand_score(
     if len(h) != len(x):
         raise SpecError("X-6", f"features {h.shape} must have one row for each of {len(x)} samples")
     y = class_labels(labels, len(x), x.shape[1], "X-6")
-    if not isinstance(bias, bool):
-        raise SpecError("X-6", f"bias must be True or False, got {bias!r}")
+    bias = checks.flag(bias, "bias", "X-6")
     score = error_norm(x, y) * np.sqrt(float(bias) + (h**2).sum(axis=1))  # (X.7)
     if batch_size is None:
         return np.asarray(score)
@@ -418,7 +418,7 @@ def random_score(*, size: int, seed: int, index: int = 0) -> F64:
     True
     """
     n = checks.whole(size, "size", "X-12", low=0, high=2**31 - 1)
-    checks.whole(index, "index", "X-12", low=0, high=2**32 - 1)
+    index = checks.whole(index, "index", "X-12", low=0, high=2**32 - 1)
     address = np.zeros((n, 4), np.int64)
     address[:, 0], address[:, 2], address[:, 3] = np.arange(n), index, Purpose.SAMPLE
     w = philox_words(address, seed=seed).view(np.uint32).astype(np.uint64)
@@ -487,7 +487,7 @@ def k_center(
     n = len(a)
     if len(start) == 0 or len(np.unique(start)) != len(start) or ((start < 0) | (start >= n)).any():
         raise SpecError("X-10", f"first must hold different indices below {n}, at least one, got {start.tolist()}")
-    checks.whole(count, "count", "X-10", low=0, high=n - len(start))
+    count = checks.whole(count, "count", "X-10", low=0, high=n - len(start))
 
     def distance(j: int) -> F64:
         if metric == "euclidean":
@@ -520,7 +520,7 @@ def herding(x: npt.ArrayLike, /, *, count: int) -> I32:
     [2, 3, 0]
     """
     a = checks.finite(x, "x", "X-11", ndim=2)
-    checks.whole(count, "count", "X-11", low=0, high=len(a))
+    count = checks.whole(count, "count", "X-11", low=0, high=len(a))
     chosen: list[int] = []
     rest, free = np.zeros(a.shape[1]), np.ones(len(a), np.bool_)
     for _ in range(count):

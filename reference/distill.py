@@ -243,8 +243,7 @@ def score_loss(
     Traceback (most recent call last):
     lowbit.reference.errors.SpecError: [W-4] scores must be (B, H, n, n), got (1, 1, 1, 2)
     """
-    if not isinstance(causal, bool):
-        raise SpecError("W-4", f"causal must be True or False, got {causal!r}")
+    causal = checks.flag(causal, "causal", "W-4")
     least = checks.number(floor, "floor", "W-4", low=-np.inf)
     S, T = pair(student, teacher, "W-4", 4)
     square("W-4", S)

@@ -74,7 +74,7 @@ def problem(
     name: str = "w",
 ) -> tuple[F64, F64, F64]:
     """Checked W (m, k), s B (m, r), A (r, k): the scaling is folded into B."""
-    checks.number(scaling, "scaling", clause, low=-math.inf)
+    scaling = checks.number(scaling, "scaling", clause, low=-math.inf)
     W, dims = unfolded(w, name, layout, clause), np.ndim(w)
     B, A = checks.finite(b, "b", clause, ndim=dims), checks.finite(a, "a", clause, ndim=dims)
     r, m = len(A), len(W)
@@ -246,8 +246,7 @@ def dora_gradient(
     >>> np.round(full.A, 12).tolist()    # orthogonal to (3, 4)
     [[0.64, -0.48]]
     """
-    if not isinstance(detach, bool):
-        raise SpecError("D-6", f"detach must be True or False, got {detach!r}")
+    detach = checks.flag(detach, "detach", "D-6")
     W, B, A = problem(w, b, a, scaling, layout, "D-6")
     m, G = per_row(magnitude, "magnitude", len(W), "D-6"), unfolded(grad, "grad", layout, "D-6")
     if np.shape(grad) != np.shape(w):

@@ -7,9 +7,11 @@
         C^½ may be any S with S Sᵀ = C: Q L^½, Q L^½ Qᵀ, Cholesky, or Xᵀ itself                         (1.3)
         BA = U_r U_rᵀ D,   U_r the r leading eigenvectors of M = D C Dᵀ                                 (1.4)
 
-C is in × in and multiplies D on the *right*. It is taken as positive semi-definite: an eigenvalue below 0 is the
-rounding of a sum, and each operation says what becomes of it. Deliberately not here: gradients, fine-tuning of the
-patch, and the loop over layers (a recipe). Source: Liu et al. 2024, EoRA (arXiv 2410.21271).
+C is in × in and multiplies D on the *right*. It is positive semi-definite: an eigenvalue a little below 0 is the
+rounding of a sum, and each operation says what becomes of it. One below −2⁻⁸ ‖C‖_F is refused, with what is not
+symmetric and a negative diagonal, wherever an optimum or a bound is told, since it has none; so is an objective below
+−2⁻⁸ ‖C‖_F ‖D‖_F² [E-1a]. The published recipe alone repairs whatever it finds [E-4]. Deliberately not here: gradients,
+fine-tuning of the patch, and the loop over layers (a recipe). Source: Liu et al. 2024, EoRA (arXiv 2410.21271).
 """
 
 from __future__ import annotations
@@ -60,6 +62,12 @@ def problem(d: npt.ArrayLike, c: npt.ArrayLike, clause: str) -> tuple[F64, F64]:
     return D, checks.second_moment(c, D.shape[1], "c", clause)
 
 
+def solvable(d: npt.ArrayLike, c: npt.ArrayLike, clause: str) -> tuple[F64, F64]:
+    """Checked D and C that have an optimum."""
+    D, C = problem(d, c, clause)
+    return D, checks.definite(C, "c", clause)
+
+
 def moment_in_error_space(D: F64, C: F64) -> F64:
     """M = D C Dᵀ, symmetric.  (1.4)"""
     M = D @ C @ D.T
@@ -88,7 +96,10 @@ def objective(d: npt.ArrayLike, c: npt.ArrayLike, /) -> float:
     41.0
     """
     D, C = problem(d, c, "E-1")
-    return float(((D @ C) * D).sum())
+    J = float(((D @ C) * D).sum())
+    if -checks.INDEFINITE * np.linalg.norm(C) * np.linalg.norm(D) ** 2 > J:
+        raise SpecError("E-1", f"c must be positive semi-definite, tr(D C Dᵀ) is {J:.3g}")
+    return J
 
 
 def eora(d: npt.ArrayLike, c: npt.ArrayLike, /, *, rank: int, split: Split = "balanced") -> LowRank[Array]:
@@ -108,7 +119,7 @@ def eora(d: npt.ArrayLike, c: npt.ArrayLike, /, *, rank: int, split: Split = "ba
     [[1.0, 0.0], [0.0, 0.0]]
     """
     checks.choice(split, ("balanced", "left"), "split", "E-2")
-    D, C = problem(d, c, "E-2")
+    D, C = solvable(d, c, "E-2")
     r = checks.rank(rank, D.shape, "E-2")
     λ, U = np.linalg.eigh(moment_in_error_space(D, C))  # (1.4), ascending
     λ, U = λ[::-1][:r], U[:, ::-1][:, :r]
@@ -127,7 +138,7 @@ def error_spectrum(d: npt.ArrayLike, c: npt.ArrayLike, /) -> F64:
     >>> error_spectrum([[1.0, 0.0], [0.0, 2.0]], [[100.0, 0.0], [0.0, 1.0]]).tolist()
     [10.0, 2.0]
     """
-    D, C = problem(d, c, "E-3")
+    D, C = solvable(d, c, "E-3")
     L, Q = np.linalg.eigh(C)
     return np.asarray(np.linalg.svd(D @ (Q * np.sqrt(np.maximum(L, 0))), compute_uv=False), np.float64)  # (1.2)
 
@@ -200,8 +211,8 @@ def eora_certified(
     >>> eora_certified([[1.0, 0.0], [0.0, 2.0]], [[100.0, 0.0], [0.0, 1.0]], rank=2).method
     'exact'
     """
-    checks.number(tolerance, "tolerance", "E-5", low=0.0)
-    D, C = problem(d, c, "E-5")
+    tolerance = checks.number(tolerance, "tolerance", "E-5", low=0.0)
+    D, C = solvable(d, c, "E-5")
     r = checks.rank(rank, D.shape, "E-5")
     B, A = eora(D, C, rank=r, split=split)
     λ = np.linalg.eigvalsh(moment_in_error_space(D, C))  # ascending, of m values the last r are captured
@@ -266,7 +277,7 @@ def quantize_adapter(
         raise SpecError("E-7", f"b {B.shape} times a {A.shape} is not a patch")
     C = checks.second_moment(c, A.shape[1], "c", "E-7")
     if group_size is not None:
-        checks.whole(group_size, "group_size", "E-7", low=1)
+        group_size = checks.whole(group_size, "group_size", "E-7", low=1)
 
     def factor(w: F64, H: F64) -> QuantizedWeight[Array]:
         n = w.shape[1]

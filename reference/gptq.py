@@ -42,7 +42,7 @@ def inverse_cholesky(h: npt.ArrayLike, /, *, damping: float = 0.01) -> InverseFa
     >>> U.tolist(), dead.tolist()
     ([[0.5, 0.0], [0.0, 1.0]], [False, True])
     """
-    checks.number(damping, "damping", "G-1", low=0.0)
+    damping = checks.number(damping, "damping", "G-1", low=0.0)
     H = checks.second_moment(h, None, "h", "G-1")
     H, dead = repaired(H, damping)
     try:
@@ -71,7 +71,8 @@ def columns_per_scale(group_size: int | None, k: int, clause: str) -> int:
     """Columns that share a scale: the group size, or the whole row."""
     if group_size is None:
         return max(k, 1)
-    if k % checks.whole(group_size, "group_size", clause, low=1):
+    group_size = checks.whole(group_size, "group_size", clause, low=1)
+    if k % group_size:
         raise SpecError("Q-2", f"group size {group_size} does not divide axis length {k}")
     return group_size
 
@@ -136,7 +137,7 @@ def gptq(
     m, k = W.shape
     H = checks.second_moment(h, k, "h", "G-2")
     checks.choice(group_scales, ("current", "block"), "group_scales", "G-2")
-    checks.whole(block_size, "block_size", "G-2", low=1)
+    block_size = checks.whole(block_size, "block_size", "G-2", low=1)
     g = columns_per_scale(group_size, k, "G-2")
     find = partial(
         row_grids, bits=bits, scheme=scheme, scale_dtype=scale_dtype, clip_search=clip_search, range_floor=range_floor

@@ -44,9 +44,8 @@ __all__ = ["lsq", "lsq_code", "lsq_gradient", "lsq_init"]
 
 def code_bounds(bits: int, signed: bool, clause: str) -> tuple[int, int]:
     """Q_n and Q_p: codes are −Q_n … Q_p."""
-    if not isinstance(signed, bool):
-        raise SpecError(clause, f"signed must be True or False, got {signed!r}")
-    checks.whole(bits, "bits", clause, low=2 if signed else 1, high=8)
+    signed = checks.flag(signed, "signed", clause)
+    bits = checks.whole(bits, "bits", clause, low=2 if signed else 1, high=8)
     return (2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
@@ -99,7 +98,7 @@ def lsq_init(
     elif rule == "deviation":
         μ = X.sum(axis=over, keepdims=True) / count
         σ = np.sqrt(((X - μ) ** 2).sum(axis=over, keepdims=True) / count)
-        s = np.maximum(np.abs(μ - 3 * σ), np.abs(μ + 3 * σ)) / 2 ** (bits - 1)
+        s = np.maximum(np.abs(μ - 3 * σ), np.abs(μ + 3 * σ)) / ((Qn + Qp + 1) / 2)
     elif X.size:
         low = X.min(axis=over, keepdims=True)
         s = (X.max(axis=over, keepdims=True) - low) / (Qn + Qp)
@@ -164,7 +163,7 @@ def lsq_code(
     [0, 2, -4, 3]
     """
     q = scaled(x, step, offset, bits, signed, axis, epsilon, "S-2")
-    return np.rint(np.clip(q.v, q.low, q.high)).astype(np.int32)  # (S.3)
+    return np.asarray(np.rint(np.clip(q.v, q.low, q.high)), np.int32)  # (S.3)
 
 
 def lsq(
@@ -188,7 +187,7 @@ def lsq(
     [[0.5, -1.0], [0.0, -2.0]]
     """
     q = scaled(x, step, offset, bits, signed, axis, epsilon, "S-3")
-    return q.step * np.rint(np.clip(q.v, q.low, q.high)) + q.offset  # (S.4)
+    return np.asarray(q.step * np.rint(np.clip(q.v, q.low, q.high)) + q.offset)  # (S.4)
 
 
 def lsq_gradient(

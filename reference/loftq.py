@@ -84,9 +84,9 @@ def loftq(
     """
     W = checks.finite(w, "w", "N-7", ndim=2)
     r = checks.rank(rank, W.shape, "N-7")
-    checks.whole(bits, "bits", "N-7", low=2, high=8)
-    checks.whole(block_size, "block_size", "N-7", low=1)
-    checks.whole(iterations, "iterations", "N-7", low=1)
+    bits = checks.whole(bits, "bits", "N-7", low=2, high=8)
+    block_size = checks.whole(block_size, "block_size", "N-7", low=1)
+    iterations = checks.whole(iterations, "iterations", "N-7", low=1)
     checks.choice(quantizer, ("normal-float", "uniform"), "quantizer", "N-7")
     checks.choice(keep, ("best", "last"), "keep", "N-7")
     c = checks.number(scaling, "scaling", "N-7", low=0.0, above=True)

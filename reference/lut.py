@@ -79,6 +79,12 @@ def hswish_derivative(x: F64) -> F64:
     return np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, (2 * x + 3) / 6))
 
 
+def silu(x: F64) -> F64:
+    """x / (1 + e^−x), as the published search writes it: not the same bits as x times a sigmoid."""
+    with np.errstate(over="ignore"):  # far below 0, where the quotient is −0
+        return np.asarray(x / (1 + np.exp(-x)))
+
+
 FUNCTIONS: Mapping[str, NamedFunction] = MappingProxyType(
     {
         "gelu": NamedFunction(
@@ -92,7 +98,7 @@ FUNCTIONS: Mapping[str, NamedFunction] = MappingProxyType(
             (-4, 4), (-4, 4), (-FAR, FAR), tuple(range(7)), True,
         ),
         "silu": NamedFunction(
-            lambda x: x * special.expit(x),
+            silu,
             lambda x: special.expit(x) * (1 + x * special.expit(-x)),
             (-4, 4), (-4, 4), (-FAR, FAR), tuple(range(7)), True,
         ),
@@ -360,8 +366,8 @@ def requantize_codes(a: npt.ArrayLike, /, *, shift: int, low: int = -128, high: 
     [0, 2, 0, -2, 127]
     """
     s = checks.whole(shift, "shift", "L-12", low=0, high=31)
-    checks.whole(low, "low", "L-12", low=-INT32 - 1, high=INT32)
-    checks.whole(high, "high", "L-12", low=low, high=INT32)
+    low = checks.whole(low, "low", "L-12", low=-INT32 - 1, high=INT32)
+    high = checks.whole(high, "high", "L-12", low=low, high=INT32)
     given = checks.integers(a, "a", "L-12")
     if given.size and int(np.abs(given).max()) > INT32:
         raise SpecError("L-12", f"accumulators must fit int32, got {given.flat[int(np.abs(given).argmax())]}")
@@ -386,7 +392,7 @@ def lookup_codes(q: npt.ArrayLike, entries: npt.ArrayLike, /, *, low: int = -128
         e = checks.finite(e, "entries", "L-11")
     if e.ndim != 1:
         raise SpecError("L-11", f"entries must have 1 dimension, got shape {e.shape}")
-    checks.whole(low, "low", "L-11", low=-INT32 - 1, high=INT32)
+    low = checks.whole(low, "low", "L-11", low=-INT32 - 1, high=INT32)
     if at.size and (int(at.min()) < low or int(at.max()) >= low + len(e)):
         raise SpecError("L-11", f"codes must lie in {low}..{low + len(e) - 1}, got {at.min()}..{at.max()}")
     return np.asarray(e[at - low])  # (L.8)
@@ -590,7 +596,7 @@ def verify_table(
     TableReport(mse=0.328125, max_error=1.0, worst=-1, turns=0, signs=0)
     """
     v = checks.finite(values, "values", "L-18", ndim=1)
-    checks.whole(low, "low", "L-18", low=-INT32, high=INT32 - len(v))
+    low = checks.whole(low, "low", "L-18", low=-INT32, high=INT32 - len(v))
     codes = np.arange(low, low + len(v))
     y = evaluate_codes(codes, table, tie=tie) * 2.0 ** -(table.fraction_bits + table.scale_bits)
     if not len(v):

@@ -260,7 +260,7 @@ def genetic_search(
     checks.choice(function, tuple(FUNCTIONS), "function", "L-21")
     n = checks.whole(entries, "entries", "L-21", low=3, high=MOST_ENTRIES)
     checks.choice(draws, SEARCH_DRAWS, "draws", "L-21")
-    checks.whole(seed, "seed", "L-21", low=0, high=2**32 - 1 if draws == "published" else 2**64 - 1)
+    seed = checks.whole(seed, "seed", "L-21", low=0, high=2**32 - 1 if draws == "published" else 2**64 - 1)
     checks.choice(rounding, (None, False, True), "rounding", "L-21")
     generations = checks.whole(generations, "generations", "L-21", low=0)
     size = checks.whole(population, "population", "L-21", low=2)
@@ -434,7 +434,7 @@ def piece_costs(
     checks.choice(objective, SEARCH_OBJECTIVES, "objective", clause)
     checks.choice(fit, SEARCH_FITS, "fit", clause)
     if fraction_bits is not None:
-        checks.whole(fraction_bits, "fraction_bits", clause, low=0, high=24)
+        fraction_bits = checks.whole(fraction_bits, "fraction_bits", clause, low=0, high=24)
     data, m = samples(len(a)), len(a)
     cost, slope, intercept = np.zeros((m, m)), np.zeros((m, m)), np.zeros((m, m))
     for i in range(m):

@@ -61,7 +61,7 @@ def cluster_sizes(rows: int, *, clusters: int, ratio: int) -> list[int]:
     >>> cluster_sizes(32768, clusters=4, ratio=4), cluster_sizes(2, clusters=3, ratio=2)
     ([385, 1542, 6168, 24673], [0, 0, 2])
     """
-    checks.whole(rows, "rows", "M-1", low=0)
+    rows = checks.whole(rows, "rows", "M-1", low=0)
     b = checks.whole(clusters, "clusters", "M-1", low=1, high=MOST_BITS)
     r = checks.whole(ratio, "ratio", "M-1", low=1)
     share = [r**i for i in range(b)]
@@ -162,7 +162,7 @@ def allocate_bits(errors: npt.ArrayLike, sizes: npt.ArrayLike, /, *, budget: int
         j, q = (int(i) for i in np.argwhere(~rising)[0])
         raise SpecError("M-2", f"sizes must be above 0 and ascend along each row, got {s[j, q]} at ({j}, {q})")
     spent = int(s[:, 0].sum())
-    checks.whole(budget, "budget", "M-2", low=0)
+    budget = checks.whole(budget, "budget", "M-2", low=0)
     if budget < spent:
         raise SpecError("M-2", f"budget {budget} is below the {spent} that 1 bit everywhere takes")
     steps = [(-slope, j, a, b) for j in range(len(e)) for slope, a, b in hull_steps(e[j], s[j])]
@@ -233,8 +233,8 @@ def projection_due(step: int, *, period: int, total: int) -> bool:
     >>> [t for t in range(1, 11) if projection_due(t, period=4, total=10)]
     [4, 8, 10]
     """
-    checks.whole(total, "total", "A-3", low=1)
-    checks.whole(step, "step", "A-3", low=1, high=total)
+    total = checks.whole(total, "total", "A-3", low=1)
+    step = checks.whole(step, "step", "A-3", low=1, high=total)
     return step % checks.whole(period, "period", "A-3", low=1) == 0 or step == total
 
 
@@ -266,7 +266,7 @@ def project_rows(w: npt.ArrayLike, bits: npt.ArrayLike, /, *, method: BinaryMeth
         j = int(np.flatnonzero((q < 1) | (q > MOST_BITS))[0])
         raise SpecError("M-3", f"bits must be in 1..{MOST_BITS}, got {q[j]} at {j}")
     checks.choice(method, BINARY_METHODS, "method", "M-3")
-    checks.whole(rounds, "rounds", "M-3", low=0)
+    rounds = checks.whole(rounds, "rounds", "M-3", low=0)
     r, w_hat = W.copy(), np.zeros_like(W)
     if method != "greedy":
         for b in np.unique(q).tolist():

@@ -71,6 +71,8 @@ def moment_merge(
     """
     merged: list[MomentNode[Array]] = []
     for node in sorted((*left, *right), key=lambda n: n.index << n.level):
+        level, index, tokens = (checks.whole(n, "a node's number", "C-2", low=0) for n in (node[:2] + node[4:]))
+        node = node._replace(level=level, index=index, tokens=tokens)
         if merged and merged[0].sum.shape != node.sum.shape:
             raise SpecError("C-2", f"nodes of different widths: {merged[0].sum.shape} and {node.sum.shape}")
         if merged and node.index << node.level < (merged[-1].index + 1) << merged[-1].level:
@@ -126,7 +128,7 @@ def recency_moment(batches: Sequence[npt.ArrayLike], /, *, total: int) -> F64:
     >>> recency_moment([[[[1.0]]], [[[1.0]]]], total=2).item()   # 1/2 · 2/3 + 1/2
     0.8333333333333333
     """
-    checks.whole(total, "total", "C-3", low=1)
+    total = checks.whole(total, "total", "C-3", low=1)
     X = [checks.finite(batch, f"batches[{i}]", "C-3", ndim=3) for i, batch in enumerate(batches)]
     if not X or any(x.shape[2] != X[0].shape[2] for x in X):
         raise SpecError("C-3", f"batches must be (b, T, k) of one k, got {[x.shape for x in X]}")

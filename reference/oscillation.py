@@ -58,7 +58,7 @@ def start_oscillation(codes: npt.ArrayLike, /) -> Oscillation[Array]:
     """
     k = checks.integers(codes, "codes", "O-4")
     i, f = np.zeros(k.shape, np.int32), np.zeros(k.shape)
-    return Oscillation(k.astype(np.int32), i, f, i.copy(), k.astype(np.float64), i != 0, i.copy())
+    return Oscillation(k.astype(np.int32), i, f, i.copy(), k.astype(np.float64), np.zeros(k.shape, np.bool_), i.copy())
 
 
 def track_oscillation(
@@ -131,10 +131,10 @@ def track_oscillation(
     return Oscillation(
         codes=k.astype(np.int32),
         direction=np.where(d != 0, d, went).astype(np.int32),
-        frequency=f,
-        total=(whole["total"] + o).astype(np.int32),
-        average=m * k + (1 - m) * mean,  # (O.10)
-        frozen=held | often,  # (O.9)
+        frequency=np.asarray(f),
+        total=np.asarray(whole["total"] + o, np.int32),
+        average=np.asarray(m * k + (1 - m) * mean),  # (O.10)
+        frozen=np.asarray(held | often),  # (O.9)
         target=np.where(written, pinned, whole["target"]).astype(np.int32),
     )
 

@@ -25,7 +25,6 @@ __all__ = ["pack", "unpack"]
 def run_length(bits: int, layout: PackLayout) -> tuple[int, int]:
     """Values per run and words per run: dense packs 32 values in b words, padded 32 // b values in one.  [Q-6, Q-7]"""
     checks.choice(layout, ("dense", "padded"), "layout", "Q-6")
-    checks.whole(bits, "bits", "Q-6", low=1, high=8)
     return (32, bits) if layout == "dense" else (32 // bits, 1)
 
 
@@ -47,6 +46,7 @@ def pack(codes: npt.ArrayLike, /, *, bits: int, layout: PackLayout = "dense") ->
     >>> [pack([[1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 7]], bits=3, layout=l).tolist() for l in ("dense", "padded")]
     [[[-786474799, 1]], [[287267025, 7]]]
     """
+    bits = checks.whole(bits, "bits", "Q-6", low=1, high=8)
     values, words = run_length(bits, layout)
     clause = "Q-6" if layout == "dense" else "Q-7"
     q = checks.integers(codes, "codes", clause, ndim=2)
@@ -73,9 +73,10 @@ def unpack(words: npt.ArrayLike, /, *, bits: int, length: int, layout: PackLayou
     >>> unpack(pack([[5, 6, 7]], bits=3), bits=3, length=3).tolist()
     [[5, 6, 7]]
     """
+    bits = checks.whole(bits, "bits", "Q-6", low=1, high=8)
     values, per_run = run_length(bits, layout)
     clause = "Q-6" if layout == "dense" else "Q-7"
-    checks.whole(length, "length", clause, low=0)
+    length = checks.whole(length, "length", clause, low=0)
     w = checks.integers(words, "words", clause, ndim=2)
     n, wanted = w.shape[0], word_count(length, bits=bits, layout=layout)
     if w.shape[1] != wanted:

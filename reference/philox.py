@@ -89,7 +89,7 @@ def philox_integers(counters: npt.ArrayLike, /, *, seed: int, bound: int) -> I32
     >>> philox_integers([0, 0, 0, 0], seed=0, bound=10).tolist()
     [3, 8, 7, 6]
     """
-    checks.whole(bound, "bound", "P-3", low=1, high=2**31)
+    bound = checks.whole(bound, "bound", "P-3", low=1, high=2**31)
     return ((block(counters, seed) * np.uint64(bound)) >> np.uint64(32)).astype(np.int32)  # (P.4)
 
 

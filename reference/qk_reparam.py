@@ -35,7 +35,7 @@ Quantizer = Callable[[F64], npt.ArrayLike] | None
 def projections(w_q: npt.ArrayLike, w_k: npt.ArrayLike, heads: int, clause: str) -> tuple[F64, F64]:
     """Checked W_q and W_k as (H, d, C)."""
     q, k = checks.finite(w_q, "w_q", clause, ndim=2), checks.finite(w_k, "w_k", clause, ndim=2)
-    checks.whole(heads, "heads", clause, low=1)
+    heads = checks.whole(heads, "heads", clause, low=1)
     if q.shape != k.shape:
         raise SpecError(clause, f"w_q {q.shape} and w_k {k.shape} must have one shape")
     if len(q) % heads:

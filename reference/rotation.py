@@ -130,7 +130,7 @@ def factors(order: int) -> tuple[int, ...] | None:
 
 def checked_factors(order: int) -> tuple[int, ...]:
     """The factors of an order, or a refusal."""
-    checks.whole(order, "order of a Hadamard matrix", "H-1", low=1)
+    order = checks.whole(order, "order of a Hadamard matrix", "H-1", low=1)
     found = factors(order)
     if found is None:
         raise SpecError(
@@ -278,7 +278,7 @@ def random_hadamard(*, order: int, seed: int, index: int = 0) -> F64:
     True
     """
     H = hadamard_matrix(order=order)
-    checks.whole(index, "index", "H-3", low=0, high=2**32 - 1)
+    index = checks.whole(index, "index", "H-3", low=0, high=2**32 - 1)
     words = philox_words(addresses((order,), index, Purpose.SIGNS), seed=seed).ravel()[:order]
     return np.where(words < 0, -1, 1)[:, None] * H.T / math.sqrt(order)  # (H.8): the top bit is the sign of an int32
 
@@ -313,8 +313,8 @@ def random_orthogonal(*, order: int, seed: int, index: int = 0) -> F64:
     >>> bool(abs(Q.T @ Q - np.eye(3)).max() < 1e-15)
     True
     """
-    checks.whole(order, "order", "H-4", low=1)
-    checks.whole(index, "index", "H-4", low=0, high=2**32 - 1)
+    order = checks.whole(order, "order", "H-4", low=1)
+    index = checks.whole(index, "index", "H-4", low=0, high=2**32 - 1)
     normals = philox_normal(addresses((order, order), index, Purpose.HAAR), seed=seed)
     return orthogonal_factor(normals.reshape(order, -1)[:, :order])  # (H.10)
 
@@ -344,7 +344,7 @@ def rotations(q: npt.ArrayLike, axis: int, repeats: int) -> F64:
     Q = checks.finite(q, "q", "H-6")
     if Q.ndim not in (2, 3) or Q.shape[-1] != Q.shape[-2] or Q.size == 0:
         raise SpecError("H-6", f"q must have shape (d, d) or (b, d, d), got {Q.shape}")
-    checks.whole(repeats, "repeats", "H-6", low=1)
+    repeats = checks.whole(repeats, "repeats", "H-6", low=1)
     d = Q.shape[-1]
     if Q.ndim == 2:
         blocks = np.broadcast_to(Q, (axis // d, d, d))
@@ -564,9 +564,9 @@ def activation_clip(
     >>> activation_clip([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0]], bits=2, grid=4).ratio
     0.75
     """
-    checks.number(norm, "norm", "H-10", low=0.0, above=True)
-    checks.whole(grid, "grid", "H-10", low=1)
-    checks.number(max_shrink, "max_shrink", "H-10", low=0.0, high=1.0)
+    norm = checks.number(norm, "norm", "H-10", low=0.0, above=True)
+    grid = checks.whole(grid, "grid", "H-10", low=1)
+    max_shrink = checks.number(max_shrink, "max_shrink", "H-10", low=0.0, high=1.0)
     a = checks.finite(x, "x", "H-10")
     errors = []
     for i in range(max(1, math.floor(max_shrink * grid))):

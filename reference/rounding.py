@@ -29,7 +29,7 @@ def round_half_even(x: npt.ArrayLike, /) -> F64:
     >>> round_half_even([0.5, 1.5, 2.5, -0.5]).tolist()
     [0.0, 2.0, 2.0, -0.0]
     """
-    return np.rint(checks.real(x, "x", "R-1"))  # (R.1)
+    return np.asarray(np.rint(checks.real(x, "x", "R-1")))  # (R.1)
 
 
 def round_clip(x: npt.ArrayLike, /, *, low: int, high: int) -> I32:
@@ -43,13 +43,13 @@ def round_clip(x: npt.ArrayLike, /, *, low: int, high: int) -> I32:
     >>> round_clip([6.5, 7.5, -8.5, float("-inf")], low=-8, high=7).tolist()
     [6, 7, -8, -8]
     """
-    checks.whole(low, "low", "R-2", low=INT32[0], high=INT32[1])
-    checks.whole(high, "high", "R-2", low=low, high=INT32[1])
+    low = checks.whole(low, "low", "R-2", low=INT32[0], high=INT32[1])
+    high = checks.whole(high, "high", "R-2", low=low, high=INT32[1])
     a = checks.real(x, "x", "R-2")
     if np.isnan(a).any():
         at = tuple(int(i) for i in np.argwhere(np.isnan(a))[0])
         raise SpecError("R-2", f"x holds nan at {at}, which has no integer")
-    return np.clip(np.rint(a), low, high).astype(np.int32)  # (R.2)
+    return np.asarray(np.clip(np.rint(a), low, high), np.int32)  # (R.2)
 
 
 def nearest_level(x: npt.ArrayLike, levels: npt.ArrayLike, /) -> I32:
@@ -72,4 +72,4 @@ def nearest_level(x: npt.ArrayLike, levels: npt.ArrayLike, /) -> I32:
         i = int(np.flatnonzero(np.diff(l) <= 0)[0])
         raise SpecError("R-3", f"levels must ascend strictly, got {l[i]} before {l[i + 1]} at {i}")
     midpoint = l[:-1] + (l[1:] - l[:-1]) / 2
-    return np.searchsorted(midpoint, a, side="left").astype(np.int32)  # (R.3)
+    return np.asarray(np.searchsorted(midpoint, a, side="left"), np.int32)  # (R.3)

@@ -40,7 +40,7 @@ RESOLVED = 2.0**-40
 
 def planes(codes: npt.ArrayLike, bits: int, clause: str) -> F64:
     """The q planes B_i (q, m, k) of codes (m, k) in 0 … 2^q − 1, as float64."""
-    checks.whole(bits, "bits", clause, low=1, high=MOST_BITS)
+    bits = checks.whole(bits, "bits", clause, low=1, high=MOST_BITS)
     b = checks.integers(codes, "codes", clause, ndim=2)
     outside = (b < 0) | (b >= 2**bits)
     if outside.any():
@@ -54,7 +54,8 @@ def group_count(columns: int, group_size: int | None, clause: str) -> int:
     """Groups along the input axis: 1 for whole rows, else k / group_size."""
     if group_size is None:
         return 1
-    if columns % checks.whole(group_size, "group_size", clause, low=1):
+    group_size = checks.whole(group_size, "group_size", clause, low=1)
+    if columns % group_size:
         raise SpecError(clause, f"group size {group_size} does not divide axis length {columns}")
     return columns // group_size
 
@@ -266,9 +267,10 @@ def bcq_bits(rows: int, columns: int, *, bits: int, group_size: int | None = Non
     >>> bcq_bits(1, 512, bits=1), bcq_bits(4096, 4096, bits=3, group_size=128) / 4096**2
     (544, 3.75)
     """
-    checks.whole(bits, "bits", "A-3", low=1, high=MOST_BITS)
-    checks.whole(scale_bits, "scale_bits", "A-3", low=1)
-    groups = group_count(checks.whole(columns, "columns", "A-3", low=0), group_size, "A-3")
+    bits = checks.whole(bits, "bits", "A-3", low=1, high=MOST_BITS)
+    scale_bits = checks.whole(scale_bits, "scale_bits", "A-3", low=1)
+    columns = checks.whole(columns, "columns", "A-3", low=0)
+    groups = group_count(columns, group_size, "A-3")
     return bits * checks.whole(rows, "rows", "A-3", low=0) * (columns + scale_bits * groups)  # (U.11)
 
 
@@ -312,7 +314,7 @@ def task_size(
     (1419, 221184, 0.88)
     """
     checks.choice(train, TRAINED, "train", "A-3")
-    checks.whole(other, "other", "A-3", low=0)
+    other = checks.whole(other, "other", "A-3", low=0)
     coded = sum(bcq_bits(m, k, bits=bits, group_size=group_size, scale_bits=scale_bits) for m, k in linears)
     scales = sum(m * group_count(k, group_size, "A-3") for m, k in linears) * (bits if train == "all" else 1)
     return TaskSize(

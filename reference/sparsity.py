@@ -33,8 +33,8 @@ def smallest(score: F64, count: int) -> Bool:
 
 def n_of_m(keep: int, of: int, k: int, clause: str) -> None:
     """1 ≤ keep ≤ of, and `of` divides the row length."""
-    checks.whole(of, "of", clause, low=1)
-    checks.whole(keep, "keep", clause, low=1, high=of)
+    of = checks.whole(of, "of", clause, low=1)
+    keep = checks.whole(keep, "keep", clause, low=1, high=of)
     if k % of:
         raise SpecError(clause, f"tuples of {of} do not divide axis length {k}")
 
@@ -80,7 +80,8 @@ def sparsegpt(
     H = checks.second_moment(h, k, "h", "G-5")
     n_of_m(keep, of, k, "G-5")
     checks.choice(group_scales, ("current", "block"), "group_scales", "G-5")
-    if checks.whole(block_size, "block_size", "G-5", low=1) % of:
+    block_size = checks.whole(block_size, "block_size", "G-5", low=1)
+    if block_size % of:
         raise SpecError("G-5", f"tuples of {of} do not divide block size {block_size}")
     if bits is None and group_size is not None:
         raise SpecError("G-5", f"group_size {group_size} without bits: there is nothing to scale")

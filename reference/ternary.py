@@ -119,6 +119,10 @@ def twn(
     return np.asarray(code.scale * code.codes)  # (T.4)
 
 
+AT_THE_MEAN = 1 - 2.0**-16
+"""Share of α from which a magnitude counts as one at α: the rounding of a mean is far below that."""
+
+
 def clamped_uniform(
     x: npt.ArrayLike,
     /,
@@ -135,11 +139,12 @@ def clamped_uniform(
 
     Half to even, by division [T-3b]. At and beyond α the quotient is (2^b − 1)/2, a tie, and the rule makes it
     2^(b−1), so that the published quantizer has 2^b + 1 levels, the outer two at δ/2 beyond α, and 4 bits do not hold
-    its codes. ``published`` is that rule, decided by |x| ≥ α and not by the rounding of a division [T-3a]; ``bounded``
-    ends the grid at ±(2^(b−1) − 1) δ.
+    its codes. ``published`` is that rule, decided by |x| ≥ (1 − 2⁻¹⁶) α and not by the rounding of a division or of
+    α, since a computed mean of equal magnitudes may lie above them [T-3a]; ``bounded`` ends the grid at
+    ±(2^(b−1) − 1) δ.
 
     No magnitude of a constant group is above its mean, where the published code divides by 0: here α = m, as for any
-    group without a member. Zeros give zeros.
+    group without a member, and every value is at α. Zeros give zeros.
 
     Shapes: x as in :func:`twn_code`, bits in 2 … 8 → float, x's shape.
     Source: the 4 … 7-bit branch of KD-QAT's ``utils_quant.py``; the papers do not describe it.
@@ -149,7 +154,7 @@ def clamped_uniform(
     >>> clamped_uniform([[0.5, -2.0, 2.0, -4.0]], bits=2, outermost="bounded").tolist()
     [[0.0, -2.6666666666666665, 2.6666666666666665, -2.6666666666666665]]
     """
-    checks.whole(bits, "bits", "T-3", low=2, high=8)
+    bits = checks.whole(bits, "bits", "T-3", low=2, high=8)
     checks.choice(outermost, OUTERMOST, "outermost", "T-3")
     X = clipped(x, clip, "T-3")
     over = axes(X, granularity, "T-3")
@@ -159,8 +164,9 @@ def clamped_uniform(
     δ = 2 * α / (2**bits - 1)
     k = np.rint(np.clip(X, -α, α) / np.where(δ > 0, δ, 1))  # (T.6)
     last = 2 ** (bits - 1)
-    k = np.where(a >= α, np.sign(X) * last, k)
-    return np.asarray(δ * np.clip(k, 1 - last, last - 1) if outermost == "bounded" else δ * k)
+    k = np.where(a >= AT_THE_MEAN * α, np.sign(X) * last, k)
+    last = last - 1 if outermost == "bounded" else last
+    return np.asarray(δ * np.clip(k, -last, last))
 
 
 def min_max(
@@ -192,7 +198,7 @@ def min_max(
     ([[-2.0, 1.0, 127.0]], [[1.0, 2.0, 4.0]])
     """
     checks.choice(scheme, MIN_MAX_SCHEMES, "scheme", "T-4")
-    checks.whole(bits, "bits", "T-4", low=2 if scheme == "symmetric" else 1, high=8)
+    bits = checks.whole(bits, "bits", "T-4", low=2 if scheme == "symmetric" else 1, high=8)
     ε = checks.number(epsilon, "epsilon", "T-4", low=0.0)
     X = clipped(x, clip, "T-4")
     over = axes(X, granularity, "T-4")

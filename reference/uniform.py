@@ -35,7 +35,7 @@ SMALLEST = 2.0**-126  # the smallest normal float32, and bfloat16: no scale is b
 def code_range(bits: int, scheme: Scheme) -> tuple[int, int]:
     """First and last code.  [Q-1]  Asymmetric: 1 to 8 bits; symmetric: 2 to 8, since one signed bit has no 1."""
     checks.choice(scheme, SCHEMES, "scheme", "Q-1")
-    checks.whole(bits, f"bits of scheme {scheme!r}", "Q-1", low=1 if scheme == "asymmetric" else 2, high=8)
+    bits = checks.whole(bits, f"bits of scheme {scheme!r}", "Q-1", low=1 if scheme == "asymmetric" else 2, high=8)
     return (0, 2**bits - 1) if scheme == "asymmetric" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
@@ -55,7 +55,8 @@ def groups(x: F64, granularity: Granularity, group_size: int | None) -> F64:
         v = x[..., None, :]
     else:
         k = x.shape[-1]
-        if k % checks.whole(group_size, "group_size", "Q-2", low=1):
+        group_size = checks.whole(group_size, "group_size", "Q-2", low=1)
+        if k % group_size:
             raise SpecError("Q-2", f"group size {group_size} does not divide axis length {k}")
         v = x.reshape(*x.shape[:-1], k // group_size, group_size)
     return v if v.shape[-1] else np.zeros((*v.shape[:-1], 1))
@@ -110,7 +111,8 @@ def fit_grid(
 
     Shapes: x any for "tensor" and "token", (m, k) for "row", (..., k) with group_size | k for "group";
     scale float64 and zero_point int32: (1,)·ndim, (..., 1) or (..., k / group_size).
-    s is rounded to scale_dtype first and z computed from the rounded s. z lies in 0 … 2^b − 1 if include_zero.
+    s is rounded to scale_dtype first and z computed from the rounded s [Q-2c]. z lies in 0 … 2^b − 1 if the range holds
+    0: an s that was rounded down would ask for 2^b, which has no code, and 0 would not come back as 0.
     Source: GPTQ ``Quantizer.find_params``; QuaRot ``quant_utils.py`` (range_floor is its ``clamp(min=1e-5)``, its
     groupwise activations are include_zero=False). Deliberately not: MSE-optimal grids (see clip_search), HQQ.
 
@@ -132,12 +134,13 @@ def fit_grid(
             empty = (lo0 == 0) & (hi0 == 0)
             lo0, hi0 = np.where(empty, -1.0, lo0), np.where(empty, 1.0, hi0)  # Q-8
             s = round_scale((hi0 - lo0) / n, scale_dtype)  # (Q.2)
-            z = np.where(empty, round_half_even(n / 2), round_half_even(-lo0 / s))
+            z = np.where(empty, round_half_even(n / 2), np.minimum(round_half_even(-lo0 / s), n))
             if not include_zero:
                 lo, hi = p * lo, p * hi
                 narrow = round_scale((hi - lo) / n, scale_dtype)
                 apart = (hi > lo) & (np.abs(lo / narrow) < 2.0**31 - 1)  # else constant, or nearly: Q-8
-                s, z = np.where(apart, narrow, s), np.where(apart, round_half_even(-lo / narrow), z)
+                shifted = np.minimum(round_half_even(-lo / narrow), np.where(hi < 0, np.inf, n))
+                s, z = np.where(apart, narrow, s), np.where(apart, shifted, z)
             return Grid(s, z.astype(np.int32))
         a = np.maximum(np.maximum(-lo0, hi0), floor)
         empty, a = a == 0, p * a  # (Q.3)
@@ -238,9 +241,9 @@ def clip_search(
     >>> clip_search([[0.0, 0.0], [0.2, 2.0]], bits=2).step.tolist()
     [[0], [0]]
     """
-    checks.number(norm, "norm", "Q-5", low=0.0, above=True)
-    checks.whole(grid, "grid", "Q-5", low=1)
-    checks.number(max_shrink, "max_shrink", "Q-5", low=0.0, high=1.0)
+    norm = checks.number(norm, "norm", "Q-5", low=0.0, above=True)
+    grid = checks.whole(grid, "grid", "Q-5", low=1)
+    max_shrink = checks.number(max_shrink, "max_shrink", "Q-5", low=0.0, high=1.0)
     v = groups(checks.finite(x, "x", "Q-5"), granularity, group_size)
     scale: Array = np.ones(v.shape[:-1])
     zero_point: Array = np.zeros(v.shape[:-1], np.int32)

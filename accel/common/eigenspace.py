@@ -9,13 +9,28 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
+import numpy as np
+
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, EigenPolicy, LowRank, Split, Stationarity
 
 from . import krylov
 from .refusals import check_either
 
-__all__ = ["DEPENDENT", "NO_ENERGY", "U64", "compensation", "factors", "pays", "published", "stationarity", "trace"]
+__all__ = [
+    "DEPENDENT",
+    "NO_ENERGY",
+    "U64",
+    "check_definite",
+    "check_moment",
+    "compensation",
+    "factors",
+    "pays",
+    "published",
+    "refuse_negative",
+    "stationarity",
+    "trace",
+]
 
 Array = Any  # of whatever backend
 Cast = Callable[[Array, Any], Array]
@@ -23,7 +38,58 @@ Cast = Callable[[Array, Any], Array]
 U64 = 2.0**-53
 NO_ENERGY = 2.0**-40  # of a row of A, relative to abs(a) abs(C) abs(a)ᵀ: rounding, not energy
 DEPENDENT = 2.0**-30  # eigenvalue of A C Aᵀ, its diagonal 1, up to which rows of A are dependent
+_SYMMETRY = 2.0**-12  # largest |c − cᵀ| / max|c| that rounding explains
+_INDEFINITE = 2.0**-8  # share of ‖c‖ down to which an eigenvalue below 0 is rounding
+_STEPS = 40
 _PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough to stay in cache
+
+
+def check_moment(clause: str, c: Array) -> None:
+    """Refuse what is not symmetric up to the order of sums, or has a negative diagonal; by tiles, no copy of ``c``."""
+    most = skew = 0.0
+    for i in range(0, c.shape[0], _PANEL):
+        below, right = c[i : i + _PANEL, : i + _PANEL], c[: i + _PANEL, i : i + _PANEL].T
+        most = max(most, float(abs(below).max()), float(abs(right).max()))
+        skew = max(skew, float(abs(below - right).max()))
+    if skew > _SYMMETRY * most:
+        raise SpecError(clause, f"c must be symmetric, largest |c - cᵀ| is {skew:.3g}")
+    diagonal = c.diagonal()
+    if c.shape[0] and float(diagonal.min()) < 0:
+        j = int(diagonal.argmin())
+        raise SpecError(clause, f"c must have a diagonal >= 0, got {float(diagonal[j])!r} at ({j}, {j})")
+
+
+def check_definite(xp: Any, clause: str, c: Array, start: Array) -> None:
+    """Refuse an indefinite ``c``: by the least Ritz value of some Lanczos steps, which no eigenvalue is above.
+
+    Never refuses a semi-definite matrix, and costs as many products with a vector as steps. A negative eigenvalue of
+    a few hundredths of the spread is found; one at the tolerance itself may pass.
+    """
+    basis, found, beside = [start / xp.linalg.norm(start)], [], []
+    for _ in range(min(c.shape[0], _STEPS)):
+        image = c @ basis[-1]
+        found.append(float(image @ basis[-1]))
+        for _ in range(2):
+            for v in basis:
+                image = image - (image @ v) * v
+        norm = float(xp.linalg.norm(image))
+        if norm <= _SYMMETRY * abs(found[0]) or len(found) == _STEPS:
+            break
+        beside.append(norm)
+        basis.append(image / norm)
+    if not found:
+        return
+    beside = beside[: len(found) - 1]
+    least = float(np.linalg.eigvalsh(np.diag(found) + np.diag(beside, 1) + np.diag(beside, -1))[0])
+    if least < -_INDEFINITE * float(xp.linalg.norm(c)):
+        raise SpecError(clause, f"c must be positive semi-definite, it has an eigenvalue of {least:.3g} or less")
+
+
+def refuse_negative(xp: Any, value: float, d: Array, c: Array) -> float:
+    """J of d, which shows by itself that ``c`` is indefinite if it is further below 0 than rounding explains."""
+    if value < 0 and value < -_INDEFINITE * float(xp.linalg.norm(c)) * float(xp.linalg.norm(d)) ** 2:
+        raise SpecError("E-1", f"c must be positive semi-definite, tr(D C Dᵀ) is {value:.3g}")
+    return value
 
 
 def factors(xp: Any, cast: Cast, u: Array, values: Array, d: Array, split: Split, dtype: Any) -> LowRank[Array]:

@@ -10,7 +10,7 @@ from lowbit.reference.types import MIN_MAX_SCHEMES, OUTERMOST, SHARINGS
 
 from .refusals import check_choice, check_number, check_whole
 
-__all__ = ["check_clip", "check_threshold", "outer_steps", "range_steps", "shared_shape"]
+__all__ = ["AT_THE_MEAN", "check_clip", "check_threshold", "outer_steps", "range_steps", "shared_shape"]
 
 
 def shared_shape(clause: str, shape: Sequence[int], granularity: str) -> tuple[int, ...]:
@@ -38,6 +38,9 @@ def check_threshold(threshold: float) -> float:
     if t >= 1:
         raise SpecError("T-1", f"threshold must be below 1, got {threshold!r}")
     return t
+
+
+AT_THE_MEAN = 1 - 2.0**-16  # share of α from which a magnitude is at α, whatever a mean was rounded to
 
 
 def outer_steps(bits: int, outermost: str) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lowbit.accel.common.door import refuse_unlike
+
 from . import operations
 from ._jit import default_threads, limited_to
 from ._lookup import portable_kernels
@@ -32,6 +34,7 @@ device = "cpu"
 
 def asarray(x: npt.NDArray[Any], /) -> npt.NDArray[Any]:
     """NumPy → the backend's own array, which is the same array."""
+    refuse_unlike("x", x)
     return np.asarray(x)
 
 
@@ -54,10 +57,12 @@ class NumbaBackend:
     def __init__(self, threads: int | None = None, kernels: str = "auto") -> None:
         if kernels not in ("auto", "portable"):
             raise ValueError(f"kernels must be 'auto' or 'portable', got {kernels!r}")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        if threads is not None and (
+            isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1
+        ):
             raise ValueError(f"threads must be None or a positive integer, got {threads!r}")
         self.name, self.compute_dtype, self.device = name, compute_dtype, device
-        self.threads = threads or default_threads()
+        self.threads = int(threads or default_threads())
         self.kernels = kernels
 
     asarray = staticmethod(asarray)

@@ -16,7 +16,17 @@ from lowbit.reference.errors import SpecError
 
 from ._jit import collected, kernel, pieces
 
-__all__ = ["Array", "fixed", "integers", "refuse_bad", "refuse_found", "refuse_marked", "weights", "working_dtype"]
+__all__ = [
+    "Array",
+    "fixed",
+    "integers",
+    "numbers",
+    "refuse_bad",
+    "refuse_found",
+    "refuse_marked",
+    "weights",
+    "working_dtype",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -41,6 +51,11 @@ def weights(clause: str, name: str, x: Any) -> Array:
     if a.dtype.name not in _FLOATS:
         raise SpecError(clause, f"{name} must be float16, float32 or float64, got {a.dtype}")
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+
+
+def numbers(clause: str, name: str, x: Any) -> Array:
+    """:func:`weights`, or the integers that another operation answers, in float64."""
+    return weights(clause, name, _array(clause, name, x).astype(np.float64) if x.dtype.kind in "iu" else x)
 
 
 def integers(clause: str, name: str, x: Any) -> Array:

@@ -80,12 +80,14 @@ def scale_and_zero(lo: float, hi: float, ratio: float, include_zero: bool, rule:
             scale, zero = round_scale(2.0 / n, rule), np.rint(n / 2.0)
         else:
             scale = round_scale((hi0 - lo0) / n, rule)
-            zero = np.rint(-lo0 / scale)
+            zero = min(np.rint(-lo0 / scale), n)
         if not include_zero:
             lo1, hi1 = ratio * lo, ratio * hi
             narrow = round_scale((hi1 - lo1) / n, rule)
             if hi1 > lo1 and abs(lo1 / narrow) < 2147483647.0:
                 scale, zero = narrow, np.rint(-lo1 / narrow)
+                if hi1 >= 0.0:
+                    zero = min(zero, n)
         return scale, np.int32(zero)
     most = max(-lo0, hi0, rule.range_floor)
     wide = ratio * most

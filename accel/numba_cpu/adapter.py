@@ -81,7 +81,4 @@ def quantize_adapter(
             scale_dtype=scale_dtype,
         )  # fmt: skip
 
-    dtype = working_dtype(left, right, weights("E-7", "c", c))
-    return QuantizedAdapter(
-        B=quantized(left.astype(dtype), seen.astype(dtype)), A=quantized(right.astype(dtype), moment.astype(dtype))
-    )
+    return QuantizedAdapter(B=quantized(left, seen), A=quantized(right, moment))

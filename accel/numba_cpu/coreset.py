@@ -25,7 +25,7 @@ from lowbit.accel.common.refusals import check_matrix, check_number, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import AcsSchedule, Center, Kept, Metric, ModerateReference, NeverLearnt, Outputs, Purpose
 
-from ._arrays import Array, finite_weights, fixed, integers, refuse_found, weights, working_dtype
+from ._arrays import Array, finite_weights, fixed, integers, numbers, refuse_found, weights, working_dtype
 from ._jit import collected, kernel, pieces
 from ._philox import draw, key
 from ._vector import SOFT_LANES, exp_lanes, extremes, gap_squares, power_sums
@@ -157,7 +157,7 @@ def select_coreset(scores: Array, labels: Array | None = None, /, *, fraction: f
 
     The k-th best value is found by partition; what is better is sorted, and of what equals it the first are taken.
     """
-    s = finite_weights("X-4", "scores", scores, (None,))
+    s = finite_weights("X-4", "scores", numbers("X-4", "scores", scores), (None,))
     check_number("X-4", "fraction", fraction, 0, 1)
     check_words("X-4", keep=keep)
     cost = np.negative(s, dtype=working_dtype(s)) if keep == "largest" else s.astype(working_dtype(s))

@@ -54,6 +54,14 @@ def _problem(clause: str, d: Array, c: Array) -> None:
             raise SpecError(clause, f"{name} must hold real floating-point numbers, got {x.dtype}")
     for name, x in (("d", d), ("c", c)):
         refuse_bad(clause, name, fixed(x, working_dtype(x)))
+    common.check_moment(clause, c)
+
+
+def _optimum(clause: str, d: Array, c: Array) -> None:
+    """:func:`_problem` of what tells an optimum, which a moment that is not positive semi-definite has not."""
+    _problem(clause, d, c)
+    dtype = _float(c)
+    common.check_definite(np, clause, c.astype(dtype, copy=False), np.cos(np.arange(len(c), dtype=dtype)))
 
 
 def _float(*arrays: Array) -> np.dtype[Any]:
@@ -148,7 +156,8 @@ def objective(d: Array, c: Array, /) -> float:
     """
     _problem("E-1", d, c)
     dtype = _float(d, c)
-    return _trace(d.astype(dtype, copy=False), c.astype(dtype, copy=False))
+    d, c = d.astype(dtype, copy=False), c.astype(dtype, copy=False)
+    return common.refuse_negative(np, _trace(d, c), d, c)
 
 
 def eora(d: Array, c: Array, /, *, rank: int, split: Split = "balanced") -> LowRank[Array]:
@@ -159,7 +168,7 @@ def eora(d: Array, c: Array, /, *, rank: int, split: Split = "balanced") -> LowR
     "balanced" multiplies the columns of B and divides the rows of A by sqrt(s), s the singular values of D C^{1/2}.
     """
     check_patch("E-2", d.shape, rank, split)
-    _problem("E-2", d, c)
+    _optimum("E-2", d, c)
     values, u, *_ = _eigen(d, c, rank)
     return _factors(u, values, d, split, _float(d))
 
@@ -170,7 +179,7 @@ def error_spectrum(d: Array, c: Array, /) -> Array:
     For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
     below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
     """
-    _problem("E-3", d, c)
+    _optimum("E-3", d, c)
     dtype = _float(d)
     if 0 in d.shape:
         return np.zeros(0, dtype=dtype)
@@ -189,7 +198,7 @@ def error_spectrum(d: Array, c: Array, /) -> Array:
 def optimum(d: Array, c: Array, /, *, rank: int) -> float:
     """min J over all patches of rank r: Σ_{i>r} s_i².  [E-3]"""
     check_patch("E-3", d.shape, rank, "balanced")
-    _problem("E-3", d, c)
+    _optimum("E-3", d, c)
     return float(_eigen(d, c, 0)[0][rank:].sum())
 
 
@@ -319,7 +328,7 @@ def _exact(d: Array, c: Array, rank: int, split: Split) -> Compensation[Array]:
 def _checked(d: Array, c: Array, rank: int, tolerance: float, split: Split) -> bool:
     """Refuse bad arguments; True when the fast path is worth its while."""
     check_patch("E-5", d.shape, rank, split)
-    _problem("E-5", d, c)
+    _optimum("E-5", d, c)
     return common.pays(d.shape, rank, tolerance)
 
 

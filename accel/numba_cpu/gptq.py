@@ -466,7 +466,7 @@ def compress(
     """The column loop for checked options; both methods of the chapter read their result from here."""
     given = weights(clause, "w", w)
     m, k = given.shape
-    dtype = working_dtype(given, weights(clause, "h", h))
+    dtype = working_dtype(given)
     source = fixed(given, dtype)
     refuse_bad(clause, "w", source)
     ready = prepare(clause, h, k, damping, act_order=act_order)
@@ -561,7 +561,7 @@ def gptq(
     k = given.shape[1]
     check_group_scales("G-2", group_scales)
     group = check_gptq("G-2", k, group_size, block_size)
-    dtype = working_dtype(given, weights("G-2", "h", h))
+    dtype = working_dtype(given)
     dynamic = group_size is not None and not static_groups
     rule = Rule(
         plan(bits, scheme, range_floor, scale_dtype, dtype), True, max(group, 1), dynamic,

@@ -84,7 +84,13 @@ def start_oscillation(codes: Array, /) -> Oscillation[Array]:
     k = integers("O-4", "codes", codes)
     zero = np.zeros(k.shape, np.int32)
     return Oscillation(
-        np.array(k), zero, np.zeros(k.shape, np.float32), zero.copy(), k.astype(np.float32), zero != 0, zero.copy()
+        np.array(k),
+        zero,
+        np.zeros(k.shape, np.float32),
+        zero.copy(),
+        k.astype(np.float32),
+        np.zeros(k.shape, np.bool_),
+        zero.copy(),
     )
 
 

@@ -122,7 +122,7 @@ def qkr_attention(
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
     attention = _passed(Q.attention, scores, "attention")
-    projected = seen @ fixed(_passed(Q.value_weight, fixed(value, dtype), "value_weight"), dtype).T
+    projected = seen @ _passed(Q.value_weight, fixed(value, dtype), "value_weight").T
     if offset is not None:
         projected += fixed(offset, dtype)
     values = _passed(Q.value, projected, "value").reshape(B, N, heads, D // heads).transpose(0, 2, 1, 3)

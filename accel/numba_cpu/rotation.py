@@ -23,7 +23,7 @@ from lowbit.reference.types import (
     Scheme,
 )
 
-from ._arrays import Array, finite_weights, fixed, refuse_bad, weights, working_dtype
+from ._arrays import Array, finite_weights, fixed, numbers, refuse_bad, weights, working_dtype
 from ._hadamard import BYTES
 from ._jit import by_pieces, kernel
 from ._transform import outer, refuse_unless_finite, stage, transform
@@ -67,7 +67,7 @@ def hadamard_transform(x: Array, /, *, block_size: int | None = None, transpose:
 
 def kronecker_transform(x: Array, table: Array, /, *, transpose: bool = False) -> Array:
     """The transform with a table of the caller's, (T ⊗ H) x / √n.  [H-2b]"""
-    given, signs = weights("H-2", "x", x), weights("H-2", "table", table)
+    given, signs = weights("H-2", "x", x), numbers("H-2", "table", table)
     refuse_bad("H-2", "table", fixed(signs, working_dtype(signs)))
     hadamard.check_table(signs.astype(np.float64), given.shape)
     source = fixed(given, working_dtype(given))

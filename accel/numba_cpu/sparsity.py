@@ -48,7 +48,7 @@ def sparsegpt(
     group = check_gptq("G-5", k, group_size, block_size)
     if block_size % of:
         raise SpecError("G-5", f"tuples of {of} do not divide block size {block_size}")
-    dtype = working_dtype(given, weights("G-5", "h", h))
+    dtype = working_dtype(given)
     dynamic = group_size is not None
     width = 8 if bits is None else bits
     rule = Rule(

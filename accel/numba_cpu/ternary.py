@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from lowbit.accel.common.refusals import check_matrix
-from lowbit.accel.common.ternary import check_clip, check_threshold, outer_steps, range_steps, shared_shape
+from lowbit.accel.common.ternary import (
+    AT_THE_MEAN,
+    check_clip,
+    check_threshold,
+    outer_steps,
+    range_steps,
+    shared_shape,
+)
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MinMaxScheme, Outermost, Sharing, TernaryCode
 
@@ -95,7 +102,7 @@ def _clamped_values(x: Any, clip: Any, scale: Any, step: Any, outer: Any, last: 
         values, answers = x[g], out[g]
         for j in range(values.size):
             a = min(abs(values[j]), clip)
-            k = np.rint(a / divisor) if a < α else outer
+            k = np.rint(a / divisor) if a < α else outer  # α as it comes, a little below the mean
             k = min(k, last) * δ
             answers[j] = k if values[j] > none else -k
 
@@ -235,7 +242,7 @@ def clamped_uniform(
     def write(values: Array, clip: Any, cut: Array, mean: Array, to: Array) -> None:
         dtype = to.dtype.type
         step = (2 * mean / (2**bits - 1)).astype(dtype)
-        _clamped_values(values, clip, mean.astype(dtype), step, dtype(outer), dtype(last), to)
+        _clamped_values(values, clip, (AT_THE_MEAN * mean).astype(dtype), step, dtype(outer), dtype(last), to)
 
     return _large_values("T-3", x, granularity, 1.0, clip, write)[0]
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lowbit.accel.common.door import refuse_unlike
 from lowbit.accel.common.refusals import check_matrix, refuse_nonfinite
 from lowbit.reference.errors import SpecError
 
@@ -19,6 +20,7 @@ from . import policy
 
 __all__ = [
     "as_integers",
+    "as_numbers",
     "as_weights",
     "asarray",
     "finite_weights",
@@ -57,6 +59,11 @@ def as_weights(clause: str, name: str, x: Tensor, *, like: Tensor | None = None)
     if x.dtype not in _FLOATS:
         raise SpecError(clause, f"{name} must be float16, bfloat16, float32 or float64, got {_dtype_name(x)}")
     return x.detach()
+
+
+def as_numbers(clause: str, name: str, x: Tensor, *, like: Tensor | None = None) -> Tensor:
+    """:func:`as_weights`, or the integers that another operation answers, in float64."""
+    return as_weights(clause, name, x.to(torch.float64) if x.dtype in _INTEGERS else x, like=like)
 
 
 def as_integers(clause: str, name: str, x: Tensor, *, like: Tensor | None = None) -> Tensor:
@@ -209,6 +216,7 @@ def asarray(x: npt.NDArray[Any], /) -> Tensor:
 
     ``ml_dtypes.bfloat16`` arrays become torch.bfloat16.
     """
+    refuse_unlike("x", x)
     x = np.asarray(x)
     if x.dtype.name == "bfloat16":
         return torch.from_numpy(x.view(np.uint16).copy()).view(torch.bfloat16).to(policy.device())

@@ -25,7 +25,16 @@ from lowbit.reference.errors import SpecError
 from lowbit.reference.types import AcsSchedule, Center, Kept, Metric, ModerateReference, NeverLearnt, Outputs, Purpose
 
 from . import philox, policy, triton
-from .arrays import as_integers, as_weights, finite_weights, operation, refuse_nan, row_chunks, working_dtype
+from .arrays import (
+    as_integers,
+    as_numbers,
+    as_weights,
+    finite_weights,
+    operation,
+    refuse_nan,
+    row_chunks,
+    working_dtype,
+)
 
 __all__ = [
     "acs_score",
@@ -183,7 +192,7 @@ def select_coreset(
     scores: Tensor, labels: Tensor | None = None, /, *, fraction: float, keep: Kept = "largest"
 ) -> Tensor:
     """Indices of the best samples, over all of them or in every class.  [X-4]"""
-    s = as_weights("X-4", "scores", scores)
+    s = as_numbers("X-4", "scores", scores)
     check_matrix("X-4", "scores", s.shape, (None,))
     y = None if labels is None else _labels("X-4", labels, s, s.shape[0], None)
     check_number("X-4", "fraction", fraction, 0, 1)

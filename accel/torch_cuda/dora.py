@@ -206,11 +206,12 @@ def dora_forward(
     refuse_nan("D-5", "dropped", dropped)
     dtype = working_dtype(given.w, bias)
     g = quotient(m, norms(given))
-    seen = dropped.to(dtype).reshape(-1, given.w.shape[1])
-    base = x.to(dtype).reshape(seen.shape) @ given.w.mT
-    frozen = base if dropped is x else seen @ given.w.mT
+    weight = given.w.to(dtype)
+    seen = dropped.to(dtype).reshape(-1, weight.shape[1])
+    base = x.to(dtype).reshape(seen.shape) @ weight.mT
+    frozen = base if dropped is x else seen @ weight.mT
     y = base + bias.to(dtype) + (g - 1) * frozen
-    y += g * ((seen @ given.a.mT) @ given.b.to(given.w.dtype).mT)
+    y += g * ((seen @ given.a.to(dtype).mT) @ given.b.to(dtype).mT)
     return y.reshape(*x.shape[:-1], len(g))
 
 

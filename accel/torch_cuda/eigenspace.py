@@ -53,6 +53,14 @@ def _problem(clause: str, d: Tensor, c: Tensor) -> None:
             raise SpecError(clause, f"{name} must hold real floating-point numbers, got {x.dtype}")
     for name, x in (("d", d), ("c", c)):
         refuse_nan(clause, name, x)
+    common.check_moment(clause, c)
+
+
+def _optimum(clause: str, d: Tensor, c: Tensor) -> None:
+    """:func:`_problem` of what tells an optimum, which a moment that is not positive semi-definite has not."""
+    _problem(clause, d, c)
+    dtype = _float(c)
+    common.check_definite(torch, clause, c.to(dtype), torch.arange(len(c), dtype=dtype, device=c.device).cos())
 
 
 def _float(*arrays: Tensor) -> torch.dtype:
@@ -136,7 +144,8 @@ def objective(d: Tensor, c: Tensor, /) -> float:
     """
     _problem("E-1", d, c)
     dtype = _float(d, c)
-    return _trace(d.to(dtype), c.to(dtype))
+    d, c = d.to(dtype), c.to(dtype)
+    return common.refuse_negative(torch, _trace(d, c), d, c)
 
 
 @operation
@@ -148,7 +157,7 @@ def eora(d: Tensor, c: Tensor, /, *, rank: int, split: Split = "balanced") -> Lo
     "balanced" multiplies the columns of B and divides the rows of A by sqrt(s), s the singular values of D C^{1/2}.
     """
     check_patch("E-2", d.shape, rank, split)
-    _problem("E-2", d, c)
+    _optimum("E-2", d, c)
     values, u, _ = _eigen(d, c, rank)
     return _factors(u, values[:rank], d, split, _float(d))
 
@@ -160,7 +169,7 @@ def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
     For float32 results the roots of the eigenvalues of the float64 Gram matrix, whose error of sqrt(2^-53)·s_1 is
     below float32 rounding of s_1; for float64 the singular values themselves (no vectors).
     """
-    _problem("E-3", d, c)
+    _optimum("E-3", d, c)
     dtype = _float(d)
     if 0 in d.shape:
         return torch.zeros(0, dtype=dtype, device=d.device)
@@ -179,7 +188,7 @@ def error_spectrum(d: Tensor, c: Tensor, /) -> Tensor:
 def optimum(d: Tensor, c: Tensor, /, *, rank: int) -> float:
     """min J over all patches of rank r: Σ_{i>r} s_i².  [E-3]"""
     check_patch("E-3", d.shape, rank, "balanced")
-    _problem("E-3", d, c)
+    _optimum("E-3", d, c)
     return float(_eigen(d, c, 0)[0][rank:].sum())
 
 
@@ -327,7 +336,7 @@ def _exact(d: Tensor, c: Tensor, rank: int, split: Split) -> Compensation[Tensor
 def _checked(d: Tensor, c: Tensor, rank: int, tolerance: float, split: Split) -> bool:
     """Refuse bad arguments; True when the fast path is worth its while."""
     check_patch("E-5", d.shape, rank, split)
-    _problem("E-5", d, c)
+    _optimum("E-5", d, c)
     return common.pays(d.shape, rank, tolerance)
 
 

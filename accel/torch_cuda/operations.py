@@ -2,6 +2,10 @@
 
 # ruff: noqa: F403
 
+from torch import Tensor as _Tensor
+
+from lowbit.accel.common.door import guard as _guard
+
 from .adapter import *
 from .binary_coding import *
 from .choices import *
@@ -32,3 +36,5 @@ from .sparsity import *
 from .statsq import *
 from .ternary import *
 from .uniform import *
+
+_guard(globals(), _Tensor, "torch.Tensor")

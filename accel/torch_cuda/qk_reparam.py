@@ -79,6 +79,12 @@ def passed(quantizer: Callable[[Any], Any] | None, x: Tensor, name: str) -> Tens
     return y.to(working_dtype(x, y))
 
 
+def times(x: Tensor, y: Tensor) -> Tensor:
+    """A product in the wider type of both: a quantizer may answer in another one than it was given."""
+    dtype = working_dtype(x, y)
+    return x.to(dtype) @ y.to(dtype)
+
+
 @operation
 def qkr_attention(
     x: Tensor,
@@ -111,18 +117,18 @@ def qkr_attention(
     seen = passed(Q.input, x.to(dtype), "input")
     bias = None if shift is None or biases == "dropped" else shift.to(dtype).reshape(heads, 1, d)
     if Q.product is None and Q.keys is None:
-        left = (seen @ q.to(seen.dtype).mT).reshape(B, N, heads, d).transpose(1, 2)
-        right = (seen @ k.to(seen.dtype).mT).reshape(B, N, heads, d).permute(0, 2, 3, 1)
-        scores = (left if bias is None else left + bias) @ right
+        left = times(seen, q.mT).reshape(B, N, heads, d).transpose(1, 2)
+        right = times(seen, k.mT).reshape(B, N, heads, d).permute(0, 2, 3, 1)
+        scores = times(left if bias is None else left + bias, right)
     else:
         product = passed(Q.product, stacked_product(q, k, heads, dtype), "product")
-        keys = passed(Q.keys, (seen @ product.mT).reshape(B, N * heads, C), "keys")
-        scores = seen[:, None] @ keys.reshape(B, N, heads, C).permute(0, 2, 3, 1)
+        keys = passed(Q.keys, times(seen, product.mT).reshape(B, N * heads, C), "keys")
+        scores = times(seen[:, None], keys.reshape(B, N, heads, C).permute(0, 2, 3, 1))
         if bias is not None:
-            scores = scores + (bias @ by_head(k, heads, dtype)) @ seen[:, None].mT
+            scores = scores + times(bias @ by_head(k, heads, dtype), seen[:, None].mT)
     attention = passed(Q.attention, torch.softmax(scores * (1 / math.sqrt(max(d, 1))), -1), "attention")
     weight = passed(Q.value_weight, value.to(dtype), "value_weight")
-    projected = seen @ weight.mT
+    projected = times(seen, weight.mT)
     values = passed(Q.value, projected if offset is None else projected + offset.to(dtype), "value")
-    context = attention @ values.reshape(B, N, heads, D // heads).transpose(1, 2)
+    context = times(attention, values.reshape(B, N, heads, D // heads).transpose(1, 2))
     return context.transpose(1, 2).reshape(B, N, D)

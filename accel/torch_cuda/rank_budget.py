@@ -14,6 +14,7 @@ import struct
 import torch
 from torch import Tensor
 
+from lowbit.accel.common.eigenspace import check_moment
 from lowbit.accel.common.low_rank import check_budget, check_patch
 from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_square, check_whole
 from lowbit.reference.errors import SpecError, Unsupported
@@ -241,6 +242,7 @@ def subspace_overlap(w: Tensor, w_hat: Tensor, c: Tensor, /, *, rank: int) -> Te
     check_square("K-2", "c", c.shape, w.shape[1])
     for name, x in (("w", w), ("w_hat", w_hat), ("c", c)):
         refuse_nan("K-2", name, x)
+    check_moment("K-2", c)
     left, right = (_eigen(x, c, rank)[1] for x in (w, w_hat))
     overlap = (left.T @ right).square().cumsum(0).cumsum(1).diagonal()
     count = torch.arange(1, rank + 1, dtype=torch.float64, device=w.device)
@@ -526,6 +528,7 @@ def nest_patch(b: Tensor, a: Tensor, c: Tensor, /, *, split: Split = "balanced")
         raise SpecError("K-11", f"b {(m, rank)} times a {(rank, k)} has more directions than its product can have")
     for name, x in (("b", b), ("a", a), ("c", c)):
         refuse_nan("K-11", name, x)
+    check_moment("K-11", c)
     dtype = working_dtype(b, a)
     right = a.to(torch.float64)
     q, r = torch.linalg.qr(b.to(torch.float64))

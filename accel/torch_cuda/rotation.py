@@ -30,7 +30,7 @@ from lowbit.reference.types import (
 )
 
 from . import philox, policy, triton, uniform
-from .arrays import as_weights, operation, refuse_nan, row_chunks, working_dtype
+from .arrays import as_numbers, as_weights, operation, refuse_nan, row_chunks, working_dtype
 
 __all__ = [
     "activation_clip",
@@ -174,7 +174,7 @@ def hadamard_transform(x: Tensor, /, *, block_size: int | None = None, transpose
 def check_kronecker(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """Checked arguments of :func:`kronecker_transform`."""
     x = as_weights("H-2", "x", x)
-    table = as_weights("H-2", "table", table, like=x)
+    table = as_numbers("H-2", "table", table, like=x)
     refuse_nan("H-2", "table", table)
     hadamard.check_table(table.to("cpu", torch.float64).numpy(), tuple(x.shape))
     return x, table

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from lowbit.accel.common.refusals import check_matrix
-from lowbit.accel.common.ternary import check_clip, check_threshold, outer_steps, range_steps, shared_shape
+from lowbit.accel.common.ternary import (
+    AT_THE_MEAN,
+    check_clip,
+    check_threshold,
+    outer_steps,
+    range_steps,
+    shared_shape,
+)
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import MinMaxScheme, Outermost, Sharing, TernaryCode
 
@@ -160,8 +167,7 @@ def clamped_uniform(
     def write(x: Tensor, a: Tensor, cut: Tensor, mean: Tensor, to: Tensor) -> None:
         step = (2 * mean / (2**bits - 1)).to(x.dtype)
         k = (a / torch.where(step > 0, step, 1.0)).round_()
-        k = torch.where(a < mean.to(x.dtype), k, float(outer))
-        k = k.clamp_(max=last) if bounded else k
+        k = torch.where(a < (AT_THE_MEAN * mean).to(x.dtype), k, float(outer)).clamp_(max=last)
         torch.mul(k.copysign_(x), step, out=to)
 
     given = grouped("T-3", x, granularity, clip)

@@ -92,7 +92,8 @@ def grid_from_range(low: Tensor, high: Tensor, ratio: float | Tensor, o: Options
         return scale, torch.zeros_like(scale, dtype=torch.float64)
     # the quotient is rounded to the working dtype first, as x / s will be: -lo/s = 127.5 stays a tie
     quotient = ((-low * ratio) / scale.to(torch.float64)).to(o.dtype).to(torch.float64)
-    return scale, torch.round(torch.where(empty, levels / 2, quotient))
+    zero = torch.round(torch.where(empty, levels / 2, quotient))
+    return scale, torch.where(high < 0, zero, zero.clamp(max=levels))  # a scale rounded down asks for one code more
 
 
 def _round_scale(scale: Tensor, o: Options) -> Tensor:

@@ -20,6 +20,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("acs_score", (w, d, names), {"epoch": 2, "epochs": 5}),
         Call("select_coreset", (per_row, names // 2), {"fraction": 0.5}),
         Call("select_coreset", (per_row, None), {"fraction": 0.5, "keep": "smallest"}),
+        Call("select_coreset", (names // 2, None), {"fraction": 0.5}),
         Call("el2n_score", (np.stack([w, d]), names), {}),
         Call("el2n_score", (w[None], names), {"outputs": "logits"}),
         Call("grand_score", (w, d[:, :5].copy(), names), {"batch_size": 3}),

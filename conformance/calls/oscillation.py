@@ -43,6 +43,15 @@ def empty() -> list[Empty]:
         Empty("start_oscillation", (np.array(7, i32),), {}, {"average": 7.0}),
         Empty(
             "track_oscillation",
+            tuple(
+                np.array(n, kind)
+                for n, kind in zip((7, 6, 0, 0, 0, 6, 0, 0), (i32, i32, i32, f32, i32, f32, bool, i32), strict=True)
+            ),
+            {"momentum": 0.5},
+            {"codes": 7, "average": 6.5},
+        ),
+        Empty(
+            "track_oscillation",
             (*[integers(0)] * 3, floats(0), integers(0), floats(0), np.zeros(0, np.bool_), integers(0)),
             {},
             {"codes": (0,)},

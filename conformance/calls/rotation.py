@@ -6,7 +6,7 @@ import numpy as np
 
 from lowbit.reference.types import DecoderBlock
 
-from .given import Array, Call, Empty, Given, Wrong, f32, floats, ones
+from .given import Array, Call, Empty, Given, Wrong, f32, floats, i32, ones
 
 FLOAT64 = ("random_hadamard", "orthogonal_factor", "random_orthogonal", "activation_clip")
 
@@ -29,6 +29,7 @@ def ordinary(given: Given) -> list[Call]:
         Call("hadamard_transform", (w,), {}),
         Call("hadamard_transform", (x.astype(given.dtype).T,), {"block_size": 20, "transpose": True}),
         Call("kronecker_transform", (w, np.array([[1, 1], [-1, 1]], given.dtype)), {}),
+        Call("kronecker_transform", (w, np.array([[1, 1], [1, -1]], i32)), {}),
         Call("random_hadamard", (), {"order": 12, "seed": 3, "index": 1}),
         Call("orthogonal_factor", (h,), {}),
         Call("random_orthogonal", (), {"order": 6, "seed": 3}),

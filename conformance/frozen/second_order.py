@@ -43,6 +43,9 @@ def _first(table: Table) -> None:
     expect = [rules.forward("factor", factor.factor, bulk, swell * 4), rules.exact("dead", factor.dead)]
     table.call("G-1", "well-conditioned", [h], *expect)
 
+    # The full symmetric grid has its largest magnitude at a tie, (2^b − 1)/2 steps: above 0 both codes end as one.
+    w = w * np.where(w.max(axis=1, keepdims=True) < -w.min(axis=1, keepdims=True), -1, 1).astype(w.dtype)
+
     def case(clause: str, about: str, **options: Any) -> None:
         found = SPEC.gptq(w, h, **options)
         decided = (rules.exact(field, getattr(found, field)) for field in ("codes", "group_index", "zero_point"))

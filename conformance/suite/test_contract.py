@@ -15,7 +15,8 @@ from lowbit.conformance.calls import Call, each, leaves
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
-from lowbit.reference.errors import Unsupported
+from lowbit.conformance.subject import ConformanceFailure
+from lowbit.reference.errors import SpecError
 
 
 def served(kit: Kit, listed: list[Call]) -> Iterator[Call]:
@@ -34,13 +35,29 @@ def snapshot(kit: Kit, value: Any) -> list[bytes]:
     return found
 
 
-def attempt(kit: Kit, call: Call, arguments: Any) -> Any:
-    """Result of the call, or None when the backend cannot serve it."""
-    try:
-        return getattr(kit.backend, call.op)(*arguments, **call.options)
-    except Unsupported as refusal:
-        kit.note_refusal(f"{call.op}: {refusal.reason}")
-        return None
+def answer(kit: Kit, call: Call, arguments: Any) -> Any:
+    """Result of the call on the backend's own arrays."""
+    return getattr(kit.backend, call.op)(*arguments, **call.options)
+
+
+class Told:
+    """What a backend says wrongly, all of it in one message: whoever mends it wants to know everything at once."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+        self.wrong: list[str] = []
+
+    def refused(self, call: Call, clauses: tuple[str, ...], words: tuple[str, ...] = ()) -> None:
+        """The call must be refused, for a reason with these words."""
+        with self.kit.part(call.op):
+            try:
+                self.kit.refused(call.op, *call.arrays, clauses=clauses, words=words, **call.options)
+            except ConformanceFailure as failure:
+                self.wrong.append(str(failure))
+
+    def judge(self) -> None:
+        """Fail if anything was wrong."""
+        self.kit.require(not self.wrong, "\n".join(self.wrong))
 
 
 @clause("A-1", tier="exact")
@@ -48,13 +65,15 @@ def test_inputs_are_not_written(kit: Kit) -> None:
     """Bytes of every argument, before and after; also of the NumPy arrays that the backend's may share memory with."""
     for dtype in ("float32", "float64"):
         for call in served(kit, calls.ordinary(dtype)):
-            own = kit.own(call.arrays)
-            before, outside = snapshot(kit, own), [a.copy() for a in leaves(call.arrays) if isinstance(a, np.ndarray)]
-            attempt(kit, call, own)
-            kit.require(snapshot(kit, own) == before, f"{call.op}({call.options}) writes to an argument")
-            inside = [a for a in leaves(call.arrays) if isinstance(a, np.ndarray)]
-            same = all(np.array_equal(a, b) for a, b in zip(inside, outside, strict=True))
-            kit.require(same, f"{call.op}({call.options}) writes to the array behind an argument")
+            with kit.part(f"{call.op} of {dtype}"):
+                own = kit.own(call.arrays)
+                outside = [a.copy() for a in leaves(call.arrays) if isinstance(a, np.ndarray)]
+                before = snapshot(kit, own)
+                answer(kit, call, own)
+                kit.require(snapshot(kit, own) == before, f"{call.op}({call.options}) writes to an argument")
+                inside = [a for a in leaves(call.arrays) if isinstance(a, np.ndarray)]
+                same = all(np.array_equal(a, b) for a, b in zip(inside, outside, strict=True))
+                kit.require(same, f"{call.op}({call.options}) writes to the array behind an argument")
 
 
 def numpy_state() -> Any:
@@ -81,16 +100,17 @@ def test_no_ambient_state(kit: Kit) -> None:
     keep = random.getstate(), np.random.get_state(legacy=True)  # noqa: NPY002
     try:
         for call in served(kit, calls.ordinary()):
-            results = []
-            for seed in (1, 2):
-                sources = ambient()
-                for reseed, _ in sources:
-                    reseed(seed)
-                before = [state() for _, state in sources]
-                results.append(snapshot(kit, attempt(kit, call, kit.own(call.arrays))))
-                after = [state() for _, state in sources]
-                kit.require(before == after, f"{call.op} draws from a global random generator")
-            kit.require(results[0] == results[1], f"{call.op}({call.options}): the same call gives other bytes")
+            with kit.part(call.op):
+                results = []
+                for seed in (1, 2):
+                    sources = ambient()
+                    for reseed, _ in sources:
+                        reseed(seed)
+                    before = [state() for _, state in sources]
+                    results.append(snapshot(kit, answer(kit, call, kit.own(call.arrays))))
+                    after = [state() for _, state in sources]
+                    kit.require(before == after, f"{call.op} draws from a global random generator")
+                kit.require(results[0] == results[1], f"{call.op}({call.options}): the same call gives other bytes")
     finally:
         random.setstate(keep[0])
         np.random.set_state(keep[1])  # noqa: NPY002
@@ -117,22 +137,25 @@ def digest(call: Call, result: Any) -> list[Any]:
 def test_strides_are_honoured(kit: Kit) -> None:
     """Views give the result of their contiguous copies, up to the order of sums."""
     for call in served(kit, calls.ordinary()):
-        plain = attempt(kit, call, kit.own(call.arrays))
-        if plain is None:
-            continue
-        expected = digest(call, kit.convert(call.op, plain))
-        for transposed in (False, True):
-            views = tuple(each(a, functools.partial(strided, kit, transposed=transposed)) for a in call.arrays)
-            found = digest(call, kit.convert(call.op, attempt(kit, call, views)))
-            for got, want in zip(found, expected, strict=True):
+        with kit.part(call.op):
+            expected = digest(call, kit.convert(call.op, answer(kit, call, kit.own(call.arrays))))
+            for transposed in (False, True):
+                views = tuple(each(a, functools.partial(strided, kit, transposed=transposed)) for a in call.arrays)
+                found = digest(call, kit.convert(call.op, answer(kit, call, views)))
                 what = f"{call.op}({call.options}) on {'transposed' if transposed else 'strided'} views"
-                array = np.asarray(want)
-                if array.dtype.kind == "f":
-                    size = float(np.max(np.abs(array), initial=0.0))
-                    allowed = compare.layout_slack(20, condition(call), kit.u(np.float32)) * size
-                    kit.check(compare.forward(got, want, allowed + kit.tiny(20), what))
-                else:
-                    kit.check(compare.exact(got, want, what))
+                for got, want in zip(found, expected, strict=True):
+                    check_same_numbers(kit, call, got, want, what)
+
+
+def check_same_numbers(kit: Kit, call: Call, got: Any, want: Any, what: str) -> None:
+    """Equal, floats up to what another order of sums does to them."""
+    array = np.asarray(want)
+    if array.dtype.kind != "f":
+        kit.check(compare.exact(got, want, what))
+        return
+    size = float(np.max(np.abs(array), initial=0.0))
+    allowed = compare.layout_slack(20, condition(call), kit.u(np.float32)) * size
+    kit.check(compare.forward(got, want, allowed + kit.tiny(20), what))
 
 
 def condition(call: Call) -> float:
@@ -146,8 +169,23 @@ def test_zero_size_arrays(kit: Kit) -> None:
     """No rows, no columns, no tokens: empty results of the right shape, sums of nothing are zero."""
     for op, arrays, options, expected in calls.empty():
         if kit.has(op):
-            found = calls.seen(kit.call(op, *arrays, **options), expected)
-            kit.require(found == expected, f"{op}({options}) on zero-size arrays: {found}, expected {expected}")
+            with kit.part(op):
+                result = kit.raw(op, *arrays, **options)
+                found = calls.seen(kit.convert(op, result), expected)
+                check_own(kit, op, result, kit.convert(op, result))
+                kit.require(found == expected, f"{op}({options}) on zero-size arrays: {found}, expected {expected}")
+
+
+def check_own(kit: Kit, op: str, result: Any, converted: Any) -> None:
+    """Arrays of the contract are arrays of the backend, also those without axes: the next operation takes no others."""
+    if isinstance(converted, np.ndarray):
+        own = type(kit.backend.asarray(np.zeros(1)))
+        kit.require(isinstance(result, own), f"{op} returned a {type(result).__name__} where a {own.__name__} belongs")
+    elif isinstance(converted, tuple):
+        fields = getattr(converted, "_fields", None)
+        parts = [getattr(result, field) for field in fields] if fields else result
+        for part, plain in zip(parts, converted, strict=True):
+            check_own(kit, op, part, plain)
 
 
 FLOATS = ("float16", "float32", "float64")
@@ -158,7 +196,9 @@ def test_dtypes_of_results(kit: Kit) -> None:
     """Floats keep the input's dtype but are float32 at least (or the wider compute dtype); codes int32, masks bool."""
     for dtype in FLOATS:
         for call in served(kit, calls.ordinary(dtype)):
-            result = attempt(kit, call, kit.own(call.arrays))
+            result = None
+            with kit.part(f"{call.op} of {dtype}"):
+                result = answer(kit, call, kit.own(call.arrays))
             if result is None:
                 continue
             wanted = np.result_type(dtype, np.float32)
@@ -167,7 +207,9 @@ def test_dtypes_of_results(kit: Kit) -> None:
                 allowed = {np.dtype(np.float32), np.result_type(np.float32, kit.backend.compute_dtype)}
             if call.op in calls.float64():
                 allowed = {np.dtype(np.float64)}
-            for name, value in named_leaves(kit.convert(call.op, result)):
+            converted = kit.convert(call.op, result)
+            check_own(kit, call.op, result, converted)
+            for name, value in named_leaves(converted):
                 if not isinstance(value, np.ndarray):
                     continue
                 kind = value.dtype.kind
@@ -193,17 +235,71 @@ def named_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 @clause("A-3", tier="exact")
 def test_wrong_arguments_are_refused(kit: Kit) -> None:
     """SpecError of the operation's chapter, with the offending value where there is one."""
+    told = Told(kit)
     for op, arrays, options, words in calls.wrong():
         if kit.has(op):
+            told.refused(Call(op, arrays, options), (*calls.cites(op), "A-3"), words)
+    told.judge()
+
+
+def by_numpy(value: Any, *, small: bool) -> Any:
+    """The same numbers as NumPy's, also inside sequences: of 64 bits, or the smallest that hold them."""
+    if isinstance(value, list | tuple):
+        parts = [by_numpy(part, small=small) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if isinstance(value, int):
+        return np.min_scalar_type(-abs(value)).type(value) if small and value < 2**63 else np.asarray(value)[()]
+    if isinstance(value, float):
+        return np.float32(value) if small and np.float32(value) == value else np.float64(value)
+    return value
+
+
+def wide_codes(listed: list[Call]) -> Iterator[Call]:
+    """The calls, and each with codes of 8 bits: 2⁸ and 2⁷ wrap in an integer of 8."""
+    for call in listed:
+        yield call
+        if isinstance(call.options.get("bits"), int):
+            yield call._replace(options={**call.options, "bits": 8})
+
+
+@clause("A-3a", tier="exact")
+def test_numbers_of_numpy_are_numbers(kit: Kit) -> None:
+    """A rank or a width that one operation answers is an option of the next: the bytes are those of Python's number."""
+    for call in served(kit, wide_codes(calls.ordinary())):
+        with kit.part(call.op):
+            own = kit.own(call.arrays)
             try:
-                kit.refused(op, *arrays, clauses=(*calls.cites(op), "A-3"), words=words, **options)
-            except Unsupported as refusal:
-                kit.note_refusal(f"{op}: {refusal.reason}")
+                expected = snapshot(kit, answer(kit, call, own))
+            except SpecError:
+                continue  # a width that this operation does not have
+            for small in (False, True):
+                options = {name: by_numpy(value, small=small) for name, value in call.options.items()}
+                found = answer(kit, call._replace(options=options), by_numpy(own, small=small))
+                kit.require(snapshot(kit, found) == expected, f"{call.op}({options}): not what Python's numbers give")
+
+
+@clause("A-3b", tier="exact")
+def test_matrices_and_masked_arrays_are_refused(kit: Kit) -> None:
+    """By ``asarray`` or by the operation: a product of matrices is another one, and a mask would be lost."""
+    told = Told(kit)
+    for call in served(kit, calls.ordinary()):
+        for position, array in enumerate(call.arrays):
+            if not isinstance(array, np.ndarray):
+                continue
+            unlike = [np.ma.masked_array(array, np.zeros(array.shape, np.bool_))]
+            unlike += [np.asmatrix(array)] if array.ndim == 2 else []
+            for other in unlike:
+                arrays = (*call.arrays[:position], other, *call.arrays[position + 1 :])
+                told.refused(call._replace(arrays=arrays), (*calls.cites(call.op), "A-3"))
+    told.judge()
 
 
 @clause("A-4", tier="exact")
 def test_non_finite_values_are_refused(kit: Kit) -> None:
     """A NaN or an infinity in any float argument: SpecError that says which argument and where."""
+    told = Told(kit)
     for dtype in ("float32", "float64"):
         for call in served(kit, calls.ordinary(dtype)):
             if call.op in ("round_half_even", "round_clip", "moment_merge", "moment_total"):
@@ -215,10 +311,8 @@ def test_non_finite_values_are_refused(kit: Kit) -> None:
                     if poisoned is None:
                         continue
                     arrays[position] = poisoned
-                    try:
-                        kit.refused(call.op, *arrays, clauses=("A-4",), words=(name, where), **call.options)
-                    except Unsupported as refusal:
-                        kit.note_refusal(f"{call.op}: {refusal.reason}")
+                    told.refused(call._replace(arrays=tuple(arrays)), ("A-4",), (name, where))
+    told.judge()
 
 
 def poison(value: Any, bad: float) -> tuple[Any, str]:

@@ -95,6 +95,35 @@ def test_objective_keeps_its_precision(kit: Kit, seed: int, dtype: str) -> None:
     kit.check(compare.forward(kit.call("objective", d, c), expected, allowed, "objective"))
 
 
+@clause("E-1a", tier="exact", dtype=strategies.WIDE_FLOATS, k=st.integers(3, 12))
+def test_what_is_no_second_moment_is_refused(kit: Kit, dtype: str, k: int) -> None:
+    """Not symmetric, a negative diagonal, a negative eigenvalue behind a positive diagonal; rounding may leave one."""
+    ones, eye = np.ones((k, k), dtype), np.eye(k, dtype=dtype)
+    d = np.concatenate([eye, eye - ones / k])[: k + 2]
+    low = {
+        "objective": {},
+        "optimum": {"rank": 1},
+        "error_spectrum": {},
+        "eora": {"rank": 1},
+        "eora_certified": {"rank": 1},
+    }
+    wrong = {
+        "symmetric": eye + np.triu(ones, 1),
+        "diagonal": ones - 2 * np.diag(eye[-1]),
+        "semi-definite": 3 * ones - 2 * eye,
+    }
+    for op, options in low.items():
+        if not kit.has(op):
+            continue
+        for word, c in wrong.items():
+            error = d[k:] - d[k:].mean(axis=1, keepdims=True) if op == "objective" and word == "semi-definite" else d
+            with kit.part(op):
+                kit.refused(op, error, c, clauses=("E",), **options)
+        rounded = ones - np.ldexp(eye, -12).astype(dtype)  # the least eigenvalue of one token's moment, rounded
+        with kit.part(op):
+            kit.raw(op, d, rounded, **options)
+
+
 @clause("E-2", tier="certificate", problem=strategies.patch_problems(), split=SPLITS)
 def test_eora_reaches_the_optimum(kit: Kit, problem: PatchProblem, split: str) -> None:
     """Singular moments, repeated values across the cut and huge ranges included: only the objective counts."""

@@ -48,7 +48,7 @@ def learned_step_inputs(draw: st.DrawFn) -> LearnedStepInput:
         "bits": draw(st.integers(2 if signed else 1, 8)),
         "signed": signed,
         "axis": axis,
-        "epsilon": draw(st.sampled_from(strategies.STEP_FLOORS)),
+        "epsilon": draw(st.sampled_from([*strategies.STEP_FLOORS, 2 * float(step[0])])),
     }
     grad = np.asarray(draw(strategies.integers(x.shape, 99)) / 32, dtype)
     return LearnedStepInput(x, grad, step, offset, options)
@@ -88,8 +88,17 @@ def wide(case: LearnedStepInput) -> tuple[Array, ...]:
     return tuple(a for a in (case.x, case.step, case.offset) if a is not None)
 
 
-@clause("S-1", tier="forward-error", case=learned_step_inputs(), rule=["mean", "mean-doubled", "deviation", "min-max"])
-def test_first_steps(kit: Kit, case: LearnedStepInput, rule: str) -> None:
+RULES = ("mean", "mean-doubled", "deviation", "min-max")
+
+
+@clause("S-1", tier="forward-error", case=learned_step_inputs())
+def test_first_steps(kit: Kit, case: LearnedStepInput) -> None:
+    """Every rule on every input."""
+    for rule in RULES:
+        check_first_step(kit, case, rule)
+
+
+def check_first_step(kit: Kit, case: LearnedStepInput, rule: str) -> None:
     """Means of n magnitudes: n + 4 roundings. Deviations move with the largest magnitude, ranges with their ends.
 
     A difference from a mean that is off by γ_{n+1}·largest is off by γ_{n+3}·2·largest, the root of the mean square
@@ -120,7 +129,7 @@ def test_zeros_have_the_step_one(kit: Kit, x: Array, bits: int, signed: bool) ->
     x = x.copy()
     x[0] = 0.0
     zero = ~np.any(x, axis=1)
-    for rule in ("mean", "mean-doubled", "deviation", "min-max"):
+    for rule in RULES:
         found = kit.call("lsq_init", x, bits=bits, signed=signed, axis=0, rule=rule)
         kit.check(compare.exact(found.step[zero], np.ones(int(zero.sum())), f"step of zeros by {rule!r}"))
         kit.require(bool(np.all(np.isfinite(found.step) & (found.step > 0))), f"a step by {rule!r} is not positive")
@@ -207,6 +216,15 @@ def test_values(kit: Kit, case: LearnedStepInput) -> None:
     reach = np.maximum(np.abs(first), np.abs(last)) + np.abs(offset)
     slack = compare.gamma(3, kit.u(*wide(case), result=found)) * reach + kit.tiny(2)
     kit.check(compare.interval(found.astype(np.float64), first + offset - slack, last + offset + slack, "values"))
+
+
+@clause("S-3", tier="tie-band", dtype=strategies.FLOATS)
+def test_values_of_steps_below_the_floor(kit: Kit, dtype: str) -> None:
+    """Multiples of ε = 4 for a step of 1, of the step of 8; nothing rounds but the codes."""
+    x, step = np.array([[3, 10, -7, 1], [3, 10, -7, 1]], dtype), np.array([1, 8], dtype)
+    found = kit.call("lsq", x, step, None, bits=3, axis=0, epsilon=4.0)
+    wanted = np.array([[4, 8, -8, 0], [0, 8, -8, 0]], found.dtype)
+    kit.check(compare.interval(found, wanted, wanted, "values"))
 
 
 @clause("S-4", tier="tie-band", case=learned_step_inputs())

@@ -253,7 +253,7 @@ def test_lookup(kit: Kit, low: int, data: st.DataObject) -> None:
     kit.require(same, f"entries of {kind} give {found.dtype}")
     kit.check(compare.exact(found, entries[q - low], "entries"))
     beyond = np.array([low, low + count], np.int32)
-    kit.refused("lookup_codes", beyond, entries, low=low, clauses=("L-11",), words=(str(low + count),))
+    kit.refused("lookup_codes", beyond, entries, low=low, clauses=("L-11",))
     if count == 256 and low == -128:
         found = kit.call("lookup_codes", np.tile(CODES.astype(np.int8), 5), entries)
         kit.check(compare.exact(found, np.tile(entries, 5), "entries of all codes"))

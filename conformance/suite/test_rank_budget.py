@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,6 +265,27 @@ def test_greedy_on_ties(kit: Kit, problem: RankProblem, leftover: str) -> None:
     kit.check(compare.exact(found, kit.spec.allocate_greedy(*arrays, **options), f"ranks ({leftover})"))
 
 
+def corner_problems() -> Iterator[RankProblem]:
+    """Every budget of equal modules, of dear ones before cheap ones, and of ones that few directions explain."""
+    for spectra, costs in (
+        ([[1, 1, 1]] * 3, [1, 1, 1]),
+        ([[4, 4, 4], [3, 3, 3], [2, 2, 2]], [3, 2, 1]),
+        ([[1, 0, 0], [2, 0, 0], [1, 1, 0]], [1, 2, 1]),
+    ):
+        cost, low, high = (np.array(v, np.int32) for v in (costs, [0, 0, 0], [3, 3, 3]))
+        for budget in range(3 * sum(costs) + 2):
+            yield RankProblem(np.array(spectra, np.float32), np.ones(3, np.float32), cost, low, high, budget, 1)
+
+
+@clause("K-5a", tier="exact", leftover=LEFTOVERS)
+def test_greedy_on_corners(kit: Kit, leftover: str) -> None:
+    """Ties of whole modules, units that do not fit, directions that gain nothing."""
+    for *given, budget, _ in corner_problems():
+        found = kit.call("allocate_greedy", *given, budget=budget, leftover=leftover)
+        expected = kit.spec.allocate_greedy(*given, budget=budget, leftover=leftover)
+        kit.check(compare.exact(found, expected, f"ranks ({leftover}, budget {budget})"))
+
+
 @clause("K-5b", tier="certificate", problem=rank_problems(ties=False, modules=3, values=5))
 def test_nothing_cheaper_is_better(kit: Kit, problem: RankProblem) -> None:
     """Brute force over all allocations that spend no more than this one did."""
@@ -358,6 +380,15 @@ def test_threshold_on_ties(kit: Kit, problem: RankProblem, leftover: str) -> Non
     kit.check(compare.exact(found, kit.spec.allocate_threshold(spectra, *arrays, **options), f"ranks ({leftover})"))
 
 
+@clause("K-6b", tier="exact", leftover=LEFTOVERS)
+def test_threshold_on_corners(kit: Kit, leftover: str) -> None:
+    """The same problems by shares."""
+    for spectra, _, *given, budget, _ in corner_problems():
+        found = kit.call("allocate_threshold", spectra, *given, budget=budget, leftover=leftover)
+        expected = kit.spec.allocate_threshold(spectra, *given, budget=budget, leftover=leftover)
+        kit.check(compare.exact(found, expected, f"ranks ({leftover}, budget {budget})"))
+
+
 @clause("K-7", tier="tie-band", problem=GENERAL)
 def test_proportional_buys_by_factor(kit: Kit, problem: RankProblem) -> None:
     """By rising α at which rounding α σ / μ reaches the unit."""
@@ -447,12 +478,9 @@ def test_pooled_modules(kit: Kit, problem: RankProblem, seed: int) -> None:
     problem=TIES,
     other=TIES,
     step=st.integers(0, 4),
-    hysteresis=[0.0, 0.5, 3.0],
     seed=st.integers(0, 2**16),
 )
-def test_reallocation(
-    kit: Kit, problem: RankProblem, other: RankProblem, step: int, hysteresis: float, seed: int
-) -> None:
+def test_reallocation(kit: Kit, problem: RankProblem, other: RankProblem, step: int, seed: int) -> None:
     """What adapters hold and what they leave, merged; the present rank decides how far a module may go."""
     residual, importance, cost, low, high, budget, multiple = problem
     J = len(residual)
@@ -463,15 +491,12 @@ def test_reallocation(
     if np.any(-(-near // multiple) > far // multiple):
         multiple = 1
     least = int(cost.astype(np.int64) @ (-(-near // multiple))) * multiple
-    options: dict[str, Any] = {
-        "budget": max(budget, least),
-        "step": step,
-        "multiple": multiple,
-        "hysteresis": hysteresis,
-    }
     arrays = (kept, residual, importance, cost, low, high, now)
-    found = kit.call("reallocate_ranks", *arrays, **options)
-    kit.check(compare.exact(found, kit.spec.reallocate_ranks(*arrays, **options), "ranks"))
+    for hysteresis in (0.0, 0.5, 3.0):
+        for allowed in (max(budget, least), least, least + multiple * int(cost.max())):
+            options: dict[str, Any] = {"budget": allowed, "step": step, "multiple": multiple, "hysteresis": hysteresis}
+            found = kit.call("reallocate_ranks", *arrays, **options)
+            kit.check(compare.exact(found, kit.spec.reallocate_ranks(*arrays, **options), "ranks"))
 
 
 @st.composite

@@ -108,12 +108,13 @@ def test_zeros_stay_zero(kit: Kit, x: Array) -> None:
     zero = ~np.any(x, axis=1)
     for op, options in QUANTIZERS:
         if kit.has(op):
-            for clip in (None, 0.5):
-                found = kit.call(op, x, granularity="row", clip=clip, **options)
-                kit.require(bool(np.isfinite(found).all()), f"{op}({options}) answers a number that is not finite")
-                kit.check(compare.exact(found[zero], np.zeros_like(found[zero]), f"{op}({options}) of zeros"))
-                alone = kit.call(op, np.zeros_like(x), clip=clip, **options)
-                kit.check(compare.exact(alone, np.zeros_like(alone), f"{op}({options}) of a tensor of zeros"))
+            with kit.part(op):
+                for clip in (None, 0.5):
+                    found = kit.call(op, x, granularity="row", clip=clip, **options)
+                    kit.require(bool(np.isfinite(found).all()), f"{op}({options}) answers a number that is not finite")
+                    kit.check(compare.exact(found[zero], np.zeros_like(found[zero]), f"{op}({options}) of zeros"))
+                    alone = kit.call(op, np.zeros_like(x), clip=clip, **options)
+                    kit.check(compare.exact(alone, np.zeros_like(alone), f"{op}({options}) of a tensor of zeros"))
     if kit.has("twn_code"):
         code = kit.call("twn_code", x, granularity="row")
         kit.check(compare.exact(code.scale[zero], np.zeros_like(code.scale[zero]), "scale of zeros"))
@@ -134,10 +135,25 @@ def test_statistics_are_local(kit: Kit, case: FakeQuantInput) -> None:
     granularity = "matrix" if x.ndim == 3 else "row"
     for op, options in QUANTIZERS:
         if kit.has(op):
-            together = kit.call(op, x, granularity=granularity, clip=case.options["clip"], **options)
-            apart = [kit.call(op, x[i : i + 1], granularity=granularity, clip=case.options["clip"], **options)
-                     for i in range(len(x))]  # fmt: skip
-            kit.check(compare.exact_bytes(together, np.concatenate(apart), f"{op}({options}) by {granularity}"))
+            with kit.part(op):
+                together = kit.call(op, x, granularity=granularity, clip=case.options["clip"], **options)
+                apart = [kit.call(op, x[i : i + 1], granularity=granularity, clip=case.options["clip"], **options)
+                         for i in range(len(x))]  # fmt: skip
+                kit.check(compare.exact_bytes(together, np.concatenate(apart), f"{op}({options}) by {granularity}"))
+
+
+@clause("T-2a", tier="exact", dtype=strategies.FLOATS)
+def test_statistics_of_matrices_are_local(kit: Kit, dtype: str) -> None:
+    """Matrices and rows of very different sizes, each alone and among the others."""
+    x = (np.arange(24).reshape(2, 3, 4) % 7 - 3.0).astype(dtype) * np.array([1, 64], dtype)[:, None, None]
+    for op, options in QUANTIZERS:
+        if kit.has(op):
+            with kit.part(op):
+                for granularity in ("matrix", "row"):
+                    together = kit.call(op, x, granularity=granularity, **options)
+                    apart = [kit.call(op, x[i : i + 1], granularity=granularity, **options) for i in range(len(x))]
+                    what = f"{op}({options}) by {granularity}"
+                    kit.check(compare.exact_bytes(together, np.concatenate(apart), what))
 
 
 @clause("T-2b", tier="exact", case=fake_quant_inputs(), clip=[0.25, 2.5, 64.0])
@@ -148,9 +164,13 @@ def test_the_clip_comes_first(kit: Kit, case: FakeQuantInput, clip: float) -> No
     granularity = case.options["granularity"]
     for op, options in QUANTIZERS:
         if kit.has(op):
-            inside = kit.call(op, case.x, granularity=granularity, clip=clip, **options)
-            outside = kit.call(op, before, granularity=granularity, **options)
-            kit.check(compare.exact_bytes(inside, outside, f"{op}({options}) with a clip of {clip}"))
+            with kit.part(op):
+                inside = kit.call(op, case.x, granularity=granularity, clip=clip, **options)
+                outside = kit.call(op, before, granularity=granularity, **options)
+                kit.check(compare.exact_bytes(inside, outside, f"{op}({options}) with a clip of {clip}"))
+
+
+AT_THE_MEAN = 1 - 2.0**-16  # share of α from which a magnitude is at α
 
 
 @clause("T-3", tier="tie-band", case=fake_quant_inputs(), bits=st.integers(2, 8), outermost=["published", "bounded"])
@@ -158,8 +178,8 @@ def test_clamped_uniform_values(kit: Kit, case: FakeQuantInput, bits: int, outer
     """Whole multiples of the step; the nearest to the clamped value outside the tie band.
 
     Groups in which a magnitude lies so near the mean that rounding decides whether it counts have no determined step
-    and are left out, unless the step does not depend on it. α takes n + 2 roundings, the step one more, a quotient
-    or product by it another.
+    and are left out, unless the step does not depend on it, and so are magnitudes so near to the place where they
+    count as at α. α takes n + 2 roundings, the step one more, a quotient or product by it another.
     """
     X = clipped(case.x, case.options["clip"])
     over = shared_axes(X, case.options["granularity"])
@@ -178,9 +198,10 @@ def test_clamped_uniform_values(kit: Kit, case: FakeQuantInput, bits: int, outer
     step = np.where(α > 0, 2 * α / (2**bits - 1), 1.0)
     ratio = np.clip(X, -α, α) / step
     last = 2 ** (bits - 1) - (1 if outermost == "bounded" else 0)
-    expected = np.clip(np.rint(ratio), -last, last)
+    at = a - AT_THE_MEAN * α
+    expected = np.clip(np.where(at >= 0, np.sign(X) * 2 ** (bits - 1), np.rint(ratio)), -last, last)
     codes = np.rint(found.astype(np.float64) / step)
-    where = determined & (a > 0)
+    where = determined & (a > 0) & (np.abs(at) > compare.gamma(n + 4, u) * α)
     kit.check(
         compare.codes(
             codes[where], expected[where], ratio[where], compare.tie_band(ratio, u, 2 * n + 8)[where], "codes"
@@ -196,7 +217,7 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
     """Magnitudes at and beyond α: 2^(b-1) steps as published, one less when bounded. Everything but the step is exact.
 
     The mean of (0, 1, 2, 5) is 2, so that 5 alone is above it; of (0, 0, 4, 4, 1, 3, 2, 2) it is 2, and 4, 4, 3 above
-    it have the mean 11/3; a row of equal magnitudes has that one.
+    it have the mean 11/3; a row of equal magnitudes has that one, whatever their sum and its quotient are rounded to.
     """
     rows = np.array([[0, 1, -2, 5, 0, 1, 2, -5], [0, 0, 4, -4, 1, 3, 2, 2], [3, -3, 3, 3, -3, 3, 3, 3]], np.float64)
     α = np.array([[5.0], [11 / 3], [3.0]])
@@ -206,6 +227,13 @@ def test_the_outermost_level(kit: Kit, dtype: str, bits: int) -> None:
         expected = np.sign(rows) * last * (2 * α / (2**bits - 1))
         allowed = compare.gamma(8 + 8, kit.u(np.dtype(dtype), result=found)) * np.abs(expected)
         kit.check(compare.forward(found[outer], expected[outer], allowed[outer], f"outermost level, {outermost}"))
+        for n in range(3, 80, 4):
+            level = np.asarray(n / 7, dtype)
+            row = level * np.where(np.arange(n) % 3, 1, -1).astype(dtype)
+            found = kit.call("clamped_uniform", row[None], bits=bits, granularity="row", outermost=outermost)
+            expected = row[None].astype(np.float64) * last * (2 / (2**bits - 1))
+            allowed = compare.gamma(2 * n + 8, kit.u(np.dtype(dtype), result=found)) * np.abs(expected)
+            kit.check(compare.forward(found, expected, allowed, f"{n} equal magnitudes, {outermost}"))
 
 
 @clause("T-3b", tier="exact", x=strategies.integers((3, 8), 254), dtype=strategies.FLOATS, bits=st.integers(2, 8))

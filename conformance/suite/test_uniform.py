@@ -71,6 +71,7 @@ def affine_inputs(draw: st.DrawFn) -> AffineInput:
 
 
 CLIPS = st.sampled_from([1.0, 0.9, 0.5])
+LARGEST_ROW = 6e4  # a scale of it is a number of float16
 
 
 def grouped(x: Array, options: dict[str, Any]) -> Array:
@@ -175,6 +176,14 @@ def test_symmetric_grids(kit: Kit, case: GridInput, clip: float) -> None:
     check_grid(kit, case, clip_ratio=clip)
 
 
+@clause("Q-2a", tier="forward-error", dtype=strategies.FLOATS)
+def test_symmetric_grids_of_one_sided_rows(kit: Kit, dtype: str) -> None:
+    """Rows without a negative value, without a positive one, with both and of zeros, in every scheme."""
+    x = np.array([[0.5, 3.0], [-4.0, -1.0], [-1.0, 2.0], [0.0, 0.0]], dtype)
+    for scheme in strategies.SCHEMES[1:]:
+        check_grid(kit, GridInput(x, {"bits": 4, "scheme": scheme, "granularity": "row"}))
+
+
 def groupings(x: Array) -> list[dict[str, Any]]:
     """Every way to group x, which is a matrix: each divisor of the row length, rows, tokens, the tensor."""
     k = x.shape[1]
@@ -213,6 +222,7 @@ def test_granularity(kit: Kit, x: Array, scheme: str, bits: int) -> None:
 @clause("Q-2c", tier="tie-band", x=strategies.matrices(columns=(2, 12)), scheme=strategies.SCHEMES)
 def test_scale_dtype(kit: Kit, x: Array, scheme: str) -> None:
     """The scale is the exact one rounded once, up to the error of computing it; the zero point belongs to it."""
+    x = np.clip(x, -LARGEST_ROW, LARGEST_ROW).astype(x.dtype)
     for scale_dtype in ("float16", "bfloat16", "float32"):
         for bits in (2, 4, 8):
             check_stored_scale(kit, x, bits=bits, scheme=scheme, scale_dtype=scale_dtype)
@@ -220,8 +230,12 @@ def test_scale_dtype(kit: Kit, x: Array, scheme: str) -> None:
 
 @clause("Q-2c", tier="tie-band", dtype=strategies.WIDE_FLOATS)
 def test_scale_dtype_on_many_rows(kit: Kit, dtype: str) -> None:
-    """Hundreds of ordinary rows: some zero points turn when the scale is rounded after them."""
+    """Hundreds of ordinary rows: some zero points turn when the scale is rounded after them, or leave the codes.
+
+    Those of rows without a positive value, where the scale is rounded down: −lo / s is then above 2^bits − 1.
+    """
     x = np.random.default_rng(20240229).standard_normal((300, 6)).astype(dtype)
+    x = np.concatenate([x, -np.abs(x)])
     for scale_dtype in ("float16", "bfloat16"):
         check_stored_scale(kit, x, bits=8, scheme="asymmetric", scale_dtype=scale_dtype)
 
@@ -240,7 +254,10 @@ def check_stored_scale(kit: Kit, x: Array, *, bits: int, scheme: str, scale_dtyp
         zero = (lo == 0) & (hi == 0)
         ratio = np.where(zero, 0.0, -lo.astype(np.float64) / found.scale)
         band = compare.tie_band(ratio, kit.u(x, result=found.scale), 1)
-        wanted = np.where(zero, found.zero_point, np.rint(ratio))
+        wanted = np.where(zero, found.zero_point, np.minimum(np.rint(ratio), 2**bits - 1))
+        kit.require(
+            bool((found.zero_point < 2**bits).all()), f"a zero point is beyond the codes: {found.zero_point.max()}"
+        )
         kit.check(compare.codes(found.zero_point, wanted, ratio, band, f"zero_point of the {scale_dtype} scale"))
 
 

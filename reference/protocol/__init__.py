@@ -9,7 +9,10 @@ Every operation: never writes to its inputs [A-1], accepts non-contiguous arrays
 errors and statistics naming the argument and the first position [A-4].
 
 Floating results have the input's dtype, at least float32; codes are int32; masks are bool; moment nodes float64, and
-so are random numbers and look-up tables.
+so are random numbers and look-up tables. Of floats of several widths the widest counts, but for second moments and
+other statistics beside a weight or an error: they are float64 often, and do not widen what is computed with them.
+An option may be a number of NumPy's, such as another operation answers, and is taken as Python's of its value [A-3a];
+matrices and masked arrays are refused [A-3b].
 """
 
 from __future__ import annotations

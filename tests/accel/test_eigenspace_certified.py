@@ -395,3 +395,29 @@ def test_the_residual_moment_of_several_panels_is_that_of_the_specification(side
     size = np.sqrt(np.outer(np.diag(c), np.diag(c)))
     # A C and A C Aᵀ are sums of k and k² products; seven random rows are far from dependent
     assert np.all(np.abs(found - reference.residual_moment(c, a)) <= 8 * k * U64 * size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [2, 40, 600])
+def test_an_indefinite_moment_gets_no_certificate(side: Side, k: int, dtype: Any) -> None:
+    """Also where the error does not see the direction in which it is negative: a patch could go there."""
+    draw = np.random.default_rng(k)
+    x = draw.standard_normal((2 * k, k))
+    direction = np.linalg.qr(draw.standard_normal((k, 1)))[0]
+    good = x.T @ x / len(x)
+    off = np.eye(k) - direction @ direction.T
+    d = (draw.standard_normal((1, k)) @ off).astype(dtype)
+    rounded = good.astype(np.float16).astype(dtype)
+    assert side.certified(d, (rounded + rounded.T) / 2, rank=1).lower_bound >= 0
+    c = off @ good @ off - 0.25 * np.linalg.norm(good) * direction @ direction.T
+    c = ((c + c.T) / 2 + 0.25 * np.linalg.norm(good) * np.diag(direction[:, 0] ** 2 * 1.0)).astype(dtype)
+    assert np.linalg.eigvalsh(c)[0] < -0.05 * np.linalg.norm(c)
+    with pytest.raises(SpecError, match=r"c must (be positive semi-definite|have a diagonal)"):
+        side.certified(d, c, rank=1)
+
+
+def test_what_is_not_symmetric_is_refused_by_tiles(side: Side) -> None:
+    c = np.eye(700, dtype=np.float32)
+    c[3, 650] = 0.01
+    with pytest.raises(SpecError, match=r"c must be symmetric, largest .* is 0.01"):
+        side.certified(np.ones((1, 700), np.float32), c, rank=1)

@@ -177,7 +177,7 @@ W, H = weights(3, 8), moment(8)
 @pytest.mark.parametrize(
     "call, clause, why",
     (
-        (lambda: numba_cpu.quantize([[1.0]], W, W, bits=4), "Q-3", "x must be a NumPy array, got list"),
+        (lambda: numba_cpu.quantize([[1.0]], W, W, bits=4), "A-3", "x must be a NumPy array, got list"),
         (lambda: numba_cpu.fit_grid(W.astype(int), bits=4), "Q-2", "x must be float16, float32 or float64, got int64"),
         (lambda: numba_cpu.fit_grid(W, bits=9), "Q-1", "asymmetric grids have 1 to 8 bits, got 9"),
         (lambda: numba_cpu.fit_grid(W, bits=4, scale_dtype="int8"), "Q-2", "scale_dtype must be None, float32"),

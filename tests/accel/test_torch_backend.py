@@ -229,7 +229,7 @@ def test_objects_are_copied_and_pickled() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: torch_cuda.fit_grid(np.ones((2, 2)), bits=4), "[Q-2] x must be a torch.Tensor, got ndarray"),
+        (lambda: torch_cuda.fit_grid(np.ones((2, 2)), bits=4), "[A-3] x must be a torch.Tensor, got numpy.ndarray"),
         (lambda: torch_cuda.fit_grid(torch.ones(2, 2, dtype=torch.int32), bits=4), "[Q-2] x must be float16"),
         (lambda: torch_cuda.fit_grid(torch.ones(2, 2).to_sparse(), bits=4), "[Q-2] x must be a dense tensor"),
         (lambda: torch_cuda.pack(torch.ones(2, 2), bits=4), "[Q-6] codes must hold integers, got float32"),

@@ -145,6 +145,32 @@ def test_failures_are_shrunk_and_travel_as_hex(outside: Path) -> None:
     assert "falsified by" in notes["Q-3a"]
 
 
+def test_two_processes_report_what_one_does(outside: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    words = [
+        "--pyargs",
+        "lowbit.conformance.suite",
+        "-p",
+        "lowbit.conformance.plugin",
+        "-c",
+        str(tmp_path / "pytest.ini"),
+    ]
+    words += ["--rootdir", str(tmp_path), "--noconftest", "-q", "--lowbit-backend", "theirs:partial"]
+    words += [f"--lowbit-clause={c}" for c in ("Q-1", "Q-2", "Q-3", "Q-4", "A-2a")]
+    records = []
+    for count in ("0", "2"):
+        path = tmp_path / f"{count}.json"
+        command = [sys.executable, "-m", "pytest", *words, "-n", count, "--lowbit-json", str(path)]
+        done = subprocess.run(
+            command, cwd=outside, env=environment(outside), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 1, done.stdout + done.stderr
+        records.append(path.read_text())
+    assert records[0] == records[1]
+    assert '"fail"' in records[0]
+
+
 def test_expected_failures(outside: Path) -> None:
     (outside / "known.txt").write_text("Q-3a  # rounds half away from zero\n")
     done = conform(outside, "theirs:partial", "--clause=Q-3a", "--xfails=known.txt", "--json=x.json")

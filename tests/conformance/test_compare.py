@@ -115,3 +115,15 @@ def test_frequency_allows_chance_and_no_more() -> None:
     heads = int((random.random(100_000) < 0.3).sum())
     assert compare.frequency(heads, 100_000, 0.3, failures=2.0**-40).ok
     assert not compare.frequency(heads, 100_000, 0.33, failures=2.0**-40).ok
+
+
+def test_what_an_svd_neglects_is_allowed_for() -> None:
+    """One large entry among small ones: LAPACK takes what lies 99 roundings below it for 0, beyond γ_{3n+4}."""
+    d = np.array([[0.0, 1, 1, 1315], [0, 0, 0, 0], [1, 1, 0, 0], [-1, 0, 0, 0]])
+    u, s, vt = np.linalg.svd(d)
+    left = np.linalg.norm(d - (u * s) @ vt)
+    norm, unit = float(np.linalg.norm(d)), compare.unit_roundoff("float64")
+    assert compare.residual_gap(norm, 4, unit) > left
+    assert 8e-15 * norm < compare.residual_gap(norm, 4, unit) < 1e-13 * norm
+    assert compare.neglected(1, unit) == 0
+    assert compare.neglected(2, compare.unit_roundoff("float32")) == 10 * 2.0**-24

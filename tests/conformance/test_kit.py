@@ -17,7 +17,7 @@ from lowbit.conformance import calls, hexfloat
 from lowbit.conformance.clauses import CLAUSES, ClauseError, chapters, clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.runner import run
-from lowbit.reference.errors import Unsupported
+from lowbit.reference.errors import SpecError, Unsupported
 from lowbit.reference.protocol import operations
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "conformance"
@@ -27,7 +27,7 @@ ALLOWED = {"lowbit", "hypothesis", "pytest", "numpy", "typer", "__future__"}
 
 def backend(**ops: Any) -> SimpleNamespace:
     members: dict[str, Any] = {op: getattr(reference, op) for op in operations()}
-    members.update(asarray=np.asarray, to_numpy=np.asarray, name="test", compute_dtype="float64", device="cpu")
+    members.update(asarray=reference.asarray, to_numpy=np.asarray, name="test", compute_dtype="float64", device="cpu")
     return SimpleNamespace(**{**members, **ops})
 
 
@@ -140,3 +140,62 @@ def test_missing_fields_and_wrong_refusals_are_told() -> None:
         kit.refused("fit_grid", np.ones((1, 2)), bits=9, clauses=("G",))
     with pytest.raises(AssertionError, match="does not say 'seventeen'"):
         kit.refused("fit_grid", np.ones((1, 2)), bits=9, clauses=("Q",), words=("seventeen",))
+
+
+def test_a_part_that_is_unsupported_hides_no_other() -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise Unsupported("no such unit")
+
+    def flat(x: Any, /) -> Any:
+        return np.atleast_1d(reference.round_half_even(x))
+
+    (found,) = run(backend(pack=refuse, round_half_even=flat), ["A-2a"])
+    assert found.status == "fail"
+    (found,) = run(backend(pack=refuse), ["A-2a"])
+    assert (found.status, found.note) == ("pass", "unsupported: pack: no such unit")
+    only = SimpleNamespace(
+        name="only", compute_dtype="float64", device="cpu", pack=refuse,
+        asarray=reference.asarray, to_numpy=reference.to_numpy,
+    )  # fmt: skip
+    (found,) = run(only, ["A-2a"])
+    assert found.status == "unsupported"
+
+
+def test_a_backend_without_half_precision_is_judged_on_the_others() -> None:
+    def asarray(x: Any, /) -> Any:
+        if x.dtype == np.float16:
+            raise Unsupported("no half precision")
+        return reference.asarray(x)
+
+    (found,) = run(backend(asarray=asarray), ["A-2b"])
+    assert found.status == "pass"
+    assert "gptq of float16: no half precision" in found.note
+    wrong = backend(asarray=asarray, quantize=lambda *a, **k: reference.quantize(*a, **k).astype(np.int64))
+    (found,) = run(wrong, ["A-2b"])
+    assert found.status == "fail"
+
+
+def curt(op: str) -> Any:
+    """An operation that refuses rightly and says nothing."""
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        try:
+            return getattr(reference, op)(*arrays, **options)
+        except SpecError as error:
+            raise SpecError(error.clause, "bad value") from error
+
+    return call
+
+
+def test_all_words_that_are_missing_are_named_at_once() -> None:
+    (found,) = run(backend(wanda=curt("wanda"), pack=curt("pack")), ["A-3"])
+    assert found.status == "fail"
+    assert found.note.count("does not say") > 3
+    assert "wanda:" in found.note
+    assert "pack:" in found.note
+
+
+def test_a_clause_of_numbers_is_not_red_for_wording() -> None:
+    named = {op: curt(op) for op in ("pack", "dora_unmerge", "lookup_codes", "contextual_diversity", "objective")}
+    found = list(run(backend(**named), ["Q-6", "Q-7", "D-7", "L-11", "X-9", "E-1"], examples=5))
+    assert {outcome.status for outcome in found} == {"pass"}

@@ -227,3 +227,12 @@ def test_vectors_catch_wrong_backends() -> None:
     assert found.status == "fail"
     (found,) = vectors.check(SimpleNamespace(name="empty"), ["E-2"])
     assert found.status == "not implemented"
+
+
+def test_exact_codes_are_not_asked_at_the_end_of_a_full_grid() -> None:
+    """There w / s is (2^b − 1)/2 for a scale that is rounded: below 0 the code is anybody's, above it is clipped."""
+    for found in vectors.load(["G-2"]):
+        for case in found["cases"]:
+            if case["options"].get("scheme") == "symmetric-full":
+                w = hexfloat.decode(case["arrays"][0])
+                assert (w.max(axis=1) > -w.min(axis=1)).all()

@@ -212,14 +212,14 @@ edit(
     "signed codes without their first",
     MODULE,
     "bcq_from_grid",
-    ("(2**bits - 1) / 2 + first - z", "(2**bits - 1) / 2 - z"),
+    ("(last - first) / 2 + first - z", "(last - first) / 2 - z"),
 )
 edit(
     "B-7",
     "integer half of the range",
     MODULE,
     "bcq_from_grid",
-    ("(2**bits - 1) / 2 + first", "(2**bits - 1) // 2 + first"),
+    ("(last - first) / 2 + first", "(last - first) // 2 + first"),
 )
 edit(
     "B-8",

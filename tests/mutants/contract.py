@@ -95,6 +95,8 @@ wrap(
     lambda g: g._replace(zero_point=g.zero_point.astype(np.float16)),
 )
 wrap("A-2b", "a plain tuple", "svd_patch", tuple)
+wrap("A-2a", "a scalar for an array of no axes", "round_half_even", lambda x: x[()] if x.ndim == 0 else x)
+wrap("A-2b", "lists", "statsq", lambda code: code._replace(codes=code.codes.tolist()))
 
 
 def other_error(op: str, kind: Callable[[SpecError], Exception]) -> Ops:
@@ -121,6 +123,37 @@ def clip_search(x: Any, /, **options: Any) -> Any:
     size = options.get("group_size")
     pad = -x.shape[-1] % size if size else 0
     return reference.clip_search(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, pad)]), **options)
+
+
+def by_identity(op: str, wrong: Callable[[Any], bool]) -> Ops:
+    """An operation that refuses options of some kind."""
+    original = getattr(reference, op)
+
+    def call(*arrays: Any, **options: Any) -> Any:
+        if any(wrong(value) for value in options.values()):
+            raise SpecError("A-3", "an option of the wrong type")
+        return original(*arrays, **options)
+
+    return {op: call}
+
+
+MUTANTS.append(Mutant("A-3a", "Python's int only", lambda: by_identity("eora", lambda v: isinstance(v, np.integer))))
+MUTANTS.append(Mutant("A-3a", "Python's bool only", lambda: by_identity("gptq", lambda v: isinstance(v, np.bool_))))
+
+
+@replace("A-3a", "wraps in the type of the option")
+def min_max(x: Any, /, **options: Any) -> Any:
+    """2⁸ of eight bits is 0."""
+    bits = options.get("bits", 8)
+    return reference.min_max(x, **{**options, "bits": bits if 2**bits > 0 else 1})
+
+
+def masks_are_lost() -> Ops:
+    """``np.asarray`` at the door."""
+    return {"asarray": np.asarray, "twn": lambda x, /, **options: reference.twn(np.asarray(x), **options)}
+
+
+MUTANTS.append(Mutant("A-3b", "the mask is lost", masks_are_lost))
 
 
 @replace("A-4", "NaN accepted")

@@ -22,6 +22,40 @@ edit(
     ("(D @ C) * D", "(C[: len(D), : len(D)] @ D if len(D) <= len(C) else D @ C) * D"),
 )
 edit(
+    "E-1a",
+    "an indefinite moment has an optimum",
+    "eigenspace",
+    "optimum error_spectrum",
+    ('    return D, checks.definite(C, "c", clause)', "    return D, C"),
+)
+edit(
+    "E-1a",
+    "half of the moment is enough",
+    "eigenspace",
+    "objective",
+    (
+        'checks.second_moment(c, D.shape[1], "c", clause)',
+        'checks.second_moment((np.triu(c) + np.triu(c, 1).T), D.shape[1], "c", clause)',
+    ),
+)
+edit(
+    "E-1a",
+    "every rounding is refused",
+    "eigenspace",
+    "eora",
+    (
+        'checks.definite(C, "c", clause)',
+        'checks.definite(C + np.linalg.norm(C) * (checks.INDEFINITE - 2**-40) * -np.eye(len(C)), "c", clause)',
+    ),
+)
+edit(
+    "E-1a",
+    "a negative objective is none of its business",
+    "eigenspace",
+    "objective",
+    ("    if -checks.INDEFINITE", "    if False and -checks.INDEFINITE"),
+)
+edit(
     "E-2", "plain SVD", "eigenspace", "eora", ("np.linalg.eigh(moment_in_error_space(D, C))", "np.linalg.eigh(D @ D.T)")
 )
 edit("E-2", "smallest eigenvectors", "eigenspace", "eora", ("λ[::-1][:r], U[:, ::-1][:, :r]", "λ[:r], U[:, :r]"))

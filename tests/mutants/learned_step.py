@@ -41,7 +41,7 @@ edit(
     "no clamp",
     "learned_step",
     "lsq_code",
-    ("np.rint(np.clip(q.v, q.low, q.high)).astype", "np.clip(np.rint(q.v), -(2.0**31), 2.0**31 - 1).astype"),
+    ("np.asarray(np.rint(np.clip(q.v, q.low, q.high)),", "np.asarray(np.clip(np.rint(q.v), -(2.0**31), 2.0**31 - 1),"),
 )
 edit(
     "S-2a",
@@ -88,7 +88,10 @@ edit(
     "multiplies by the step given",
     "learned_step",
     "lsq",
-    ("return q.step * np.rint", "return np.reshape(np.asarray(step, np.float64), q.step.shape) * np.rint"),
+    (
+        "return np.asarray(q.step * np.rint",
+        "return np.asarray(np.reshape(np.asarray(step, np.float64), q.step.shape) * np.rint",
+    ),
 )
 edit(
     "S-3",

@@ -124,14 +124,14 @@ edit(
     "start_oscillation",
     ("return Oscillation(k.astype(np.int32)", "return Oscillation(0 * k.astype(np.int32)"),
 )
-tracker("O-4a", "thaws when the frequency falls", ("frozen=held | often", "frozen=often"))
+tracker("O-4a", "thaws when the frequency falls", ("np.asarray(held | often)", "np.asarray(often)"))
 tracker("O-4a", "freezes at the threshold", ("often = f > limit", "often = f >= limit"))
 tracker("O-4a", "freezes at once", ("codes=k.astype(np.int32)", "codes=np.where(written, pinned, k).astype(np.int32)"))
 tracker(
     "O-4a",
     "rounds the mean after the step",
     ('mean = means["average"]', 'mean = m * k + (1 - m) * means["average"]'),
-    ("average=m * k + (1 - m) * mean", "average=mean"),
+    ("average=np.asarray(m * k + (1 - m) * mean)", "average=mean"),
 )
 tracker("O-4a", "rounds a half up", ("round_half_even(mean)", "np.floor(mean + 0.5)"))
 tracker(
@@ -143,7 +143,9 @@ tracker(
     "O-4a", "always rewrites targets", ('written = often & ~held if targets == "held" else often', "written = often")
 )
 tracker("O-4a", "freezes to the code whatever was asked", ('if freeze_to == "average" else k', "if False else k"))
-tracker("O-4a", "the mean of what came in, not of what was used", ("average=m * k +", 'average=m * whole["codes"] +'))
+tracker(
+    "O-4a", "the mean of what came in, not of what was used", ("np.asarray(m * k +", 'np.asarray(m * whole["codes"] +')
+)
 tracker("O-4b", "the other way round", ("f = m * o + (1 - m) * means", "f = (1 - m) * o + m * means"))
 tracker("O-4b", "a momentum of half precision", ("limit = math.inf", "m = float(np.float16(m))\n    limit = math.inf"))
 tracker("O-4b", "a sum that never fades", ("f = m * o + (1 - m) *", "f = m * o +"))

@@ -10,8 +10,8 @@ edit(
     "rounding",
     "round_half_even",
     (
-        'return np.rint(checks.real(x, "x", "R-1"))',
-        'x = checks.real(x, "x", "R-1"); return np.copysign(np.floor(abs(x) + 0.5), x)',
+        'return np.asarray(np.rint(checks.real(x, "x", "R-1")))',
+        'x = checks.real(x, "x", "R-1"); return np.asarray(np.copysign(np.floor(abs(x) + 0.5), x))',
     ),
 )
 edit(

@@ -69,7 +69,8 @@ edit(
     "ternary",
     "clamped_uniform",
     ("np.rint(np.clip(X, -α, α) /", "np.rint(X /"),
-    ("k = np.where(a >= α, np.sign(X) * last, k)", "pass"),
+    ("k = np.where(a >= AT_THE_MEAN * α, np.sign(X) * last, k)", "pass"),
+    ("np.clip(k, -last, last)", "k"),
 )
 edit(
     "T-3",
@@ -78,9 +79,7 @@ edit(
     "clamped_uniform",
     (MEAN, MEAN.replace("np.maximum(count, 1)", "count")),
 )
-edit(
-    "T-3a", "bounded in both", "ternary", "clamped_uniform", ('if outermost == "bounded" else δ * k', "if True else k")
-)
+edit("T-3a", "bounded in both", "ternary", "clamped_uniform", ('if outermost == "bounded" else last', ""))
 edit(
     "T-3a",
     "tie to the odd code",
@@ -93,8 +92,9 @@ edit(
     "bounded at 2^(b-1)",
     "ternary",
     "clamped_uniform",
-    ("np.clip(k, 1 - last, last - 1)", "np.clip(k, -last, last)"),
+    ('last - 1 if outermost == "bounded" else last', "last"),
 )
+edit("T-3a", "at the rounded mean", "ternary", "clamped_uniform", ("AT_THE_MEAN * α", "α"))
 CODE = "k = np.rint(np.clip(X, -α, α) / np.where(δ > 0, δ, 1))"
 edit(
     "T-3b",

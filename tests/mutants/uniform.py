@@ -24,7 +24,7 @@ edit(
     "fit_grid",
     ("s = round_scale((hi0 - lo0) / n", "s = round_scale((hi0 - lo0) / (n + 1)"),
 )
-edit("Q-2", "truncates the zero point", "uniform", "fit_grid", ("round_half_even(-lo0 / s))", "np.floor(-lo0 / s))"))
+edit("Q-2", "truncates the zero point", "uniform", "fit_grid", ("round_half_even(-lo0 / s)", "np.floor(-lo0 / s)"))
 edit(
     "Q-2",
     "leaves zero out of the range",
@@ -80,7 +80,7 @@ edit(
     "zero point from the scale before rounding",
     "uniform",
     "fit_grid",
-    ("round_half_even(-lo0 / s))", "round_half_even(-lo0 / ((hi0 - lo0) / n)))"),
+    ("round_half_even(-lo0 / s)", "round_half_even(-lo0 / ((hi0 - lo0) / n))"),
 )
 edit(
     "Q-2c",

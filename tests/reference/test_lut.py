@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 import lowbit.reference as ref
 from lowbit.conformance import compare
@@ -188,6 +189,15 @@ def test_l1_far_sentinels_make_asymptotes(name: str) -> None:
     x = np.array([-1000.0, -100.0, 100.0, 1000.0])
     assert np.abs(ref.evaluate_table(x, table(name)) - np.maximum(x, 0)).max() < 0.2
     assert table(name).slopes[[0, -1]].tolist() == [0, 1]
+
+
+def test_silu_is_the_published_quotient_to_the_last_bit() -> None:
+    """A table that is searched by another form of the same function is another one."""
+    x = np.arange(-4, 4, 0.01)
+    published = x / (1 + np.exp(-x))
+    assert lut.FUNCTIONS["silu"].value(x).tobytes() == published.tobytes()
+    assert (x * special.expit(x) != published).any()
+    assert lut.FUNCTIONS["silu"].value(np.array([-1e4, 1e4])).tolist() == [0.0, 1e4]
 
 
 def test_l1_exp_is_not_covered_below_its_sentinel() -> None:

@@ -289,3 +289,16 @@ def test_scales_keep_the_axes_they_share() -> None:
     assert shapes == {"tensor": (1, 1, 1), "row": (3, 4, 1), "matrix": (3, 1, 1)}
     for (quantizer, options), s in product(QUANTIZERS, SHARINGS):
         assert quantizer(X, granularity=s, **options).shape == X.shape
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_t3_every_value_of_a_constant_group_is_at_alpha(dtype: Any) -> None:
+    """Whatever the sum of equal magnitudes and its quotient are rounded to; also where others lie below them."""
+    draw = np.random.default_rng(0)
+    for n in range(1, 80):
+        for level in draw.uniform(0.01, 3, 5).astype(dtype):
+            x = np.full((1, n), level, dtype) * np.where(np.arange(n) % 2, 1, -1)
+            found = ref.clamped_uniform(x, granularity="row")
+            assert np.allclose(found, np.sign(x) * 16 / 15 * float(level), rtol=1e-9, atol=0)
+            found = ref.clamped_uniform(np.concatenate([x, x * 0.25], axis=1), granularity="row")
+            assert np.allclose(np.abs(found[:, :n]), 16 / 15 * float(level), rtol=1e-9, atol=0)

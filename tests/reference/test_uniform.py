@@ -343,3 +343,13 @@ def test_q5_groups_and_single_ratio() -> None:
         ref.clip_search(x, bits=3, grid=0)
     with pytest.raises(SpecError, match=r"\[Q-5\] norm must be above 0.0, got 0"):
         ref.clip_search(x, bits=3, norm=0)
+
+
+def test_q2c_a_zero_point_is_a_code_of_its_width() -> None:
+    """A scale rounded down asks for 2^bits, and 0 would come back as minus one step."""
+    x = -np.abs(np.random.default_rng(0).standard_normal((400, 5)))
+    x[:, 0] = 0.0
+    scale, zero = ref.fit_grid(x, bits=8, scale_dtype="bfloat16")
+    assert (np.rint(-x.min(axis=1, keepdims=True) / scale) > 255).any()
+    assert zero.max() == 255
+    assert not ref.dequantize(ref.quantize(x, scale, zero, bits=8), scale, zero)[:, 0].any()

@@ -23,6 +23,7 @@ from .common import TILE, cdiv, finite_or_zero, flags, launch, next_power_of_2, 
 __all__ = ["Ternary", "min_max", "straight_through", "ternary"]
 
 _PARTS = 1024  # most programs that share a group
+AT_THE_MEAN = tl.constexpr(1 - 2.0**-16)  # of T-3
 _LARGEST = tl.constexpr(3.4028234663852886e38)  # of float32
 
 
@@ -51,9 +52,8 @@ def _answer(x, magnitude, cut, mean, KIND: tl.constexpr, BITS: tl.constexpr):
         else:
             step = (2.0 * mean / (2.0**BITS - 1.0)).to(tl.float32)
             k = round_half_even(tl.div_rn(magnitude, tl.broadcast_to(tl.where(step > 0.0, step, 1.0), magnitude.shape)))
-            k = tl.where(magnitude < alpha, k, 2.0 ** (BITS - 1))
-            if KIND == 3:
-                k = tl.minimum(k, 2.0 ** (BITS - 1) - 1.0)
+            k = tl.where(magnitude < (mean * AT_THE_MEAN).to(tl.float32), k, 2.0 ** (BITS - 1))
+            k = tl.minimum(k, 2.0 ** (BITS - 1) - (1.0 if KIND == 3 else 0.0))
             answer = tl.where(x < 0.0, -k, k) * step
     return answer
 
