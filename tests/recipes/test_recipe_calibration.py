@@ -363,7 +363,7 @@ def test_tokens_depend_on_no_size_of_a_window(kind: str, monkeypatch: pytest.Mon
 
     tokenizer = trained("bytes" if kind == "slow" else kind)
     docs = "".join(read_documents("python-docs"))
-    hard = docs[:6000] + " " * 700 + "é漢🙂" * 200 + "a" * 900 + "\n" * 500 + docs[6000:14000]
+    hard = docs[:6000] + "don't" * 300 + " " * 700 + "é漢🙂" * 200 + "a" * 900 + "\n" * 500 + docs[6000:14000]
     expected = tokenizer(hard, add_special_tokens=False)["input_ids"]
     for window, shared in ((700, 200), (1500, 300), (5000, 1000)):
         monkeypatch.setattr(module, "_WINDOW", window)
