@@ -10,6 +10,7 @@ follow GPTQ's have one BOS before the whole text, and lm-evaluation-harness one 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -107,8 +108,10 @@ def _text_of(record: Record, field: str, render: Render | None) -> str:
         except Exception as error:  # a template raises what it likes
             raise RecipeError(f"{place}: the chat template refuses it: {' '.join(str(error).split())}") from error
     if not isinstance(value, str):
+        chats = ", or messages that have a role and a text as content each" if isinstance(value, list) else ""
         raise RecipeError(
-            f"{place}: {type(value).__name__} where a text should be; choose another text_field, or write texts there"
+            f"{place}: {type(value).__name__} where a text should be; "
+            f"choose another text_field, or write texts there{chats}"
         )
     try:
         value.encode()
@@ -194,7 +197,7 @@ def load_rows(
             "take fewer or shorter samples, or a longer text"
         )
     ids = np.stack(rows)
-    named = source if not Path(source).expanduser().exists() else Path(source).name
+    named = source if not os.path.exists(os.path.expanduser(source)) else Path(source).name
     digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i8").tobytes()).hexdigest()
     return TokenRows(ids, digest, named, leading)
 
