@@ -156,6 +156,8 @@ def test_unknown_source(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_rows("nowhere.txt", tokenizer, samples=1, length=10)
     assert str(caught.value) == "nowhere.txt: no such file, and not a hub dataset (owner/name) or python-docs"
+    with pytest.raises(RecipeError, match=r"^~nobody-here/x\.txt: no such file"):
+        load_rows("~nobody-here/x.txt", tokenizer, samples=1, length=10)
     with pytest.raises(RecipeError, match="is a directory: name a text"):
         load_rows(str(tmp_path), tokenizer, samples=1, length=10)
 
@@ -266,7 +268,7 @@ def test_what_is_no_list_of_messages_never_reaches_a_template(tmp_path: Path, wr
     path.write_text(json.dumps({"text": wrong}))
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    with pytest.raises(RecipeError, match="list where a text should be"):
+    with pytest.raises(RecipeError, match=r"list where a text should be; .* messages that have a role and a text"):
         load_rows(str(path), tokenizer, samples=1, length=2, chat_template=True)
 
 
@@ -363,7 +365,7 @@ def test_tokens_depend_on_no_size_of_a_window(kind: str, monkeypatch: pytest.Mon
 
     tokenizer = trained("bytes" if kind == "slow" else kind)
     docs = "".join(read_documents("python-docs"))
-    hard = docs[:6000] + " " * 700 + "é漢🙂" * 200 + "a" * 900 + "\n" * 500 + docs[6000:14000]
+    hard = docs[:6000] + "don't" * 300 + " " * 700 + "é漢🙂" * 200 + "a" * 900 + "\n" * 500 + docs[6000:14000]
     expected = tokenizer(hard, add_special_tokens=False)["input_ids"]
     for window, shared in ((700, 200), (1500, 300), (5000, 1000)):
         monkeypatch.setattr(module, "_WINDOW", window)

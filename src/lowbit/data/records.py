@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_records(source: str, *, fields: Sequence[str]) -> Iterator[Record]:
         RecipeError: nothing there, a table without one of ``fields``, or a file that cannot be parsed; the message
             names the source and the record.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # unlike that of Path, it leaves unknown users alone
     if source == "python-docs":
         yield from _python_docs()
     elif path.is_file():

@@ -10,6 +10,7 @@ follow GPTQ's have one BOS before the whole text, and lm-evaluation-harness one 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -107,8 +108,10 @@ def _text_of(record: Record, field: str, render: Render | None) -> str:
         except Exception as error:  # a template raises what it likes
             raise RecipeError(f"{place}: the chat template refuses it: {' '.join(str(error).split())}") from error
     if not isinstance(value, str):
+        chats = ", or messages that have a role and a text as content each" if isinstance(value, list) else ""
         raise RecipeError(
-            f"{place}: {type(value).__name__} where a text should be; choose another text_field, or write texts there"
+            f"{place}: {type(value).__name__} where a text should be; "
+            f"choose another text_field, or write texts there{chats}"
         )
     try:
         value.encode()
@@ -194,7 +197,7 @@ def load_rows(
             "take fewer or shorter samples, or a longer text"
         )
     ids = np.stack(rows)
-    named = source if not Path(source).expanduser().exists() else Path(source).name
+    named = source if not os.path.exists(os.path.expanduser(source)) else Path(source).name
     digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i8").tobytes()).hexdigest()
     return TokenRows(ids, digest, named, leading)
 
@@ -226,7 +229,7 @@ def _tokenize(documents: Iterator[str], tokenizer: Any) -> Iterator[npt.NDArray[
 
     How a tokenizer cuts a place depends on the text around it and never on text far away. Each window therefore begins
     inside the one before, and takes over in the middle of what they share, if both cut all around there into the same
-    tokens; if they do not (a long run of one character), the window before is taken again, twice as long. The ids so
+    tokens; if they do not (a long run without words), the window before is taken again, twice as long. The ids so
     depend on no size of a window.
     """
     pieces = (text[start : start + _WINDOW] for text in documents for start in range(0, len(text), _WINDOW))
@@ -238,7 +241,7 @@ def _tokenize(documents: Iterator[str], tokenizer: Any) -> Iterator[npt.NDArray[
     while len(text) > size:
         edge = size - _SHARED
         following = _encode_at(tokenizer, text[edge : edge + _WINDOW], edge)
-        cut = _meeting(window, following, edge)
+        cut = _meeting(text, window, following, edge)
         if cut is None:
             size *= 2
             text = _filled(text, pieces, size + _WINDOW)
@@ -256,16 +259,18 @@ Window = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Ids, and where in the text each token starts."""
 
 
-def _meeting(window: Window, following: Window, edge: int) -> int | None:
-    """Where ``following`` takes over from ``window``: at the start of a token in the middle of what they share."""
-    low, middle, high = (edge + part * _SHARED // 4 for part in (1, 2, 3))
+def _meeting(text: str, window: Window, following: Window, edge: int) -> int | None:
+    """Where ``following`` takes over from ``window``: where white space begins or ends, inside of what they share.
+
+    Not elsewhere: in a long run without any, two windows may agree by chance and both be wrong.
+    """
+    low, high = edge + _SHARED // 4, edge + 3 * _SHARED // 4
     one, two = (
         [part[(starts >= low) & (starts < high)] for part in (ids, starts)] for ids, starts in (window, following)
     )
     if not all(map(np.array_equal, one, two)):
         return None
-    later = one[1][one[1] >= middle]  # starts alone: a character of several tokens is not divided
-    return int(later[0]) if len(later) else None
+    return next((at for at in one[1].tolist() if text[at - 1].isspace() != text[at].isspace()), None)
 
 
 def _tokenize_without_offsets(pieces: Iterator[str], tokenizer: Any) -> Iterator[npt.NDArray[np.int64]]:
