@@ -21,6 +21,8 @@ from lowbit.models.policy import Reason, Unsupported, causal_class
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.files import digest, write_bytes
 
+from .test_gguf import write_gguf
+
 Write = Callable[..., Path]
 SHARD = "200KB"
 
@@ -315,3 +317,14 @@ def test_code_beside_a_model_is_never_run(
     with pytest.raises(CheckpointError, match="never runs code shipped with a model"):
         open_checkpoint(folder)
     assert not ran.exists()
+
+
+def test_the_tokenizer_is_that_of_the_directory(llama: Any, write_model: Write, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "other.gguf")
+    folder = write_model(llama)
+    (folder / "tokenizer.json").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    place = {"gguf_file": str(tmp_path / "other.gguf")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | place))
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be loaded"):
+        open_checkpoint(folder).tokenizer()

@@ -16,7 +16,7 @@ from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.configs import decoder_class
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.gguf import ARCHITECTURES
-from lowbit.formats.gguf_config import llama3_factors
+from lowbit.formats.gguf_config import LAYOUTS, llama3_factors
 from lowbit.models.machine import storage_dtype
 
 from .conftest import VOCABULARY, tiny_config, tiny_model
@@ -415,6 +415,10 @@ def test_metadata_that_would_be_ignored_are_refused(
 ) -> None:
     write_gguf(tmp_path / "m.gguf", kind, metadata=metadata)
     assert message in refusal(tmp_path / "m.gguf")
+
+
+def test_every_architecture_has_a_configuration_and_an_order_of_values() -> None:
+    assert set(LAYOUTS) == set(ARCHITECTURES)
 
 
 def test_notes_of_whoever_made_the_file_are_not(tmp_path: Path) -> None:

@@ -361,7 +361,8 @@ class SafetensorsCheckpoint:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            # Without gguf_file its own settings could name one, of any place.
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, gguf_file=None)
         except Exception as error:  # whatever the tokenizer libraries raise, the sentence is the same
             raise CheckpointError(
                 f"{self.source}: its tokenizer cannot be loaded ({' '.join(str(error).split())[:300]})"

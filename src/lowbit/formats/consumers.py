@@ -11,7 +11,7 @@ from .configs import empty_model
 
 __all__ = ["peft_refusal", "unpacked_alone"]
 
-# PEFT 0.20 to 0.21, its check of targets for models of these types.
+# As PEFT 0.21 checks the targets of models of these types.
 _PEFT_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 _PEFT_REFUSED = ("out_proj", "conv1d")
 
@@ -32,10 +32,11 @@ def unpacked_alone(cls: type[Any], config: Any, modules: Iterable[str]) -> str |
     """
     model = empty_model(cls, config, cls.__name__)
     with torch.device("meta"), torch.no_grad():
-        for module in model.modules():
+        packed = set(modules)
+        for name, module in model.named_modules():
             module._is_hf_initialized = False  # by its constructor
-        for name in modules:
-            del model.get_submodule(name).weight
+            if name in packed:
+                del module.weight
         try:
             model.initialize_weights()
         except AttributeError as error:

@@ -12,13 +12,12 @@ import math
 import re
 import time
 import warnings
-from typing import Any
 
 import regex
 
 from .errors import CheckpointError
 
-__all__ = ["match", "matches"]
+__all__ = ["matches"]
 
 _LONGEST = 10_000  # characters of a pattern
 _COUNTS = 10_000  # product of the counts of a pattern
@@ -46,11 +45,11 @@ class _Pattern:
         self._text = text
         self._left = _BUDGET
 
-    def match(self, name: str, whole: bool) -> Any:
+    def matches(self, name: str, whole: bool) -> bool:
         started = time.monotonic()
         try:
             match = self._compiled.fullmatch if whole else self._compiled.match
-            return match(name, timeout=max(self._left, _SLOW))
+            return match(name, timeout=max(self._left, _SLOW)) is not None
         except TimeoutError:
             raise CheckpointError(
                 f"the regular expression {self._text[:200]!r} takes too long on {name[:200]!r}; write a simpler one"
@@ -64,16 +63,11 @@ _compiled = functools.lru_cache(maxsize=256)(_Pattern)
 
 
 def matches(pattern: object, name: str, *, whole: bool = False) -> bool:
-    """Whether :func:`match` finds anything."""
-    return match(pattern, name, whole=whole) is not None
-
-
-def match(pattern: object, name: str, *, whole: bool = False) -> Any:
-    """The match of a pattern with a module's name, from its first character (and to its last, if ``whole``), or None.
+    """Whether a pattern matches a module's name, from its first character (and to its last, if ``whole``).
 
     Raises:
         CheckpointError: not a pattern, or one that takes more than a few seconds.
     """
     if not isinstance(pattern, str):
         raise CheckpointError(f"{pattern!r} is not a regular expression but {type(pattern).__name__}")
-    return _compiled(pattern).match(name, whole)
+    return _compiled(pattern).matches(name, whole)

@@ -24,7 +24,7 @@ from .dtypes import FLOATS
 from .errors import AdapterError, CheckpointError
 from .files import read_json, refuse_strangers
 from .keys import Rule, absent, applied, harmless, only, require_known, require_types
-from .patterns import match
+from .patterns import matches
 from .safetensors_file import SafetensorsFile, write_tensors
 from .stacks import flatten, parameter_of, unflatten
 
@@ -189,18 +189,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _matches(pattern: str, text: str, where: str) -> Any:
-    """``text`` against a regular expression out of the file."""
+def _matches(pattern: str, text: str) -> bool:
+    """Whether a regular expression out of the file matches all of ``text``."""
     try:
-        return match(pattern, text, whole=True)
+        return matches(pattern, text, whole=True)
     except CheckpointError as error:
-        raise AdapterError(f"{where}: {error}") from error
+        raise AdapterError(f"{CONFIG}: {error}") from error
 
 
 def pattern_value(pattern: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """PEFT's look-up: the first key that, as a regular expression, matches the end of the module path."""
     for key, value in (pattern or {}).items():
-        if _matches(rf"(?:.*\.)?(?:{key})", module, f"{CONFIG}: a key of rank_pattern or alpha_pattern"):
+        if _matches(rf"(.*\.)?({key})", module):
             return value
     return default
 
@@ -228,23 +228,24 @@ def stated_rank(config: Mapping[str, Any], module: str) -> Any:
 def targeted(config: Mapping[str, Any], module: str) -> bool:
     """Whether PEFT puts factors on this module; those of any other it does not load."""
 
-    def named(entry: str, value: Any) -> bool:
+    def named(value: Any) -> bool:
         if isinstance(value, str):
-            return _matches(value, module, f"{CONFIG}: {entry}") is not None
+            return _matches(value, module)
         return any(module == name or module.endswith(f".{name}") for name in value or ())
 
     targets, layers = config.get("target_modules"), config.get("layers_to_transform")
-    if config.get("exclude_modules") and named("exclude_modules", config["exclude_modules"]):
+    if config.get("exclude_modules") and named(config["exclude_modules"]):
         return False
     if targets == "all-linear":
         return True
-    if isinstance(targets, str) or layers in (None, []) or not named("target_modules", targets):
-        return named("target_modules", targets)
-    patterns = config.get("layers_pattern") or [r".*?\.[^.]*"]
+    if isinstance(targets, str) or layers in (None, []) or not named(targets):
+        return named(targets)
+    patterns = config.get("layers_pattern") or [r".*\.[^.]*"]
+    steps = module.split(".")
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = _matches(rf"(?:.*?\.)?(?:{pattern})\.(\d+)\..*", module, f"{CONFIG}: layers_pattern")
-        if found:
-            return int(found[found.re.groups]) in ([layers] if isinstance(layers, int) else layers)
+        for place, step in enumerate(steps):  # the first number behind a list of layers is the layer
+            if step.isdecimal() and place and _matches(rf"(.*\.)?({pattern})", ".".join(steps[:place])):
+                return int(step) in ([layers] if isinstance(layers, int) else layers)
     return False
 
 
