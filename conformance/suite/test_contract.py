@@ -57,7 +57,7 @@ class Told:
 
     def judge(self) -> None:
         """Fail if anything was wrong."""
-        self.kit.require(not self.wrong, "\n".join(self.wrong))
+        self.kit.require_none(self.wrong)
 
 
 @clause("A-1", tier="exact")
