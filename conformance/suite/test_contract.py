@@ -289,7 +289,7 @@ def test_matrices_and_masked_arrays_are_refused(kit: Kit) -> None:
             if not isinstance(array, np.ndarray):
                 continue
             unlike: list[Any] = [np.ma.masked_array(array, np.zeros(array.shape, np.bool_))]
-            unlike += [np.asmatrix(array)] if array.ndim == 2 else []
+            unlike += [array.view(np.matrix)] if array.ndim == 2 else []
             for other in unlike:
                 arrays = (*call.arrays[:position], other, *call.arrays[position + 1 :])
                 told.refused(call._replace(arrays=arrays), (*calls.cites(call.op), "A-3"))
