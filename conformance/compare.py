@@ -206,7 +206,7 @@ def neglected(n: int, u: float) -> float:
     LAPACK's DBDSQR and DLASDQ, behind every driver, take each of the n − 1 entries beside the diagonal for 0 once it is
     below that multiple of u (TOLMUL there) relative to the singular values: 99 u in double precision, 10 u in single.
     """
-    return math.sqrt(max(n - 1, 0)) * max(10.0, min(100.0, 2.0 ** (-math.log2(u) / 8))) * u
+    return math.sqrt(max(n - 1, 0)) * max(10.0, min(100.0, math.pow(u, -0.125))) * u
 
 
 def residual_gap(norm: float, n: int, u: float, amplification: float = 1.0) -> float:

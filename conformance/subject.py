@@ -138,6 +138,12 @@ class Subject:
         if not condition:
             self.fail(message)
 
+    def require_none(self, wrong: Sequence[str]) -> None:
+        """Tier exact: nothing may be wrong; the messages are of several calls, of which the last says nothing."""
+        __tracebackhide__ = True
+        self._last_call = ""
+        self.require(not wrong, "\n".join(wrong))
+
     def refused(
         self, op: str, /, *arrays: Any, clauses: Sequence[str], words: Sequence[str] = (), **options: Any
     ) -> None:

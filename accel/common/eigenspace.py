@@ -46,15 +46,16 @@ _PANEL = 512  # columns of D per Gram panel: large enough for BLAS, small enough
 
 def check_moment(clause: str, c: Array) -> None:
     """Refuse what is not symmetric up to the order of sums, or has a negative diagonal; by tiles, no copy of ``c``."""
-    most = skew = 0.0
+    if not c.shape[0]:
+        return
+    skew = 0.0
     for i in range(0, c.shape[0], _PANEL):
-        below, right = c[i : i + _PANEL, : i + _PANEL], c[: i + _PANEL, i : i + _PANEL].T
-        most = max(most, float(abs(below).max()), float(abs(right).max()))
-        skew = max(skew, float(abs(below - right).max()))
-    if skew > _SYMMETRY * most:
+        gap = c[i : i + _PANEL, : i + _PANEL] - c[: i + _PANEL, i : i + _PANEL].T
+        skew = max(skew, float(gap.max()), -float(gap.min()))
+    if skew > _SYMMETRY * max(float(c.max()), -float(c.min())):
         raise SpecError(clause, f"c must be symmetric, largest |c - cᵀ| is {skew:.3g}")
     diagonal = c.diagonal()
-    if c.shape[0] and float(diagonal.min()) < 0:
+    if float(diagonal.min()) < 0:
         j = int(diagonal.argmin())
         raise SpecError(clause, f"c must have a diagonal >= 0, got {float(diagonal[j])!r} at ({j}, {j})")
 

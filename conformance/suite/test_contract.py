@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from lowbit.conformance.subject import ConformanceFailure
 from lowbit.reference.errors import SpecError
 
 
-def served(kit: Kit, listed: list[Call]) -> Iterator[Call]:
+def served(kit: Kit, listed: Iterable[Call]) -> Iterator[Call]:
     """The calls of operations that the backend has."""
     for call in listed:
         if kit.has(call.op):
@@ -57,7 +57,7 @@ class Told:
 
     def judge(self) -> None:
         """Fail if anything was wrong."""
-        self.kit.require(not self.wrong, "\n".join(self.wrong))
+        self.kit.require_none(self.wrong)
 
 
 @clause("A-1", tier="exact")
@@ -288,8 +288,8 @@ def test_matrices_and_masked_arrays_are_refused(kit: Kit) -> None:
         for position, array in enumerate(call.arrays):
             if not isinstance(array, np.ndarray):
                 continue
-            unlike = [np.ma.masked_array(array, np.zeros(array.shape, np.bool_))]
-            unlike += [np.asmatrix(array)] if array.ndim == 2 else []
+            unlike: list[Any] = [np.ma.masked_array(array, np.zeros(array.shape, np.bool_))]
+            unlike += [array.view(np.matrix)] if array.ndim == 2 else []
             for other in unlike:
                 arrays = (*call.arrays[:position], other, *call.arrays[position + 1 :])
                 told.refused(call._replace(arrays=arrays), (*calls.cites(call.op), "A-3"))

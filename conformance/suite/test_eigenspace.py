@@ -100,7 +100,7 @@ def test_what_is_no_second_moment_is_refused(kit: Kit, dtype: str, k: int) -> No
     """Not symmetric, a negative diagonal, a negative eigenvalue behind a positive diagonal; rounding may leave one."""
     ones, eye = np.ones((k, k), dtype), np.eye(k, dtype=dtype)
     d = np.concatenate([eye, eye - ones / k])[: k + 2]
-    low = {
+    low: dict[str, dict[str, Any]] = {
         "objective": {},
         "optimum": {"rank": 1},
         "error_spectrum": {},

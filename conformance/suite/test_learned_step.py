@@ -91,11 +91,18 @@ def wide(case: LearnedStepInput) -> tuple[Array, ...]:
 RULES = ("mean", "mean-doubled", "deviation", "min-max")
 
 
-@clause("S-1", tier="forward-error", case=learned_step_inputs())
-def test_first_steps(kit: Kit, case: LearnedStepInput) -> None:
-    """Every rule on every input."""
+@clause("S-1", tier="forward-error", case=learned_step_inputs(), rule=list(RULES))
+def test_first_steps(kit: Kit, case: LearnedStepInput, rule: str) -> None:
+    """Steps and offsets of any input."""
+    check_first_step(kit, case, rule)
+
+
+@clause("S-1", tier="forward-error", dtype=strategies.FLOATS, signed=st.booleans())
+def test_first_steps_by_every_rule(kit: Kit, dtype: str, signed: bool) -> None:
+    """Three rows whose means, deviations and ranges differ."""
+    x = np.array([[1, -3, 2, 7], [-1, -2, -2, -9], [4, 4, 4, 4]], dtype)
     for rule in RULES:
-        check_first_step(kit, case, rule)
+        check_first_step(kit, LearnedStepInput(x, x, x[:, 0], None, {"bits": 3, "signed": signed, "axis": 0}), rule)
 
 
 def check_first_step(kit: Kit, case: LearnedStepInput, rule: str) -> None:

@@ -65,10 +65,10 @@ def test_arrays_of_the_other_library_are_refused_by_name() -> None:
             if not any(isinstance(x, np.ndarray) for x in leaves(given)):
                 continue
             name = calls.arguments(call.op)[i]
-            arrays = [*call.arrays[:i], each(given, torch.from_numpy), *call.arrays[i + 1 :]]
+            arrays = [*call.arrays[:i], each(given, TORCH.asarray), *call.arrays[i + 1 :]]
             with pytest.raises(SpecError, match=rf"{name} must be a NumPy array, got torch.Tensor; convert"):
                 getattr(NUMBA, call.op)(*arrays, **call.options)
-            own = [each(x, torch.from_numpy) for x in call.arrays]
+            own = [each(x, TORCH.asarray) for x in call.arrays]
             own[i] = given
             with pytest.raises(SpecError, match=rf"{name} must be a torch.Tensor, got numpy.ndarray; convert"):
                 getattr(TORCH, call.op)(*own, **call.options)

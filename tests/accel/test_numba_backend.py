@@ -88,8 +88,7 @@ def test_layouts_do_not_matter(name: str, layout: str) -> None:
 
 @pytest.mark.parametrize("clause", ("A-2a", "A-3"))
 def test_empty_and_wrong_calls(clause: str) -> None:
-    (outcome,) = run(numba_cpu, [clause])
-    assert (outcome.status, outcome.note) == ("pass", "")
+    assert {(outcome.status, outcome.note) for outcome in run(numba_cpu, [clause])} == {("pass", "")}
 
 
 def test_the_number_of_threads_does_not_show() -> None:

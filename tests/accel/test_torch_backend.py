@@ -91,8 +91,7 @@ def test_no_graph_is_recorded_and_autocast_is_ignored(name: str) -> None:
 
 @pytest.mark.parametrize("clause", ("A-2a", "A-3"))
 def test_empty_and_wrong_calls(clause: str) -> None:
-    (outcome,) = run(torch_cuda, [clause])
-    assert (outcome.status, outcome.note) == ("pass", "")
+    assert {(outcome.status, outcome.note) for outcome in run(torch_cuda, [clause])} == {("pass", "")}
 
 
 def test_products_are_full_precision_and_the_callers_choice_survives() -> None:
@@ -234,7 +233,9 @@ def test_objects_are_copied_and_pickled() -> None:
         (lambda: torch_cuda.fit_grid(torch.ones(2, 2).to_sparse(), bits=4), "[Q-2] x must be a dense tensor"),
         (lambda: torch_cuda.pack(torch.ones(2, 2), bits=4), "[Q-6] codes must hold integers, got float32"),
         (
-            lambda: torch_cuda.quantize(torch.ones(2, 2), torch.ones(2, 1, device="meta"), None, bits=4),
+            lambda: torch_cuda.quantize(
+                torch.ones(2, 2), torch.ones(2, 1, device="meta"), torch.zeros(2, 1, dtype=torch.int32), bits=4
+            ),
             "[Q-3] scale is on meta, the other arguments are on cpu",
         ),
         (
