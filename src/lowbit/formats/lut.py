@@ -180,7 +180,7 @@ def read_artefact(path: str | Path) -> TableArtefact:
             function, table, fraction_bits=record["fraction_bits"], tie=tie, origin=str(record["origin"])
         )
         scales = dict(record["scales"])
-    except (KeyError, TypeError, ValueError, SpecError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError, SpecError) as error:
         raise TableFileError(f"{path} is incomplete or contradicts itself: {error}") from error
     if set(scales) != {str(bits) for bits in proven.integers}:
         raise TableFileError(f"{path} has the scales {sorted(scales)}, a table of {function} has {[*proven.integers]}")
