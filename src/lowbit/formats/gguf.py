@@ -133,6 +133,7 @@ class _File:
             reader = gguf.GGUFReader(path)
             self.architecture = str(reader.fields["general.architecture"].contents())
             template = reader.fields.get("tokenizer.chat_template")
+            self.chat_template = None if template is None else str(template.contents())
             length = reader.fields.get(f"{self.architecture}.context_length")
             self.context = 0 if length is None else int(length.contents())
             width = reader.fields.get(f"{self.architecture}.attention.key_length")
@@ -153,7 +154,6 @@ class _File:
             ) from error
         if swapped:
             raise CheckpointError(f"{source}: written for the other byte order; convert it with llama.cpp's tools")
-        self.chat_template = None if template is None else str(template.contents())
         size = path.stat().st_size
         for name, tensor in self.tensors.items():
             if tensor.start + tensor.nbytes > size:
