@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import inspect
 import json
 import logging
@@ -69,7 +70,7 @@ def attack(name: str, workplace: Workplace, chosen: argparse.Namespace) -> int:
 
 def with_atheris(workplace: Workplace, runs: int) -> int:
     """Never returns: libFuzzer leaves the process at the first fault, and keeps its input."""
-    import atheris
+    atheris: Any = importlib.import_module("atheris")  # optional
 
     def one(data: bytes) -> None:
         fault = workplace.fault(workplace.damaged(data))
