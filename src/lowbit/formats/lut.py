@@ -133,7 +133,7 @@ def write_artefact(path: str | Path, artefact: TableArtefact) -> None:
 def _load(path: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TableFileError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(record, dict):
         raise TableFileError(f"{path} holds {type(record).__name__}, expected an object")
