@@ -76,6 +76,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     "content, reason",
     [
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "nested too deeply"),
         (b'{"a": 1, "a": 2}', "'a' stands twice"),
         (b'{"a": "\\ud800"}', "is not valid JSON"),
         (b"\xff", "is not valid JSON"),

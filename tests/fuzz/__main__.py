@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
+import inspect
 import json
 import logging
 import os
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +37,7 @@ def main() -> int:
     logging.disable(logging.WARNING)  # transformers talks about every odd configuration
     with tempfile.TemporaryDirectory() as scratch, little_memory():
         if chosen.atheris:
-            return with_atheris(Workplace(READERS[chosen.atheris], Path(scratch) / "files"))
+            return with_atheris(Workplace(READERS[chosen.atheris], Path(scratch) / "files"), chosen.runs)
         faults = 0
         for name in chosen.reader or READERS:
             faults += attack(name, Workplace(READERS[name], Path(scratch) / name), chosen)
@@ -65,17 +68,22 @@ def attack(name: str, workplace: Workplace, chosen: argparse.Namespace) -> int:
     return len(seen)
 
 
-def with_atheris(workplace: Workplace) -> int:
+def with_atheris(workplace: Workplace, runs: int) -> int:
     """Never returns: libFuzzer leaves the process at the first fault, and keeps its input."""
-    import atheris
+    atheris: Any = importlib.import_module("atheris")  # optional
 
     def one(data: bytes) -> None:
         fault = workplace.fault(workplace.damaged(data))
         if fault is not None:
             raise AssertionError(fault)
 
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0]], one)
+    homes: list[Any] = [module for name, module in sys.modules.items() if name.startswith("lowbit.formats")]
+    homes += [item for home in homes for item in vars(home).values() if inspect.isclass(item)]
+    for home in homes:
+        for function in filter(inspect.isfunction, list(vars(home).values())):
+            if function.__module__.startswith("lowbit.formats"):
+                atheris.instrument_func(function)
+    atheris.Setup([sys.argv[0], f"-runs={runs}"], one)
     atheris.Fuzz()
     return 0
 

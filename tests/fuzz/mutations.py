@@ -10,7 +10,9 @@ from typing import Any
 __all__ = ["Draw", "lines", "mutate_bytes", "mutate_gguf", "mutate_json", "mutate_safetensors"]
 
 INTEGERS = (0, 1, 2, 3, 7, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
+DEEP = tuple(f"nested {depth} deep" for depth in (60, 400, 900, 5000))
 VALUES: tuple[Any, ...] = (
+    *DEEP,
     None, True, False, -1, 0, 1, 2, 3, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**400,
     "", "x", "a" * 300, "\0", "re:(", "re:(.*)*", "(", "(a|aa)*$", "../x", "/dev/zero", "..", "float16", "\ud800", "١",
     [], {}, [None], [[[[]]]], [1, "a"], {"a": {"a": 1}}, {"": None},
@@ -101,7 +103,11 @@ def mutate_json(raw: bytes, draw: Draw) -> bytes:
     """Values of a JSON text replaced, removed, moved, or, one time in four, its bytes damaged."""
     if draw.below(4) == 3:
         return mutate_bytes(raw, draw)
-    return json.dumps(_edit(json.loads(raw), draw)).encode()
+    text = json.dumps(_edit(json.loads(raw), draw))
+    for word in DEEP:
+        depth = int(word.split()[1])
+        text = text.replace(f'"{word}"', "[" * depth + "]" * depth)
+    return text.encode()
 
 
 def lines(mutate: Callable[[bytes, Draw], bytes]) -> Callable[[bytes, Draw], bytes]:

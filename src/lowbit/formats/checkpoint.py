@@ -122,7 +122,7 @@ class Checkpoint(Protocol):
     def config_json(self) -> dict[str, Any]:
         """Content of ``config.json`` in the input's own words, with its quantization entry if it has one.
 
-        Of a format without such a file, in words that transformers 4 and 5 both read.
+        Of GGUF, which has no such file, in words that transformers 4 and 5 both read.
         """
         ...
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,6 +21,9 @@ __all__ = ["JSON_LIMIT", "Identity", "opened", "parse_json", "read_json", "refus
 
 JSON_LIMIT = 100_000_000
 """Bytes of JSON that are parsed at most: the limit of a safetensors header, which is the largest of them."""
+
+
+_DEEPEST = 50  # containers in each other
 
 
 class Identity(NamedTuple):
@@ -134,7 +137,16 @@ def parse_json(raw: bytes, where: str, *, unique: bool = False) -> dict[str, Any
         raise CheckpointError(f"{where} is not valid JSON" + (f" in line {line}" if line > 1 else "")) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} is not a JSON object but {type(value).__name__}")
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):  # what parsers of some Pythons let through is still too deep for whoever walks it
+        level = [item for one in level for item in _items(one)]
+    if level:
+        raise CheckpointError(f"{where} is nested too deeply to be read")
     return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def refuse_strangers(folder: Path) -> None:

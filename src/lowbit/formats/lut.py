@@ -133,7 +133,7 @@ def write_artefact(path: str | Path, artefact: TableArtefact) -> None:
 def _load(path: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TableFileError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(record, dict):
         raise TableFileError(f"{path} holds {type(record).__name__}, expected an object")
@@ -180,7 +180,7 @@ def read_artefact(path: str | Path) -> TableArtefact:
             function, table, fraction_bits=record["fraction_bits"], tie=tie, origin=str(record["origin"])
         )
         scales = dict(record["scales"])
-    except (KeyError, TypeError, ValueError, SpecError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError, SpecError) as error:
         raise TableFileError(f"{path} is incomplete or contradicts itself: {error}") from error
     if set(scales) != {str(bits) for bits in proven.integers}:
         raise TableFileError(f"{path} has the scales {sorted(scales)}, a table of {function} has {[*proven.integers]}")

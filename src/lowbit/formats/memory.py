@@ -13,7 +13,6 @@ import torch
 
 from lowbit.runs.files import digest
 
-from .configs import portable_json
 from .errors import CheckpointError
 from .safetensors_file import raw
 
@@ -104,8 +103,10 @@ class MemoryCheckpoint:
         """See :class:`~lowbit.formats.checkpoint.Checkpoint`; nobody else changes a model in use."""
 
     def config_json(self) -> dict[str, Any]:
-        """See :class:`~lowbit.formats.checkpoint.Checkpoint`."""
-        return portable_json(self.config)
+        """See :class:`~lowbit.formats.checkpoint.Checkpoint`: what the model's own ``save_pretrained`` writes."""
+        found: dict[str, Any] = json.loads(self.config.to_json_string(use_diff=True))
+        found.pop("_name_or_path", None)
+        return found
 
     def save_side_files(self, out: Path) -> None:
         """See :class:`~lowbit.formats.checkpoint.Checkpoint`."""
