@@ -116,7 +116,7 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     outcome.layers = len(record["modules"])
     outcome.share = sum(math.prod(module["shape"]) for module in record["modules"]) / record["model"]["parameters"]
     outcome.packed = record["loads_with"]["format"] != "dense"
-    cls: Any = getattr(transformers, outcome.name)
+    cls: Any = getattr(transformers, record["model"]["architecture"])
     theirs = {"base": plain_perplexity(cls.from_pretrained(base))}
     unpacked = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if outcome.packed else {}
     model = cls.from_pretrained(out, **unpacked)
@@ -157,7 +157,7 @@ def _adapted(model: Any, adapter: Path, outcome: Outcome) -> Any:
     factors = read_adapter(adapter).factors
     before = {name: model.get_submodule(name).weight for name in factors}
     try:
-        adapted = PeftModel.from_pretrained(model, adapter)
+        adapted: Any = PeftModel.from_pretrained(model, adapter)
         parts = {name: part for name, part in adapted.base_model.model.named_modules() if hasattr(part, "lora_A")}
         left = [
             n for n in factors if n not in parts or not torch.equal(parts[n].lora_B["default"].weight, factors[n][0])

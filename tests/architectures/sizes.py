@@ -103,7 +103,7 @@ _MORE: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
     },
-    "dots3_note": {"text_config": _MLA},
+    "dots3_note": {"text_config": _MLA | {"per_layer_config": {}}, "per_layer_config": {}},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "num_kv_shared_layers": 2,
@@ -113,8 +113,21 @@ _MORE: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 16,
         "laurel_rank": 8,
     },
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _MROPE["rope_parameters"]),
+    },
+    "deepseek_v4": {"num_key_value_heads": 1, "head_dim": 32, "q_lora_rank": 32},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 2}},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 2}},
+    "emu3": {"vocabulary_map": {"<image>": 260}},
+    "chameleon": {"vocabulary_map": {"<image>": 260}},
+    **dict.fromkeys(("kosmos-2", "kosmos-2.5"), {"text_config": {"pad_token_id": 0}}),
 }
+
+
+NOT_TRIED: tuple[str, ...] = ()
+"""Types whose configurations contradict themselves at these sizes."""
 
 
 def small_config(kind: str) -> Any:

@@ -107,13 +107,17 @@ def test_what_transformers_keeps_in_float32_is_stored_and_computed_in_it(tmp_pat
     assert wide
     decoder = Decoder(open_checkpoint(tmp_path / "base"))
     assert decoder.inventory.types == expected
-    stored = {n: e.dtype for file in (tmp_path / "out").glob("model-*") for n, e in SafetensorsFile(file).entries.items()}
+    stored = {
+        n: e.dtype for file in (tmp_path / "out").glob("model-*") for n, e in SafetensorsFile(file).entries.items()
+    }
     assert {name for name, dtype in stored.items() if dtype == torch.float32} == wide
 
 
 def test_float16_keeps_float32_in_files_although_a_cpu_computes_all_in_float32(tmp_path: Path) -> None:
     _compress(tmp_path, "dots1", dtype=torch.float16)
-    stored = {n: e.dtype for file in (tmp_path / "out").glob("model-*") for n, e in SafetensorsFile(file).entries.items()}
+    stored = {
+        n: e.dtype for file in (tmp_path / "out").glob("model-*") for n, e in SafetensorsFile(file).entries.items()
+    }
     wide = {name for name, dtype in stored.items() if dtype == torch.float32}
     assert "model.layers.1.mlp.gate.e_score_correction_bias" in wide
     assert "model.embed_tokens.weight" not in wide
