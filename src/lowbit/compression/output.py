@@ -30,7 +30,7 @@ def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model:
         factors.update(shards.factors(index))
     every = [linear for linears in inventory.linears for linear in linears]
     transposed = all(linear.transposed for linear in every if not linear.experts)
-    leaves = {piece.name.rpartition(".")[2] for linear in every for piece in linear.pieces}
+    leaves = inventory.layout.merged()
     with writing(folder):
         write_adapter(
             folder,

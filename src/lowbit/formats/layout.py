@@ -157,6 +157,11 @@ class Layout:
             for part in parts
         )
 
+    def merged(self) -> set[str]:
+        """Last names of modules whose weights become part of a parameter that is not the weight of a module."""
+        sources = (s for c in self._converters if not c.target_patterns[0].endswith(_WEIGHT) for s in c.source_patterns)
+        return {source.removesuffix(_WEIGHT).rpartition(".")[2] for source in sources if source.endswith(_WEIGHT)}
+
     def unloadable(self) -> str | None:
         """Why the loader of packed weights in transformers fails on this class, if it does.
 
