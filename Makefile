@@ -15,7 +15,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 UV     := $(VENV)/uv/bin/uv
 LOWEST := $(VENV)/lowest
 
-.PHONY: demo test test-slow test-extras lint types unit check install lock-check lowest conform bench docs clean
+.PHONY: demo test test-slow test-extras test-architectures lint types unit check install lock-check lowest conform bench docs clean
 
 demo: $(READY)
 	$(BIN)/lowbit demo -o $(OUT)
@@ -52,6 +52,10 @@ test-slow: $(READY)
 # Each extra alone, in a fresh environment: minutes and, for torch, what pip downloads.
 test-extras: $(READY)
 	$(BIN)/python -m pytest -m slow tests/packaging
+
+# Every decoder type that transformers has, as a small model, against plain transformers; writes docs/results/architectures.md.
+test-architectures: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m tests.architectures
 
 # The inner loop, one chapter by letter or file: make check CHAPTER=eigenspace
 check: $(READY)

@@ -34,8 +34,8 @@ def page(outcomes: list[Outcome]) -> str:
     lines = [
         "# Architectures",
         "",
-        f"Every type that transformers {transformers.__version__} maps to a causal or an image-text-to-text class, as a "
-        "small model with random weights: compressed to 4 bits with an adapter, then computed by plain transformers on "
+        f"Every type that transformers {transformers.__version__} maps to a causal or an image-text-to-text class, as "
+        "a small model with random weights: compressed to 4 bits with an adapter, then computed by plain transformers on "
         "the files written. `make test-architectures` writes this page.",
         "",
         f"The perplexities of the base, the compressed and the compensated model equal those of plain transformers for "
@@ -43,8 +43,8 @@ def page(outcomes: list[Outcome]) -> str:
         "",
         "## Equal",
         "",
-        "*Share* is the part of the parameters of the small model that is in compressed layers. Where PEFT does not take "
-        "the adapter, its product was added to the weights.",
+        "*Share* is the part of the parameters of the small model that is in compressed layers. Where PEFT does not "
+        "take the adapter, its product was added to the weights.",
         "",
         "| type | class | layers | share | PEFT |",
         "| --- | --- | --- | --- | --- |",
