@@ -12,6 +12,7 @@ import transformers
 
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.peft import read_adapter
+from lowbit.formats.stacks import flatten
 from lowbit.models.inventory import Inventory
 from lowbit.models.policy import Reason, Unsupported, causal_class
 from lowbit.recipes.compress import compress
@@ -116,7 +117,7 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     outcome.layers = len(record["modules"])
     outcome.share = sum(math.prod(module["shape"]) for module in record["modules"]) / record["model"]["parameters"]
     outcome.packed = record["loads_with"]["format"] != "dense"
-    cls: Any = getattr(transformers, outcome.name)
+    cls: Any = getattr(transformers, record["model"]["architecture"])
     theirs = {"base": plain_perplexity(cls.from_pretrained(base))}
     unpacked = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if outcome.packed else {}
     model = cls.from_pretrained(out, **unpacked)
@@ -155,12 +156,14 @@ def _adapted(model: Any, adapter: Path, outcome: Outcome) -> Any:
     from peft import PeftModel
 
     factors = read_adapter(adapter).factors
-    before = {name: model.get_submodule(name).weight for name in factors}
+    own = dict(model.named_parameters())
+    before = {name: own[name if name in own else f"{name}.weight"] for name in factors}
+    wrapped = flatten(factors, ())[0]
     try:
-        adapted = PeftModel.from_pretrained(model, adapter)
+        adapted: Any = PeftModel.from_pretrained(model, adapter)
         parts = {name: part for name, part in adapted.base_model.model.named_modules() if hasattr(part, "lora_A")}
         left = [
-            n for n in factors if n not in parts or not torch.equal(parts[n].lora_B["default"].weight, factors[n][0])
+            n for n in wrapped if n not in parts or not torch.equal(parts[n].lora_B["default"].weight, wrapped[n][0])
         ]
         if not left:
             return adapted
@@ -171,5 +174,5 @@ def _adapted(model: Any, adapter: Path, outcome: Outcome) -> Any:
     for name, (b, a) in factors.items():
         product = (b @ a).to(before[name].dtype)
         with torch.no_grad():
-            before[name] += product.T if before[name].shape != product.shape else product
+            before[name] += product.mT if before[name].shape != product.shape else product
     return model

@@ -24,10 +24,23 @@ _SMALL: dict[str, Any] = {
     # depth
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
     # heads
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
+    **dict.fromkeys(
+        (
+            "num_attention_heads",
+            "n_head",
+            "n_heads",
+            "num_heads",
+            "attention_heads",
+            "swa_num_attention_heads",
+            "linear_num_heads",
+        ),
+        4,
+    ),
     **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
-    **dict.fromkeys(("head_dim", "dim_head", "d_kv", "kv_channels", "attention_head_size"), 8),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads"), 2),
+    **dict.fromkeys(
+        ("head_dim", "dim_head", "d_kv", "kv_channels", "attention_head_size", "swa_head_dim", "linear_head_dim"), 8
+    ),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 16),
     # tokens
     "vocab_size": VOCABULARY,
@@ -36,6 +49,8 @@ _SMALL: dict[str, Any] = {
     "pad_token_id": 0,
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length"), 128),
     **dict.fromkeys(("sliding_window", "attention_window_size", "window_size", "local_window_size"), 8),
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 16,
     # experts
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk"), 2),
@@ -73,8 +88,8 @@ _TEXT_MROPE: dict[str, Any] = {"text_config": _MROPE}
 _MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots3_note"), _MLA),
     **dict.fromkeys(("dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), _MLA),
-    **dict.fromkeys(("mistral4",), _MLA),
-    **dict.fromkeys(("kimi_k25", "mistral_large4", "glm5_next"), {"text_config": _MLA}),
+    "mistral4": _MLA,
+    **{kind: {"text_config": _MLA} for kind in ("kimi_k25", "mistral_large4")},
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _TEXT_MROPE),
     "qwen2_5_omni_thinker": _TEXT_MROPE,
     "glm4v_moe": {"text_config": _MROPE | {"partial_rotary_factor": 1.0}},
@@ -103,7 +118,6 @@ _MORE: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
     },
-    "dots3_note": {"text_config": _MLA},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "num_kv_shared_layers": 2,
@@ -113,8 +127,41 @@ _MORE: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 16,
         "laurel_rank": 8,
     },
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _MROPE["rope_parameters"]),
+    },
+    "deepseek_v4": {"num_key_value_heads": 1, "head_dim": 32, "q_lora_rank": 32},
+    "gemma4": {"text_config": {"global_head_dim": 8}},
+    "gemma4_text": {"global_head_dim": 8},
+    "cohere_compass": {
+        "text_config": {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _MROPE["rope_parameters"]),
+        }
+    },
+    "cosmos3_edge": _TEXT_MROPE,
+    "ernie4_5_vl_moe": {"text_config": {"moe_intermediate_size": [32, 32]}},
+    "glm5_next": {"text_config": _MLA | {"qk_rope_head_dim": 0}},
+    "inkling2": {"vision_config": {"text_hidden_size": 32}},
+    "florence2": {"vision_config": None},
+    "emu3": {"vocabulary_map": {"<image>": 260}},
+    "chameleon": {"vocabulary_map": {"<image>": 260}},
+    **{kind: {"text_config": {"pad_token_id": 0}} for kind in ("kosmos-2", "kosmos-2.5")},
 }
+
+
+NOT_TRIED = (
+    "deepseek_ocr2",
+    "dots3_note",
+    "gemma4_assistant",
+    "gemma4_unified_assistant",
+    "granite4_vision",
+    "molmo2",
+    "muse_spark",
+    "nemotron_h_omni",
+)
+"""Types whose configurations contradict themselves at these sizes."""
 
 
 def small_config(kind: str) -> Any:
@@ -122,8 +169,8 @@ def small_config(kind: str) -> Any:
     cls = transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]
     values, more = _small(cls, _SMALL), _MORE.get(kind, {})
     for name, value in more.items():
-        values[name] = values[name] | value if isinstance(values.get(name), dict) else value
-    return cls(**values)
+        values[name] = values[name] | value if isinstance(value, dict) and name in values else value
+    return cls(**{name: value for name, value in values.items() if value is not None})
 
 
 def _small(cls: Any, table: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("peft")
-pytest.importorskip("compressed_tensors")
+import torch
+import transformers
 
 from lowbit.formats.checkpoint import SIDE_FILES, open_checkpoint
 from lowbit.formats.safetensors_file import SafetensorsFile

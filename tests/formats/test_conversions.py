@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
+import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from lowbit.formats.checkpoint import open_checkpoint

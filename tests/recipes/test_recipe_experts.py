@@ -132,9 +132,10 @@ def test_what_cannot_be_packed_is_said_aloud_with_its_share(experts: Make) -> No
     remarks = result.record["model"]["remarks"]
     assert notes == remarks
     assert len(remarks) == 2
+    stored = open_checkpoint(result.out)
+    values = sum(math.prod(stored.shape(name)) for name in stored.names())
     for name, remark in zip(("gate_up_proj", "down_proj"), remarks, strict=True):
         size = sum(math.prod(m["shape"]) for m in result.record["modules"] if m["name"].endswith(f"experts.{name}"))
-        values = sum(math.prod(open_checkpoint(result.out).shape(n)) for n in open_checkpoint(result.out).names())
         assert f"experts.{name} of 2 blocks, {size / values:.1%} of all values, is stored dense" in remark
         assert remark in (result.out / "README.md").read_text(encoding="utf-8")
     for kept in result.record["model"]["kept"]:
@@ -172,7 +173,7 @@ def test_inputs_of_an_expert_are_those_of_transformers(tiny: Callable[..., Path]
             if linear.experts
             for expert in range(4)
         }
-    model = AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager").eval()
     del model.get_decoder().layers[1:]
     with torch.no_grad(), Linears() as seen:
         for row in (ids[:20], ids[20:]):
@@ -283,7 +284,7 @@ def test_factors_are_laid_out_as_peft_reads_them(transposed: bool) -> None:
     with pytest.raises(AdapterError, match="lowbit can tell apart"):
         parameter_of("other", parameters)
     with pytest.raises(AdapterError, match="no multiple of the rank 4"):
-        unflatten("experts.down_proj", 4, b, a)
+        unflatten("experts.down_proj", 4, *plain["experts"])
     model = get_peft_model(Model(), LoraConfig(r=2, lora_alpha=2, target_modules=[], target_parameters=parameters))
     state = {f"base_model.model.{w}.lora_{key}.default.weight": f for w, pair in plain.items() for key, f in
              zip("BA", pair, strict=True)}  # fmt: skip

@@ -30,7 +30,7 @@ def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model:
         factors.update(shards.factors(index))
     every = [linear for linears in inventory.linears for linear in linears]
     transposed = all(linear.transposed for linear in every if not linear.experts)
-    leaves = {piece.name.rpartition(".")[2] for linear in every for piece in linear.pieces}
+    leaves = inventory.layout.merged()
     with writing(folder):
         write_adapter(
             folder,
@@ -48,6 +48,10 @@ def output_index(shards: Shards) -> dict[str, Any]:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(shards.weight_map().items()))}
 
 
+# Which implementation computes is its runner's choice, and the name of a kernel on the hub would be code.
+_RUNNER_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+
+
 def output_config(inventory: Inventory, method: Method, shards: Shards) -> bytes:
     """Content of ``config.json``: the input's, key for key, with what was changed.
 
@@ -63,6 +67,8 @@ def output_config(inventory: Inventory, method: Method, shards: Shards) -> bytes
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         part |= {key: stored for key in ("torch_dtype", "dtype") if key in part}
+        for key in _RUNNER_KEYS:
+            part.pop(key, None)
     if not {"torch_dtype", "dtype"} & config.keys():
         config["torch_dtype"] = stored
     if method.packs(inventory):

@@ -107,12 +107,13 @@ class Shards:
         """Those of the parameters that a conversion makes which are not compressed, by the names they are stored under.
 
         Names and layout stay those of the files, so that they are read back in the same way. In the layout of the
-        class stand parameters whose fellows are compressed, and all that need an operation in a packed output: the
-        loader of transformers expects the inputs of an operation packed all or none.
+        class stand parameters whose fellows are compressed, and all that need an operation on weights in a packed
+        output: the loader of transformers expects the inputs of such an operation packed all or none.
         """
         inventory, weights = self._inventory, self._decoder.weights
         whole = len(parameters) == len(conversion.makes)
-        if whole and (conversion.plain or not self._method.packs(inventory)):
+        packable = all(name.endswith(".weight") for name in conversion.sources)
+        if whole and (conversion.plain or not packable or not self._method.packs(inventory)):
             stored = [(name, inventory.checkpoint.shape(name), weights.source, name) for name in conversion.sources]
         else:
             shapes = inventory.layout.shapes

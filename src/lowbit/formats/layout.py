@@ -85,11 +85,11 @@ class Layout:
 
     def __init__(self, model: Any, shapes: Mapping[str, tuple[int, ...]], *, mapped: bool = True) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, dot_natural_key
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key
 
         mapping = get_model_conversion_mapping(model) if mapped else []
         self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        self._renamings = [entry for entry in mapping if not isinstance(entry, WeightConverter)]
+        self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         self._model = model
         self._known = model.state_dict(keep_vars=True)
         by_pattern = {pattern: entry for entry in self._converters for pattern in entry.source_patterns}
@@ -156,6 +156,11 @@ class Layout:
             == (parameter, part)
             for part in parts
         )
+
+    def merged(self) -> set[str]:
+        """Last names of modules whose weights become part of a parameter that is not the weight of a module."""
+        sources = (s for c in self._converters if not c.target_patterns[0].endswith(_WEIGHT) for s in c.source_patterns)
+        return {source.removesuffix(_WEIGHT).rpartition(".")[2] for source in sources if source.endswith(_WEIGHT)}
 
     def unloadable(self) -> str | None:
         """Why the loader of packed weights in transformers fails on this class, if it does.

@@ -238,9 +238,8 @@ def _rebuilt(value: Any, like: Any, memo: dict[int, Any]) -> Any:
             result = like
     elif isinstance(value, MutableMapping):
         result = memo[id(value)] = copy.copy(value)
-        others = like if isinstance(like, MutableMapping) else {}
         for key, item in value.items():
-            result[key] = _rebuilt(item, others.get(key), memo)
+            result[key] = _rebuilt(item, like.get(key) if isinstance(like, MutableMapping) else None, memo)
     elif type(value) in (list, tuple):
         others = like if type(like) is type(value) and len(like) == len(value) else [None] * len(value)
         result = type(value)(_rebuilt(item, other, memo) for item, other in zip(value, others, strict=True))
