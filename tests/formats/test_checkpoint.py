@@ -19,8 +19,6 @@ from lowbit.models.policy import Reason, Unsupported, causal_class
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.files import digest, write_bytes
 
-from .conftest import tiny_model
-
 Write = Callable[..., Path]
 SHARD = "200KB"
 
