@@ -35,8 +35,8 @@ def page(outcomes: list[Outcome]) -> str:
         "# Architectures",
         "",
         f"Every type that transformers {transformers.__version__} maps to a causal or an image-text-to-text class, as "
-        "a small model with random weights: compressed to 4 bits with an adapter, then computed by plain transformers on "
-        "the files written. `make test-architectures` writes this page.",
+        "a small model with random weights: compressed to 4 bits with an adapter, then computed by plain transformers "
+        "on the files written. `make test-architectures` writes this page.",
         "",
         f"The perplexities of the base, the compressed and the compensated model equal those of plain transformers for "
         f"{len(equal)} types; {len(refused)} are refused.",

@@ -136,7 +136,7 @@ class Layout:
         return next((name for name in names if not packed or self._packs(name, parameter)), None)
 
     def names(self, parameter: str) -> list[str]:
-        """The names that new values of a parameter may have: its own, before it that in the file if it is one tensor."""
+        """The names that new values of a parameter may have: that in the file, if it is one tensor, and its own."""
         conversion = self.of[parameter]
         return [*(conversion.sources if conversion.plain else ()), parameter]
 
