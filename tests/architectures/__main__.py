@@ -61,14 +61,9 @@ def page(outcomes: list[Outcome]) -> str:
     for reason in dict.fromkeys(o.reason for o in refused if o.reason):
         kinds = ", ".join(f"`{o.kind}`" for o in refused if o.reason is reason)
         lines.append(f"| {reason.value} | {kinds} |")
-    lines += [
-        "",
-        "## Not tried",
-        "",
-        "No small model could be built: " + ", ".join(f"`{k}`" for k in NOT_TRIED) + ".",
-        "",
-    ]
-    return "\n".join(lines)
+    lines += ["", "## Not tried", "", "| type | why |", "| --- | --- |"]
+    lines += [f"| `{kind}` | {why} |" for kind, why in NOT_TRIED.items()]
+    return "\n".join([*lines, ""])
 
 
 def main(kinds: list[str]) -> int:

@@ -88,7 +88,7 @@ _TEXT_MROPE: dict[str, Any] = {"text_config": _MROPE}
 _MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots3_note"), _MLA),
     **dict.fromkeys(("dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), _MLA),
-    "mistral4": _MLA,
+    "mistral4": {"num_key_value_heads": 4, "head_dim": 32},
     **{kind: {"text_config": _MLA} for kind in ("kimi_k25", "mistral_large4")},
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _TEXT_MROPE),
     "qwen2_5_omni_thinker": _TEXT_MROPE,
@@ -151,17 +151,14 @@ _MORE: dict[str, dict[str, Any]] = {
 }
 
 
-NOT_TRIED = (
-    "deepseek_ocr2",
-    "dots3_note",
-    "gemma4_assistant",
-    "gemma4_unified_assistant",
-    "granite4_vision",
-    "molmo2",
-    "muse_spark",
-    "nemotron_h_omni",
-)
-"""Types whose configurations contradict themselves at these sizes."""
+_CONTRADICTS = "its configuration contradicts itself at this size"
+NOT_TRIED: dict[str, str] = {
+    **dict.fromkeys(("deepseek_ocr2", "dots3_note", "granite4_vision", "molmo2", "muse_spark"), _CONTRADICTS),
+    **dict.fromkeys(("nemotron_h_omni", "ernie4_5_vl_moe"), _CONTRADICTS),
+    **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model, not alone"),
+    "shieldgemma2": "transformers does not read back what it writes",
+}
+"""Types without a small model, and why."""
 
 
 def small_config(kind: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from lowbit.formats.checkpoint import SIDE_FILES, open_checkpoint
 from lowbit.formats.safetensors_file import SafetensorsFile
@@ -17,7 +18,7 @@ from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions, parse_options
 from lowbit.runs.events import Event, Note
 
-from .run import compress_options, save_small, try_architecture
+from .run import TOLERANCE, byte_tokenizer, compress_options, plain_perplexity, save_small, try_architecture
 from .sizes import small_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers and PEFT, about sizes and names
@@ -135,3 +136,30 @@ def test_a_weight_that_is_used_without_its_layer_stays_and_is_named(tmp_path: Pa
     notes = [event.message for event in events if isinstance(event, Note)]
     assert any("mixer.dt_proj" in note and "left as it is" in note for note in notes)
     assert "backbone.layers.0.mixer.dt_proj.weight" in {kept["name"] for kept in record["model"]["kept"]}
+
+
+def test_a_head_of_its_own_counts_although_the_configuration_ties_it(tmp_path: Path) -> None:
+    config = small_config("llama")
+    config.tie_word_embeddings = True
+    save_small(tmp_path / "base", config)
+    stored = load_file(tmp_path / "base" / "model.safetensors")
+    stored["lm_head.weight"] = stored["model.embed_tokens.weight"].flip(0)
+    save_file(stored, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    record, _ = _compress(tmp_path, "llama", evaluate=str(tmp_path / "text.txt"))
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    ids = byte_tokenizer()((tmp_path / "text.txt").read_text(encoding="utf-8"))["input_ids"]
+    assert record["perplexity"]["base"] == pytest.approx(plain_perplexity(model, ids), rel=TOLERANCE)
+    assert record["model"]["parameters"] == sum(value.numel() for value in model.parameters())
+
+
+def test_parts_of_a_packed_weight_are_found_whatever_the_module_is_called(tmp_path: Path) -> None:
+    """The loader of transformers takes a module that ends in ``weight`` for the weight itself: it stays dense."""
+    inventory = _inventory(tmp_path, "qwen4_exp_text")
+    names = {linear.name for linears in inventory.linears for linear in linears}
+    assert "attn_hyper_connection.input_mix_weight_up" in names
+    assert "attn_hyper_connection.block_inject_weight" not in names
+
+
+def _inventory(folder: Path, kind: str) -> Any:
+    save_small(folder / "base", small_config(kind))
+    return Decoder(open_checkpoint(folder / "base")).inventory

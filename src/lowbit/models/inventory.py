@@ -210,7 +210,7 @@ def _build(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, str]:
     cls = causal_class(checkpoint.config, checkpoint.source)
     for attention in ("sdpa", "eager"):
         config = copy.deepcopy(checkpoint.config)  # building writes the type and the attention into it
-        if not isinstance(config, cls.config_class):
+        if cls.config_class is config.sub_configs.get("text_config"):
             config = config.get_text_config()
         try:
             with building(checkpoint), init_empty_weights(include_buffers=False):
