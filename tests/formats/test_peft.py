@@ -190,7 +190,6 @@ def targeted_elsewhere(config: dict[str, Any]) -> list[dict[str, Any]]:
                 "lora_bias": True,
                 "use_qalora": True,
                 "layer_replication": [[0, 2]],
-                "target_parameters": ["experts.gate_up_proj"],
                 "arrow_config": {"top_k": 3},
             }.items()
         ),

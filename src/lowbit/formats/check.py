@@ -24,7 +24,7 @@ from .limits import building
 from .packed import PackedFormat
 from .packed.packing import dense_words, padded_words
 from .patterns import matches
-from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, targeted
+from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, target_of
 from .safetensors_file import SafetensorsFile
 
 __all__ = ["CONSUMERS", "Verdict", "check_directory", "record", "report_lines"]
@@ -93,6 +93,7 @@ class _Adapter:
     odd: list[str]  # tensors that are no factors of a linear layer
     halves: list[str]  # modules with one factor, or factors that do not fit
     scales: dict[str, float]  # module → what PEFT multiplies with
+    stacks: frozenset[str]  # those of ranks that are parameters of experts
     base_type: str  # model_type of the model that it lies in, "" if it lies in none
 
 
@@ -132,12 +133,18 @@ def _read_adapter(folder: Path) -> _Adapter:
         pairs.setdefault(module, {})["A" if ".lora_A." in key else "B"] = file.entries[key].shape
     halves = [m for m, p in pairs.items() if [len(s) for s in p.values()] != [2, 2] or not p["B"][1] == p["A"][0] > 0]
     ranks = {module: pair["A"][0] for module, pair in pairs.items() if module not in halves}
+    for module, rows in list(ranks.items()):  # a stack has as many times its rank as it has experts
+        name = target_of(config, module)
+        if name not in (module, None) and rows % (rank := stated_rank(config, str(name)) or rows) == 0:
+            del ranks[module]
+            ranks[str(name)] = rank
     return _Adapter(
         config=config,
         ranks=ranks,
         odd=sorted(set(file.entries) - set(names)),
         halves=halves,
         scales={module: scaling(config, module, rank) for module, rank in ranks.items()},
+        stacks=frozenset(ranks) - frozenset(pairs),
         base_type=_model_type(folder.resolve().parent / "config.json"),
     )
 
@@ -154,7 +161,7 @@ def _peft(adapter: _Adapter, verdict: Verdict) -> None:
     if str(adapter.config.get("peft_type", "")).upper() != "LORA":
         verdict.fail(f"peft_type is {adapter.config.get('peft_type')!r}, not 'LORA'")
     for module, rank in adapter.ranks.items():
-        if not targeted(adapter.config, module):
+        if module not in adapter.stacks and target_of(adapter.config, module) is None:
             verdict.fail(f"module {module} has factors but is not in target_modules: they would be ignored")
         stated = stated_rank(adapter.config, module)
         if stated != rank:
@@ -167,7 +174,10 @@ def _peft(adapter: _Adapter, verdict: Verdict) -> None:
 
 def _not_applied(adapter: _Adapter, verdict: Verdict, but: Sequence[str]) -> None:
     """What only PEFT knows: the others read a few keys and leave the rest, which is silently wrong."""
-    for key, sentence in unmet(adapter.config, RULES).items():
+    unlooked = unmet(adapter.config, RULES)
+    if adapter.config.get("target_parameters"):
+        unlooked["target_parameters"] = "target_parameters names weights that are no modules"
+    for key, sentence in unlooked.items():
         if key not in but:
             verdict.fail(f"{sentence.partition(';')[0]}; {verdict.consumer} does not look at {key}")
 

@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {
     "rank_pattern": applied("stated_rank", dict),
     "alpha_pattern": applied("scaling", dict),
     "target_modules": applied("targeted", list, str),
-    "target_parameters": applied("read_adapter", list),
+    "target_parameters": applied("parameter_of", list),
     "exclude_modules": applied("targeted", list, str),
     "layers_to_transform": applied("targeted", list, int),
     "layers_pattern": applied("targeted", list, str),
@@ -249,6 +249,18 @@ def targeted(config: Mapping[str, Any], module: str) -> bool:
     return False
 
 
+def target_of(config: Mapping[str, Any], module: str) -> str | None:
+    """The module, or the parameter of a stack that its factors change; None where PEFT leaves them out.
+
+    Raises:
+        AdapterError: a parameter that cannot be told from its fellows.
+    """
+    parameters = config.get("target_parameters") or []
+    if targeted(config, module) or f"{module}.weight" in parameters:
+        return module
+    return parameter_of(module, parameters) if parameters else None
+
+
 def module_names(keys: Iterable[str]) -> dict[str, str]:
     """LoRA tensor name → module path, for names ending in ``lora_A.weight`` or ``lora_B.weight``."""
     found = {}
@@ -312,23 +324,20 @@ def read_adapter(folder: str | Path) -> Adapter:
                 f"{path / WEIGHTS}: module {module}: B {tuple(b.shape)} {b.dtype} and A {tuple(a.shape)} {a.dtype} are "
                 "no factors of one rank"
             )
-        name, rank = module, int(a.shape[0])
-        targets = config.get("target_parameters") or []
-        if targets and module not in (config.get("target_modules") or []) and f"{module}.weight" not in targets:
-            name = parameter_of(module, targets)
-            rank = stated_rank(config, name)
-            b, a = unflatten(name, rank, b, a)
-        elif not targeted(config, module) and f"{module}.weight" not in targets:
+        name, rank = target_of(config, module), int(a.shape[0])
+        if name is None:
             raise AdapterError(
                 f"{path / WEIGHTS}: factors of {module}, which {CONFIG} does not target, so that PEFT would leave them "
                 "out: add it to target_modules, or remove the factors"
             )
-        elif stated_rank(config, module) != rank:
+        stated = stated_rank(config, name)
+        if name != module:
+            b, a = unflatten(name, stated, b, a)
+        elif stated != rank:
             raise AdapterError(
-                f"{path / WEIGHTS}: factors of {module} have rank {rank}, but r and rank_pattern say "
-                f"{stated_rank(config, module)}"
+                f"{path / WEIGHTS}: factors of {module} have rank {rank}, but r and rank_pattern say {stated}"
             )
-        factor = scaling(config, name, rank)
+        factor = scaling(config, name, stated)
         factors[name] = (b if factor == 1.0 else b.to(torch.float32) * factor, a)
     return Adapter(factors, file.metadata.get(BASE_HASH_KEY), config)
 
