@@ -79,7 +79,7 @@ def save_small(folder: Path, config: Any, *, dtype: Any = None) -> None:
                 value.normal_(0, 0.25 if "embed" in name else 0.12)
         for module in model.modules():  # some classes clear this row when they are loaded
             if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
-                module.weight[module.padding_idx] = 0
+                torch.nn.init.zeros_(module.weight.narrow(0, module.padding_idx, 1))
     model.config.dtype = dtype or torch.float32
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

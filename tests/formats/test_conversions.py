@@ -98,7 +98,7 @@ def test_parameters_are_those_that_transformers_loads(
     kind: str, rename: Callable[[str], str], hub_layout: bool, tmp_path: Path
 ) -> None:
     folder = _save(tmp_path, kind, rename, save_original_format=hub_layout)
-    checkpoint = open_checkpoint(folder)
+    checkpoint: Any = open_checkpoint(folder)
     cls = decoder_class(checkpoint.config)
     assert cls is not None
     loaded = cls.from_pretrained(folder)
@@ -114,7 +114,7 @@ def test_parameters_are_those_that_transformers_loads(
 def test_new_values_are_stored_where_they_are_read_back(tmp_path: Path) -> None:
     """Under the name in the file if that is one tensor, else under the name of the class."""
     folder = _save(tmp_path, "qwen2_moe")
-    checkpoint = open_checkpoint(folder)
+    checkpoint: Any = open_checkpoint(folder)
     model = transformers.Qwen2MoeForCausalLM(checkpoint.config)
     layout = Layout(model, {name: checkpoint.shape(name) for name in checkpoint.names()})
     for name in layout.of:
@@ -131,7 +131,7 @@ def test_two_tensors_for_one_parameter_are_refused_by_name(tmp_path: Path) -> No
     stored = load_file(folder / "model.safetensors")
     stored["lm_head.weight"] = stored["embed_out.weight"] + 1
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    checkpoint = open_checkpoint(folder)
+    checkpoint: Any = open_checkpoint(folder)
     model = transformers.GPTNeoXForCausalLM(checkpoint.config)
     with pytest.raises(CheckpointError, match=r"embed_out.weight and lm_head.weight are two tensors for one parameter"):
         Layout(model, {name: checkpoint.shape(name) for name in checkpoint.names()})
@@ -143,7 +143,7 @@ def test_experts_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     name = next(name for name in stored if ".experts.1.w2" in name)
     stored[name] = stored[name][:-1].clone()
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    checkpoint = open_checkpoint(folder)
+    checkpoint: Any = open_checkpoint(folder)
     model = transformers.MixtralForCausalLM(checkpoint.config)
     with pytest.raises(
         CheckpointError, match=r"experts.down_proj cannot be made of tensor .* and 3 more: stack expects"
