@@ -18,7 +18,7 @@ from tiny_models import contents
 from lowbit.models import machine
 from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
-from lowbit.runs import files, journal
+from lowbit.runs import files
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, Started
 
@@ -212,8 +212,7 @@ def test_full_disk(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     out = options().out
     with monkeypatch.context() as patch:
         disk = _FullDisk(room, out)
-        for module in (files, journal):
-            patch.setattr(module, "open", disk, raising=False)
+        patch.setattr(files, "open", disk, raising=False)
         with pytest.raises(RecipeError) as caught:
             compress(options())
     message = str(caught.value)
