@@ -142,7 +142,7 @@ for name in ("reference", "numba", "torch"):
     about = {n: getattr(backend, n) for n in ("name", "compute_dtype", "device", "asarray", "to_numpy")}
     alone = SimpleNamespace(round_up=backend.round_up, **about)
     found = {o.check.clause.id: o.status for o in run(alone, ["R-4", "A"])}
-    assert len(found) == 8 and set(found.values()) == {"pass"}, (name, found)
+    assert len(found) == 10 and set(found.values()) == {"pass"}, (name, found)
 (mutant,) = by_clause()["R-4"]
 assert killers(mutant, 25) == ["test_rounds_up"]
 with tempfile.TemporaryDirectory() as made:
