@@ -252,7 +252,7 @@ def test_a_result_is_printed_once(workplace: Path, capsys: Any) -> None:
 
 def test_pruning_alone_says_that_it_shrinks_no_file(workplace: Path, capsys: Any) -> None:
     assert run(compress_arguments(workplace, "pruned", bits=16, sparsity="2:4", compensate="none")) == 0
-    assert "note: 2:4 sparsity alone shrinks no file" in capsys.readouterr().err
+    assert "note: 2:4 sparsity alone makes no file smaller" in capsys.readouterr().err
     assert "the files are as large as before" in (workplace / "pruned" / "README.md").read_text()
 
 

@@ -91,6 +91,7 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "dtype": "float32",
             "forward_dtype": "float32",
             "kept": [],
+            "remarks": [],
         },
         "modules": modules,
         "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},
@@ -115,5 +116,6 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "dequantize": True,
             "transformers": "from_pretrained with CompressedTensorsConfig(dequantize=True)",
             "why": "asymmetric: the default path of transformers refuses packed zero points",
+            "peft_refuses": None,
         },
     }

@@ -15,7 +15,8 @@ from lowbit.formats.check import check_directory
 from lowbit.formats.checkpoint import open_checkpoint, weights_hash
 from lowbit.formats.errors import CheckpointError
 from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
-from lowbit.models.policy import causal_class
+from lowbit.models.decoder import Decoder
+from lowbit.models.policy import Reason, Unsupported, causal_class
 from lowbit.runs import files
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.files import digest, write_bytes
@@ -274,3 +275,54 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RecipeError, match="no space left"):
         write_bytes(tmp_path / "config.json", b"{}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation"]
+)
+def test_a_configuration_never_chooses_a_kernel(
+    key: str, llama: Any, write_model: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers.modeling_utils as loading
+
+    folder = write_model(llama)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: "somebody/kernel"}))
+    monkeypatch.setattr(loading, "lazy_import_flash_attention", lambda *_, **__: pytest.fail("a kernel of the hub"))
+    assert all(verdict.passed for verdict in check_directory(folder, ["transformers", "peft"])[1])
+    assert Decoder(open_checkpoint(folder)).inventory.attention == "sdpa"
+
+
+def test_code_beside_a_model_is_never_run(
+    llama: Any, write_model: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_model(llama)
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass T: pass\n")
+    names = {"AutoConfig": "evil.T", "AutoModelForCausalLM": "evil.T", "AutoTokenizer": ["evil.T", "evil.T"]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"auto_map": names, "custom_generate": "evil.py"}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.tokenizer()("w5 w6").input_ids == [5, 6]
+    Decoder(checkpoint)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "Evil"}))
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be loaded"):
+        checkpoint.tokenizer()
+    (folder / "config.json").write_text(json.dumps({"model_type": "novel", "auto_map": names}))
+    with pytest.raises(CheckpointError, match="never runs code shipped with a model"):
+        open_checkpoint(folder)
+    assert not ran.exists()
+
+
+def test_the_tokenizer_is_that_of_the_directory(llama: Any, write_model: Write, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "other.gguf")
+    folder = write_model(llama)
+    (folder / "tokenizer.json").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    place = {"gguf_file": str(tmp_path / "other.gguf")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | place))
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be loaded"):
+        open_checkpoint(folder).tokenizer()

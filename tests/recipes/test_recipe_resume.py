@@ -20,7 +20,7 @@ from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
 from lowbit.runs import files
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, Started
+from lowbit.runs.events import BlockDone, BlockResumed, BlockStarted, Event, Finished, Started, Step
 
 Make = Callable[..., CompressOptions]
 
@@ -122,7 +122,7 @@ def test_finished_directory_is_recognised(options: Make) -> None:
     assert again.already_done
     assert again.record == first.record
     assert contents(first.out) == before
-    assert [type(event) for event in events] == [Finished]
+    assert [type(event) for event in events] == [Step, Step, Finished]
     with pytest.raises(RecipeError, match=r"holds a finished run with other settings:\n  bits: 3 -> 2\n"):
         compress(options(bits=2))
     assert contents(first.out) == before

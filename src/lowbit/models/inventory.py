@@ -87,6 +87,7 @@ class Inventory:
 
     def _match(self) -> dict[str, str]:
         values = self.model.state_dict(keep_vars=True)
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ()) - set(self.untied)
         families: dict[int, list[str]] = {}
         for name, value in values.items():
             families.setdefault(id(value), []).append(name)
@@ -108,8 +109,8 @@ class Inventory:
                         f"{self.source}: tensor {self.layout.of[name].sources[0]} {made} shape {actual}, "
                         f"but its configuration needs {expected}"
                     )
-            for name in family:  # like transformers, which ties only what the file leaves open
-                where[name] = name if name in found else found[0]
+            for name in family:  # like transformers, which ties what the file leaves open, or holds a copy of
+                where[name] = name if name in found and name not in tied else found[0]
         return where
 
     def _used(self) -> list[Conversion]:

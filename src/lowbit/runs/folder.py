@@ -192,6 +192,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _sums(path: Path) -> dict[str, str]:
     """Name → sha256 in hex."""
-    return {
-        found[2]: found[1] for found in re.finditer(r"^([0-9a-f]{64})  (.+)$", path.read_text("utf-8", "replace"), re.M)
-    }
+    *lines, rest = path.read_text("utf-8", "replace").split("\n")
+    found = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
+    if rest or not all(found):
+        raise RecipeError(f"{path}: damaged; choose another output directory, or remove this one")
+    return {line[2]: line[1] for line in found if line}
