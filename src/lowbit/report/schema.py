@@ -43,7 +43,12 @@ def require_record(record: Any, where: str) -> None:
     Raises:
         RecipeError: naming the first place that is wrong.
     """
-    wrong = next(problems(record, load_schema()), None)
+    level = [record]
+    for _ in range(50):  # whoever walks it, walks by recursion
+        level = [
+            v for one in level for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, (dict, list))
+        ]
+    wrong = "nested too deeply" if level else next(problems(record, load_schema()), None)
     if wrong is not None:
         raise RecipeError(f"{where}: no record of a finished run ({wrong[:200]}); choose another output directory")
 
