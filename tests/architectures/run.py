@@ -88,8 +88,8 @@ def save_small(folder: Path, config: Any, *, dtype: Any = None) -> None:
 @torch.no_grad()
 def plain_perplexity(model: Any, ids: list[int] | None = None) -> float:
     """By the definition, with the model's own forward."""
-    ids = ids or byte_tokenizer()(TEXT)["input_ids"]
-    rows = torch.tensor(ids[: LENGTH * WINDOWS]).reshape(WINDOWS, LENGTH)
+    tokens: list[int] = ids or list(byte_tokenizer()(TEXT)["input_ids"])
+    rows = torch.tensor(tokens[: LENGTH * WINDOWS]).reshape(WINDOWS, LENGTH)
     total = 0.0
     for row in rows:
         logits = model(input_ids=row[None], use_cache=False).logits[0].float()
