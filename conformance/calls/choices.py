@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .given import Call, Empty, Given, Wrong, f32, floats, integers, nan, ones
+from .given import Call, Empty, Given, Wrong, floats, integers, nan, ones
 
 FLOAT64 = ("choice_frontier",)
 
@@ -40,5 +40,4 @@ def wrong() -> list[Wrong]:
         Wrong("allocate_choices", (cost, loss), {"budget": 1}, ("1", "2")),
         Wrong("allocate_choices", (cost, loss), {"budget": -1}, ("-1",)),
         Wrong("allocate_choices", (cost, loss), {"budget": 9, "tolerance": nan}, ("nan",)),
-        Wrong("allocate_choices", (cost, np.full((2, 3), nan, f32)), {"budget": 9}, ("nan",)),
     ]

@@ -25,7 +25,9 @@ def _errors(table: Table) -> None:
             seen = chapter.weighted(problem)
             values = SPEC.divergence_spectrum(d, problem.c, g, damping=damping)
             square = (1 + seen.kappa) * chapter.gap(seen.d, problem.c, 1, U32)  # of a value by how far it may be off
-            allowed = np.minimum(square / np.maximum(values, 1e-30), np.sqrt(square)) + compare.gamma(6, U32) * values
+            allowed = (
+                np.minimum(square / np.maximum(values, 2.0**-100), np.sqrt(square)) + compare.gamma(6, U32) * values
+            )
             arrays = [d, problem.c, g]
             table.call("F-2", f"outputs {about}, damping {damping}", arrays, near("", values, allowed), damping=damping)
 

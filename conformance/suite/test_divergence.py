@@ -118,7 +118,7 @@ def test_spectrum(kit: Kit, problem: OutputProblem) -> None:
     kit.check(compare.forward(found.astype(np.float64) ** 2, expected, allowed, "squared singular values"))
 
 
-def patched(kit: Kit, problem: OutputProblem, tolerance: float = 1e-6) -> Any:
+def patched(kit: Kit, problem: OutputProblem, tolerance: float = strategies.TOLERANCES[0]) -> Any:
     """The call, with the warning of a loud fall-through allowed."""
     d, c, g, rank, damping = problem
     with warnings.catch_warnings():

@@ -125,7 +125,10 @@ def told(field: griffe.Object) -> str | None:
     for node in ast.walk(ast.parse(str(annotation or "None"), mode="eval")):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Told":
             default = getattr(field, "value", None)
-            text = str(ast.literal_eval(node.args[0])).replace("*", "\\*")
+            given = node.args[0]
+            if isinstance(given, ast.Name):  # a text that several options share
+                given = ast.parse(str(field.module[given.id].value), mode="eval").body
+            text = str(ast.literal_eval(given)).replace("*", "\\*")
             return f"{text} Default `{default}`." if default is not None else text
     return None
 

@@ -195,5 +195,8 @@ def _sums(path: Path) -> dict[str, str]:
     *lines, rest = path.read_text("utf-8", "replace").split("\n")
     found = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
     if rest or not all(found):
-        raise RecipeError(f"{path}: damaged; choose another output directory, or remove this one")
+        raise RecipeError(
+            f"{path} was changed since the run wrote it, and is no list of digests any more: choose another output "
+            "directory, or remove this one"
+        )
     return {line[2]: line[1] for line in found if line}
