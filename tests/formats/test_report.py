@@ -180,9 +180,11 @@ def test_the_schema_accepts_a_record_and_names_what_is_wrong() -> None:
     del record["totals"]["ratio"]
     record["inputs"]["x"] = "not a hash"
     record["perplexity"] = {"base": "low"}
+    record["modules"][2]["energy"] = {"ranks": 0.5}
     assert sorted(problem.partition(":")[0] for problem in problems(record, load_schema())) == [
         "$.inputs.x",
         "$.modules[1].rank",
+        "$.modules[2].energy, the name 'ranks'",
         "$.perplexity",
         "$.totals",
     ]

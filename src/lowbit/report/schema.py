@@ -84,6 +84,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = N
                 yield f"{place}: fits none of the alternatives"
         elif keyword == "required":
             yield from (f"{place}: lacks {name}" for name in rule if isinstance(value, dict) and name not in value)
+        elif keyword == "propertyNames":
+            for name in value if isinstance(value, dict) else ():
+                yield from problems(name, rule, top, f"{place}, the name {name!r}")
         elif keyword == "pattern":
             if isinstance(value, str) and not re.search(rule, value):
                 yield f"{place}: {value!r} does not match {rule}"
