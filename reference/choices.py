@@ -154,8 +154,8 @@ def decide(c: I64, lost: F64, gap: float, λ: float, budget: int) -> tuple[I64 |
         value = sums[order] - λ * cost[order]
         order = order[value < np.minimum.accumulate(np.concatenate([[np.inf], value[:-1]]))]
         if len(order) > STATES:
-            order, complete = np.sort(order[np.argsort(sums[order], kind="stable")[:STATES]]), False
-            order = order[np.argsort(cost[order], kind="stable")]
+            least = np.argsort(sums[order], kind="stable")[:STATES]
+            order, complete = order[np.sort(least)], False  # still by rising cost
         spent, losing = cost[order], sums[order]
         chosen = chosen[order // len(options_)]
         chosen[:, i] = options_[order % len(options_)]

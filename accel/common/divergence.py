@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 from lowbit.reference.types import Compensation
 
-from .refusals import check_number
-
-__all__ = ["NO_WEIGHT", "Root", "check_damping", "label_rows", "patch", "spectral_root"]
+__all__ = ["NO_WEIGHT", "Root", "label_rows", "patch", "spectral_root"]
 
 Array = Any  # of whatever backend
 
@@ -27,11 +25,6 @@ class Root(NamedTuple):
 
     matrix: Array  # (p, m)
     undo: Callable[[Array], Array]  # (p, r) → R⁺ of it, (m, r)
-
-
-def check_damping(clause: str, damping: float) -> float:
-    """Refuse a damping that is negative or not finite."""
-    return check_number(clause, "damping", damping, 0.0)
 
 
 def spectral_root(xp: Any, g: Array, damping: float) -> Root:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import scipy.linalg
 
 from lowbit.accel.common import divergence as common
-from lowbit.accel.common.divergence import Root, check_damping
+from lowbit.accel.common.divergence import Root
 from lowbit.accel.common.low_rank import check_patch
-from lowbit.accel.common.refusals import check_matrix, check_whole
+from lowbit.accel.common.refusals import check_damping, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, Purpose
 
@@ -100,7 +100,6 @@ def draw_labels(logits: Array, /, *, seed: int, first: int = 0) -> npt.NDArray[n
     check_whole("F-4", "first", first, 0, 2**32 - max(rows, 1))
     if size == 0:
         raise SpecError("F-4", f"logits of shape {given.shape} leave nothing to draw from")
-    check_matrix("F-4", "logits", given.shape, (rows, size))
     counters = np.zeros((rows, 4), np.int64)
     counters[:, 0], counters[:, 3] = first + np.arange(rows), Purpose.LABEL
     draws = philox_uniform(counters, seed=seed).astype(np.float64)

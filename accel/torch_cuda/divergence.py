@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lowbit.accel.common import divergence as common
-from lowbit.accel.common.divergence import Root, check_damping
+from lowbit.accel.common.divergence import Root
 from lowbit.accel.common.low_rank import check_patch
-from lowbit.accel.common.refusals import check_matrix, check_whole
+from lowbit.accel.common.refusals import check_damping, check_matrix, check_whole
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import Compensation, Purpose
 
