@@ -26,7 +26,7 @@ from lowbit.formats.packed.packing import pack_padded
 from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
 
 Write = Callable[..., Path]
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 
 
 def grid(seed: int, shape: tuple[int, int], bits: int, scheme: str, groups: int, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -211,7 +211,7 @@ def test_conv1d_weights_come_back_in_their_own_orientation(write_model: Write) -
 def test_what_does_not_fit_is_refused_by_name() -> None:
     codes, scale, zeros = grid(1, (8, 32), 4, "asymmetric", 4, torch.float32)
     kinds: list[tuple[dict[str, Any], str]] = [
-        ({"bits": 5}, "m: pack-quantized is written at 2, 3, 4, 8 bits, not 5"),
+        ({"bits": 7}, "m: pack-quantized is written at 2, 3, 4, 5, 6, 8 bits, not 7"),
         ({"bits": 3}, "m: codes lie in 0..15, 3 bits hold 0..7"),
         ({"scheme": "symmetric"}, "m: codes lie in 0..15, 4 bits hold -8..7"),
         ({"scheme": "round"}, "m: unknown scheme 'round'"),

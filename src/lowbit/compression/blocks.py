@@ -121,9 +121,10 @@ def _solve_block(
             done(name, solutions[linear.name])
         del matrix
     if full := [name for name, solution in solutions.items() if solution.full_rank]:
+        ranks = sorted({int(solutions[name].measures["rank"]) for name in full})
         tell(
             Note(
-                f"block {index}: rank {solver.method.rank} is all directions that the calibration inputs of "
+                f"block {index}: rank {' or '.join(map(str, ranks))} is all directions that the calibration inputs of "
                 f"{', '.join(full)} have, so errors were weighed there as without an adapter; take more calibration "
                 "samples or a lower rank"
             )

@@ -36,6 +36,14 @@ class Solution(NamedTuple):
     factors: tuple[torch.Tensor, torch.Tensor] | None  # B (m, r) and A (r, k) as stored
     measures: dict[str, Any]  # of the record
     full_rank: bool  # the adapter was to know of all directions of the inputs, so the compression was not told of it
+    coded: dict[str, torch.Tensor] | None = None  # the factors as codes, where those are asked for
+
+    @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Tensors of the adapter that ship, by the last part of their names; none without one."""
+        if self.coded is not None or self.factors is None:
+            return self.coded or {}
+        return {"B": self.factors[0], "A": self.factors[1]}
 
 
 class _Aim(NamedTuple):
@@ -76,6 +84,8 @@ class LayerSolver:
         Raises:
             SpecError: what the backend refuses.
         """
+        if self.method.settings:
+            return replace(self, method=self.method.of(name)).solve(name, block, linear, w, c, magnitude)
         best, full_rank = self._best_round(name, linear, w, c, magnitude)
         with self.clock("errors"):
             norm = self._error(w, c)
@@ -108,7 +118,13 @@ class LayerSolver:
             "energy": energy,
             "bytes": _bytes(stored, patch),
         }
-        return Solution(stored.tensors, None if patch is None else (patch.b, patch.a), measures, full_rank)
+        return Solution(
+            stored.tensors,
+            None if patch is None else (patch.b, patch.a),
+            measures,
+            full_rank,
+            None if patch is None else patch.packed,
+        )
 
     def _best_round(
         self, name: str, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor
@@ -193,6 +209,6 @@ def _bytes(stored: Stored, patch: Patch | None) -> dict[str, int]:
         parts[kinds.get(name.rpartition(".")[2], "packed")] += tensor.nbytes
     if patch is not None:
         parts["adapter"] = patch.b.nbytes + patch.a.nbytes
-        if patch.packed_bytes is not None:
-            parts["adapter_packed"] = patch.packed_bytes
+        if patch.packed is not None:
+            parts["adapter_packed"] = sum(part.nbytes for part in patch.packed.values())
     return parts

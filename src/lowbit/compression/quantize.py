@@ -12,6 +12,7 @@ from lowbit.models.weights import stored_as
 
 from .arrays import Arrays
 from .method import Method
+from .setting import DENSE
 
 __all__ = ["Stored", "quantize"]
 
@@ -33,6 +34,8 @@ def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: 
     """Compressed form of ``target`` (m, k) float32, for inputs with the second moment ``c`` (k, k) or None."""
     if c is None:
         method = method.blind()
+    if method.bits == DENSE and method.sparsity is None:
+        return _dense(method, name, linear, target)
     w = arrays.give(target)
     if method.joint:
         joint = arrays.backend.sparsegpt(
@@ -51,7 +54,7 @@ def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: 
     if method.sparsity is not None:
         pruned = _prune(method, arrays, w, target.shape[1], c)
         dense = arrays.take(pruned.weight).to(torch.float32)
-        if method.bits == 16:
+        if method.bits == DENSE:
             return _dense(method, name, linear, dense)
         mask = arrays.take(pruned.mask)
         w = arrays.give(dense)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lowbit.data.text import TokenRows
@@ -18,18 +17,12 @@ from .arrays import Arrays
 from .method import Method
 from .shards import Shards
 
-__all__ = ["PLAN_PARTS", "make_plan", "make_record", "model_name"]
+__all__ = ["PLAN_PARTS", "make_plan", "make_record"]
 
 _SCHEMA = "lowbit.compress/1"
 
 PLAN_PARTS = ("options", "inputs", "calibration", "evaluation")
 """Parts of a plan that decide a result on any machine, with any version."""
-
-
-def model_name(model: str) -> str:
-    """Name without the folders of this machine."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
 
 
 def make_plan(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lowbit.formats.factors import FactorForm, factor_parts, unpack_factors
 from lowbit.formats.layout import Conversion
 from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
@@ -18,8 +19,10 @@ from lowbit.runs.events import Note, OnEvent
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
 
+from .contents import Kept, form_of, kept, stored_name
 from .layer import Solution
 from .method import Method
+from .setting import DENSE
 
 __all__ = ["Shards"]
 
@@ -72,9 +75,11 @@ class Shards:
         return self.journal.lines[: self._blocks + 1]
 
     @property
-    def solved(self) -> set[str]:
-        """Full names of the layers that were compressed."""
-        return {module["name"] for line in self.lines[1:] for module in line["modules"]}
+    def packed(self) -> set[str]:
+        """Full names of the modules that are stored as codes, or were to be and are stored dense for their readers."""
+        outer = {module["name"] for line in self.lines[:1] for module in line.get("modules", ())}
+        modules = (module for line in self.lines[1:] for module in line["modules"])
+        return outer | {module["name"] for module in modules if module["bits"] < DENSE}
 
     @property
     def perplexity(self) -> dict[str, Any] | None:
@@ -104,28 +109,17 @@ class Shards:
         self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
 
     def _kept(self, conversion: Conversion, parameters: Sequence[str]) -> dict[str, TensorSource]:
-        """Those of the parameters that a conversion makes which are not compressed, by the names they are stored under.
-
-        Names and layout stay those of the files, so that they are read back in the same way. In the layout of the
-        class stand parameters whose fellows are compressed, and all that need an operation on weights in a packed
-        output: the loader of transformers expects the inputs of such an operation packed all or none.
-        """
+        """What :func:`~lowbit.compression.contents.kept` says is stored, with readers of the values."""
         inventory, weights = self._inventory, self._decoder.weights
-        whole = len(parameters) == len(conversion.makes)
-        packable = all(name.endswith(".weight") for name in conversion.sources)
-        if whole and (conversion.plain or not packable or not self._method.packs(inventory)):
-            stored = [(name, inventory.checkpoint.shape(name), weights.source, name) for name in conversion.sources]
-        else:
-            shapes = inventory.layout.shapes
-            stored = [(inventory.home(name), shapes[name], weights.read, name) for name in parameters]
-        dtype = inventory.stored_type(conversion)
 
-        def reader(read: Reader, name: str) -> Callable[[], torch.Tensor]:
-            if name in inventory.unbounded:
-                return lambda: read(name).to(dtype)
-            return lambda: stored_as(dtype, read(name), f"tensor {name}")
+        def reader(one: Kept) -> Callable[[], torch.Tensor]:
+            read: Reader = weights.source if one.source else weights.read
+            if one.name in inventory.unbounded:
+                return lambda: read(one.name).to(one.place.dtype)
+            return lambda: stored_as(one.place.dtype, read(one.name), f"tensor {one.name}")
 
-        return {home: TensorSource(dtype, shape, reader(read, name)) for home, shape, read, name in stored}
+        found = kept(inventory, self._method, conversion, parameters)
+        return {home: TensorSource(*one.place, reader(one)) for home, one in found.items()}
 
     def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
         """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
@@ -136,19 +130,14 @@ class Shards:
         layers = {linear.name: linear for linear in inventory.linears[index]}
         for path, solution in solutions.items():
             name, linear = inventory.path(index, path), layers[path]
-            parameter = inventory.path(index, linear.parameter)
-            solved.add(parameter)
+            solved.add(inventory.path(index, linear.parameter))
             for key, tensor in solution.tensors.items():
-                if not linear.pieces:
-                    home = inventory.home(parameter, packed=not linear.experts)
-                    key = home if key == parameter else home.removesuffix(".weight") + key.removeprefix(name)
-                tensors[key] = TensorSource.of(tensor)
-            if solution.factors is not None:
-                patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
-        kept = []
+                tensors[stored_name(inventory, name, linear, key)] = TensorSource.of(tensor)
+            patches |= {f"{name}.{key}": TensorSource.of(part) for key, part in solution.parts.items()}
+        left_dense = []
         for conversion in inventory.inner[index]:
             left = [name for name in conversion.makes if name not in solved]
-            kept += [
+            left_dense += [
                 {"name": name, "shape": list(shape), "share": round(math.prod(shape) / inventory.values(), 6)}
                 for name in left
                 if len(shape := inventory.layout.shapes[name]) > 1
@@ -160,7 +149,9 @@ class Shards:
             beside = self._patch_file(index)
             files[f"{beside.parent.name}/{beside.name}"] = write_tensors(beside, patches)
         modules = [solutions[linear.name].measures for linear in inventory.linears[index] if linear.name in solutions]
-        self.journal.append({"step": index, "files": files, **_contents(tensors), "kept": kept, "modules": modules})
+        self.journal.append(
+            {"step": index, "files": files, **_contents(tensors), "kept": left_dense, "modules": modules}
+        )
 
     def _write(self, number: int, tensors: Mapping[str, TensorSource]) -> str:
         return write_tensors(self._folder.out / self.name(number), tensors, scratch=self._folder.work)
@@ -170,26 +161,27 @@ class Shards:
     def block(self, index: int) -> tuple[Reader, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Reader of the dense weights of a finished block, and the factors stored beside it."""
         file = SafetensorsFile(self._folder.out / self.name(index + 1))
-        bits, scheme = self._method.bits, self._method.scheme
-
         inventory = self._inventory
         pieces = {inventory.path(index, linear.name): linear.pieces for linear in inventory.linears[index]}
 
-        def weight(module: str) -> torch.Tensor:
+        def weight(module: str, name: str) -> torch.Tensor:
             if f"{module}{compressed_tensors.PACKED}" not in file.entries:
                 return file.read(f"{module}.weight")
             parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
             tensors = {part: file.read(f"{module}.{part}") for part in parts}
-            return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
+            own = self._method.of(name.removesuffix(".weight"))
+            return compressed_tensors.dequantize_module(tensors, bits=own.bits, scheme=own.scheme)
 
         def read(name: str) -> torch.Tensor:
             name = inventory.where[name]
             if pieces.get(name):
-                return torch.cat([weight(piece.name) for piece in pieces[name]]).view(inventory.layout.shapes[name])
+                return torch.cat([weight(piece.name, name) for piece in pieces[name]]).view(
+                    inventory.layout.shapes[name]
+                )
             for home in inventory.layout.names(name):
                 module = home.removesuffix(".weight")
                 if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                    return weight(module)
+                    return weight(module, name)
                 if home in file.entries:
                     return file.read(home)
             if inventory.layout.of[name].sources[0] in file.entries:
@@ -200,11 +192,23 @@ class Shards:
 
     def factors(self, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """B and A of every layer of a finished block, by full name; empty without a compensation."""
-        if not self._method.patches:
+        return {name: unpack_factors(parts, form) for name, (form, parts) in self.stored_factors(index).items()}
+
+    def stored_factors(self, index: int) -> dict[str, tuple[FactorForm, dict[str, torch.Tensor]]]:
+        """The same as they are stored: form and tensors of every layer."""
+        inventory, line = self._inventory, self.lines[index + 1]
+        forms = {
+            module["name"]: form_of(self._method.of(module["name"]), inventory.named[module["name"]])
+            for module in line["modules"]
+            if module["rank"]
+        }
+        if not forms:
             return {}
         file = SafetensorsFile(self._patch_file(index))
-        names = [key.removesuffix(".A") for key in file.entries if key.endswith(".A")]
-        return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
+        return {
+            name: (form, {key: file.read(f"{name}.{key}") for key in factor_parts(form, self._method.storage)})
+            for name, form in forms.items()
+        }
 
     def files(self) -> dict[str, str]:
         """sha256 in hex of every shard, by name."""

@@ -24,8 +24,9 @@ from lowbit.compression.method import Method
 from lowbit.compression.output import output_config, output_index, save_adapter
 from lowbit.compression.perplexity import measure_perplexity
 from lowbit.compression.readme import readme
-from lowbit.compression.record import PLAN_PARTS, make_plan, make_record, model_name
+from lowbit.compression.record import PLAN_PARTS, make_plan, make_record
 from lowbit.compression.shards import Shards
+from lowbit.compression.sizes import model_name
 from lowbit.data.text import TokenRows, load_rows
 from lowbit.formats.checkpoint import Checkpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError
@@ -230,8 +231,8 @@ def _write_rest(
     checkpoint.unchanged()
     written = shards.files()
     if method.patches:
-        save_adapter(out, decoder.inventory, shards, base_model=record["options"]["model"])
-        written |= {f"adapter/{path.name}": digest(path) for path in (out / "adapter").iterdir()}
+        files = save_adapter(out, decoder.inventory, shards, base_model=record["options"]["model"])
+        written |= {f"{path.parent.name}/{path.name}": digest(path) for path in files}
     side = work / "side"  # libraries write here: they would follow links, and never wait for the disk
     remove_tree(side)
     make_folder(side)

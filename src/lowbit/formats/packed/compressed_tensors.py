@@ -42,6 +42,8 @@ __all__ = [
     "TRANSPOSED_KEY",
     "CompressedTensors",
     "dequantize_module",
+    "mixed_config",
+    "module_parts",
     "pack_module",
     "quantization_config",
     "unpack_module",
@@ -52,7 +54,7 @@ PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "
 TRANSPOSED_KEY = "lowbit.transposed"
 """Metadata entry of a safetensors file: comma-separated modules whose dense weight is (in, out), as in GPT-2."""
 
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 SYMMETRIC = frozenset({"symmetric", "symmetric-full", "symmetric-gptq"})
 
 Array = torch.Tensor | npt.NDArray[Any]
@@ -64,6 +66,25 @@ def _tensor(x: Array) -> torch.Tensor:
 
 def _codes(x: Array) -> npt.NDArray[np.int32]:
     return _tensor(x).to(torch.int32).contiguous().numpy()
+
+
+def module_parts(
+    shape: tuple[int, int], scheme: WeightScheme, scale_dtype: torch.dtype
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of every tensor that :func:`pack_module` makes of a weight (m, k), by the last part of its name.
+
+    Groups are runs of columns here: there is no ``weight_g_idx``.
+    """
+    m, k = shape
+    groups = k // scheme.group_size if scheme.group_size else 1
+    parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "weight_packed": (torch.int32, (m, dense_words(k, scheme.bits))),
+        "weight_scale": (scale_dtype, (m, groups)),
+        "weight_shape": (torch.int64, (2,)),
+    }
+    if scheme.scheme not in SYMMETRIC:
+        parts["weight_zero_point"] = (torch.int32, (dense_words(m, scheme.bits), groups))
+    return parts
 
 
 def pack_module(
@@ -83,7 +104,7 @@ def pack_module(
         codes: int32 (m, k): 0..2^bits−1 for ``"asymmetric"``, −2^(bits−1)..2^(bits−1)−1 for a symmetric scheme.
         scale: (m, G) float32, float16 or bfloat16; stored as given.
         zero_point: int32 (m, G) in 0..2^bits−1; may be None (or zeros) for a symmetric scheme.
-        bits: 2, 3, 4 or 8.
+        bits: 2, 3, 4, 5, 6 or 8.
         scheme: a scheme of clause Q-1.
         group_index: int (k,), the group of each column; None for contiguous groups.
 
@@ -151,24 +172,49 @@ def quantization_config(
         act_order: columns were quantized in order of importance, with groups over original columns. (Groups over
             the permuted order need ``weight_g_idx``, which compressed-tensors 0.20 no longer loads.)
     """
+    return _config([_group(WeightScheme(bits, scheme, group_size), ["Linear"], act_order)], ignore)
+
+
+def mixed_config(
+    modules: Mapping[WeightScheme, Collection[str]], *, ignore: list[str], act_order: bool
+) -> dict[str, Any]:
+    """The ``quantization_config`` entry of a model whose modules are quantized in several ways.
+
+    The group of most bits comes first: with ``dequantize=True`` transformers takes the first one for every module, and
+    a weight of fewer bits then gives too few codes, which it refuses aloud. (Of rows of fewer than B / (B - b) times 32
+    columns the last word may hold enough of them.) In any other order it would read wrong weights without a word.
+
+    Args:
+        modules: what is written for a weight → names of the modules that have it; ``re:`` patterns too.
+        ignore: paths of linear modules that stay dense.
+        act_order: see :func:`quantization_config`.
+    """
+    order = sorted(modules, key=lambda scheme: (-scheme.bits, scheme.scheme, scheme.group_size or 0))
+    return _config([_group(scheme, sorted(modules[scheme]), act_order) for scheme in order], ignore)
+
+
+def _group(scheme: WeightScheme, targets: list[str], act_order: bool) -> dict[str, Any]:
     weights: dict[str, Any] = {
-        "num_bits": bits,
+        "num_bits": scheme.bits,
         "type": "int",
-        "symmetric": scheme in SYMMETRIC,
-        "strategy": "group" if group_size else "channel",
-        "group_size": group_size or None,
+        "symmetric": scheme.scheme in SYMMETRIC,
+        "strategy": "group" if scheme.group_size else "channel",
+        "group_size": scheme.group_size or None,
         "dynamic": False,
         "observer": "minmax",
         "observer_kwargs": {},
         "block_structure": None,
         "actorder": "weight" if act_order else None,
     }
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}
+
+
+def _config(groups: list[dict[str, Any]], ignore: list[str]) -> dict[str, Any]:
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
+        "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
         "ignore": list(ignore),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
@@ -208,13 +254,16 @@ class CompressedTensors:
                 group_size=size if size and size > 0 else None,
             )
             self._groups += [(str(target), scheme) for target in targets]
+        self._named = dict(reversed(self._groups))
         if not self._groups:
             raise CheckpointError(f"{source}: quantization_config names no group of weights")
 
     def scheme(self, module: str) -> WeightScheme:
-        """Scheme of a packed module: an exact name or ``re:`` pattern wins over a class such as ``Linear``."""
+        """Scheme of a packed module: its name wins over a ``re:`` pattern, and that over a class such as ``Linear``."""
+        if module in self._named:
+            return self._named[module]
         for target, scheme in self._groups:
-            if target == module or (target.startswith("re:") and matches(target[3:], module)):
+            if target.startswith("re:") and matches(target[3:], module):
                 return scheme
         for target, scheme in self._groups:
             if "." not in target and not target.startswith("re:"):
