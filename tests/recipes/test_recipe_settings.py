@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_recipe_compress import load
+from test_recipe_compress import PEFT_LOGITS, load
 
 from lowbit.compression.method import Method
 from lowbit.compression.setting import Setting
 from lowbit.compression.sizes import module_bytes, shipped_bytes
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
 from lowbit.models.inventory import Inventory
 from lowbit.recipes import compress as recipe
@@ -69,7 +70,7 @@ def method_of(options: CompressOptions, storage: torch.dtype, settings: dict[str
 def weight_files(out: Path) -> int:
     """Bytes on disk of the shards and of the adapter that ships."""
     folder = out / "factors" if (out / "factors").exists() else out / "adapter"
-    beside = [path for path in folder.iterdir()] if folder.exists() else []
+    beside = list(folder.iterdir()) if folder.exists() else []
     return sum(path.stat().st_size for path in [*out.glob("*.safetensors"), *beside])
 
 
@@ -145,3 +146,79 @@ def test_settings_that_fit_no_model_are_refused(
 def test_a_setting_that_no_file_holds_is_refused(fields: tuple[int, int, int, int]) -> None:
     with pytest.raises(RecipeError):
         Setting(*fields)
+
+
+# ---- embedding and head ---------------------------------------------------------------------------------------------
+
+
+def loaded_or_refused(out: Path) -> list[Any]:
+    """What transformers makes of a directory in its two ways: a model, or nothing because it refused."""
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    found: list[Any] = []
+    for extra in ({}, {"quantization_config": CompressedTensorsConfig(dequantize=True)}):
+        try:
+            model = AutoModelForCausalLM.from_pretrained(out, dtype="auto", **extra).eval()
+            with torch.no_grad():
+                model(input_ids=torch.arange(40, 60)[None])
+        except (AttributeError, RuntimeError, KeyError, ValueError):
+            continue
+        found.append(model)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`:UserWarning")
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "opt", "phi", "gemma3_text", "gpt2", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize("several", [False, True])
+def test_transformers_loads_a_packed_embedding_rightly_or_not_at_all(
+    options: Make,
+    tiny: Callable[..., Path],
+    decided: Callable[..., CompressResult],
+    kind: str,
+    symmetric: bool,
+    several: bool,
+) -> None:
+    if kind == "mixtral" and not symmetric:
+        pytest.skip("experts are stored symmetric")
+    folder = str(tiny(kind, **({"hidden_size": 64} if kind == "mixtral" else {})))
+    chosen = options(model=folder, symmetric=symmetric, compensate="none")
+    inventory, storage = inventory_of(folder)
+    assert inventory.outer_modules
+    one = Setting(3, 16, 0, 16)
+    settings = dict.fromkeys(inventory.named, one) | dict.fromkeys(
+        inventory.outer_modules, Setting(8, 16, 0, 16) if several else one
+    )
+    expected = shipped_bytes(inventory, method_of(chosen, storage, settings))
+    result = decided(chosen, settings)
+    assert weight_files(result.out) == expected
+    assert [module["name"] for module in result.record["outer"]] == list(inventory.outer_modules)
+    stored, original = (Decoder(open_checkpoint(place)).weights for place in (result.out, folder))
+    for name in inventory.outer_modules:
+        difference = stored.read(f"{name}.weight") - original.read(f"{name}.weight")
+        assert 0 < float(difference.abs().max()) < 0.4
+    models = loaded_or_refused(result.out)
+    assert bool(models) == (result.record["loads_with"]["way"] != "state_dict")
+    for model in models:
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, stored.read(name)), name
+
+
+def test_code_of_the_readme_loads_what_transformers_alone_does_not(
+    options: Make, decided: Callable[..., CompressResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = options("gemma3_text", symmetric=True)
+    inventory, _ = inventory_of(chosen.model)
+    result = decided(chosen, mixed(inventory) | {"model.embed_tokens": Setting(6, 16, 0, 16)})
+    text = (result.out / "README.md").read_text()
+    assert "`transformers` alone does not read these files" in text
+    monkeypatch.chdir(result.out)
+    scope: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], scope)
+    decoder = Decoder(open_checkpoint(result.out))
+    factors = split_factors(decoder.inventory, adapter_factors(result.out, result.out / "factors"), "out")
+    ids = torch.arange(40, 70)[None]
+    with torch.no_grad(), decoder.weights.whole(factors) as whole:
+        ours = whole(input_ids=ids).logits
+        theirs = scope["model"].eval()(input_ids=ids).logits
+    assert float((ours - theirs).abs().max()) <= PEFT_LOGITS

@@ -45,7 +45,7 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
     total, finished, clock = len(decoder.inventory.blocks), shards.finished, solver.clock
     if finished == total:
         return
-    with clock("forward"), decoder.weights.outer(head=False):
+    with clock("forward"), decoder.weights.outer(head=False, read=shards.outer):
         samples = decoder.embed(list(tokens))
     for index in range(finished):
         started = time.perf_counter()

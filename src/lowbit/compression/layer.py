@@ -8,6 +8,7 @@ its A does not reach, with B left free.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from .compensate import Patch, compensate
 from .method import Method
 from .quantize import Stored, quantize
 
-__all__ = ["LayerSolver", "Solution"]
+__all__ = ["LayerSolver", "Solution", "part_bytes"]
 
 _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
@@ -201,12 +202,18 @@ def _spectrum(values: torch.Tensor, rank: int) -> tuple[list[float], dict[str, f
     return [float(value) for value in values[:_SPECTRUM]], energy
 
 
+def part_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Sizes of the parts of a stored weight."""
+    parts = {"packed": 0, "scales": 0, "zero_points": 0}
+    kinds = {"weight_scale": "scales", "weight_zero_point": "zero_points"}
+    for name, tensor in tensors.items():
+        parts[kinds.get(name.rpartition(".")[2], "packed")] += tensor.nbytes
+    return parts
+
+
 def _bytes(stored: Stored, patch: Patch | None) -> dict[str, int]:
     """Sizes of the parts of a layer."""
-    parts = {"packed": 0, "scales": 0, "zero_points": 0, "adapter": 0}
-    kinds = {"weight_scale": "scales", "weight_zero_point": "zero_points"}
-    for name, tensor in stored.tensors.items():
-        parts[kinds.get(name.rpartition(".")[2], "packed")] += tensor.nbytes
+    parts = part_bytes(stored.tensors) | {"adapter": 0}
     if patch is not None:
         parts["adapter"] = patch.b.nbytes + patch.a.nbytes
         if patch.packed is not None:

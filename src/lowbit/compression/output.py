@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .method import Method
 from .setting import DENSE
 from .shards import Shards
 
-__all__ = ["output_config", "output_index", "save_adapter"]
+__all__ = ["output_config", "output_index", "save_adapter", "shipped_files"]
 
 
 def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model: str) -> list[Path]:
@@ -52,6 +53,11 @@ def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model:
         with writing(folders[1]):
             write_factors(folders[1], stored, base_hash=base)
     return [path for folder in folders if folder.exists() for path in sorted(folder.iterdir())]
+
+
+def shipped_files(adapter: Sequence[Path]) -> list[Path]:
+    """Those files of an adapter that a result ships: packed ones, where there are any, stand for the others."""
+    return [path for path in adapter if path.parent.name == "factors"] or list(adapter)
 
 
 def output_index(shards: Shards) -> dict[str, Any]:
@@ -105,15 +111,16 @@ _EXPERTS = r"re:.*\.experts\.\d+\."
 """Layers of experts as files name them. By the word in a pattern transformers finds their scheme; there is one."""
 
 
-def _targets(inventory: Inventory, method: Method, shards: Shards) -> dict[WeightScheme, set[str]]:
+def _targets(inventory: Inventory, method: Method, shards: Shards) -> list[tuple[WeightScheme, set[str]]]:
     """Packed modules by scheme: under the names of the model, which loaders match, and under those of the files."""
-    found: dict[WeightScheme, set[str]] = {}
+    found: dict[tuple[WeightScheme, bool], set[str]] = {}
     for name in shards.packed:
         linear = inventory.named.get(name)
         if linear is None or linear.packable:
-            names = {_EXPERTS} if linear is not None and linear.experts else {name, _stored(inventory, name)}
-            found.setdefault(scheme_of(method.of(name)), set()).update(names)
-    return found
+            experts = linear is not None and linear.experts > 0
+            names = {_EXPERTS} if experts else {name, _stored(inventory, name)}
+            found.setdefault((scheme_of(method.of(name)), experts), set()).update(names)
+    return [(scheme, names) for (scheme, _), names in found.items()]
 
 
 def _stored(inventory: Inventory, module: str) -> str:

@@ -15,16 +15,22 @@ from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
 from lowbit.models.weights import Reader, stored_as
+from lowbit.reference.errors import SpecError
+from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Note, OnEvent
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
 
+from .arrays import Arrays
 from .contents import Kept, form_of, kept, stored_name
-from .layer import Solution
+from .layer import Solution, part_bytes
 from .method import Method
+from .quantize import OUTER_ROWS, quantize_outer
 from .setting import DENSE
 
 __all__ = ["Shards"]
+
+_ROWS_VALUES = 1 << 22  # values of an embedding that are dense in memory at once
 
 
 class Shards:
@@ -77,7 +83,7 @@ class Shards:
     @property
     def packed(self) -> set[str]:
         """Full names of the modules that are stored as codes, or were to be and are stored dense for their readers."""
-        outer = {module["name"] for line in self.lines[:1] for module in line.get("modules", ())}
+        outer = {module["name"] for module in self.outer_modules}
         modules = (module for line in self.lines[1:] for module in line["modules"])
         return outer | {module["name"] for module in modules if module["bits"] < DENSE}
 
@@ -89,8 +95,10 @@ class Shards:
 
     # ---- written -------------------------------------------------------------------------------------------------
 
-    def write_outer(self) -> None:
-        """Embeddings, final norm and head, untouched but for their type; nothing if they are there already.
+    def write_outer(self, arrays: Arrays) -> None:
+        """Embeddings, final norm and head, as codes where the method says so, otherwise untouched but for their type.
+
+        Nothing if they are there already.
 
         Raises:
             RecipeError: a value of theirs, or of the norms and biases of any block, does not fit the type.
@@ -104,9 +112,28 @@ class Shards:
                 if len(small.shape) < 2:
                     small.read()
         tensors: dict[str, TensorSource] = {}
+        coded = {f"{name}.weight": name for name in self._method.outer(self._inventory)}
+        modules = []
         for conversion in self._inventory.outer:
-            tensors |= self._kept(conversion, conversion.makes)
-        self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
+            if (name := coded.get(conversion.first)) is None:
+                tensors |= self._kept(conversion, conversion.makes)
+                continue
+            parts = self._coded(name, arrays)
+            stem = self._inventory.home(conversion.first, packed=True).removesuffix(".weight")
+            tensors |= {f"{stem}.{part}": TensorSource.of(tensor) for part, tensor in parts.items()}
+            modules.append(_outer_entry(name, self._method.of(name), parts))
+        files = {self.name(0): self._write(0, tensors)}
+        told = {"modules": modules} if modules else {}
+        self.journal.append({"step": "outer", "files": files, **_contents(tensors), **told})
+
+    def _coded(self, name: str, arrays: Arrays) -> dict[str, torch.Tensor]:
+        """An embedding or a head as codes, a few rows of it dense in memory at a time."""
+        columns = self._inventory.outer_modules[name][1]
+        step = max(1, _ROWS_VALUES // columns // OUTER_ROWS) * OUTER_ROWS
+        try:
+            return quantize_outer(self._method.of(name), arrays, self._decoder.weights.rows(f"{name}.weight", step))
+        except (SpecError, RecipeError) as error:
+            raise RecipeError(f"{name}: {error}") from error
 
     def _kept(self, conversion: Conversion, parameters: Sequence[str]) -> dict[str, TensorSource]:
         """What :func:`~lowbit.compression.contents.kept` says is stored, with readers of the values."""
@@ -158,6 +185,29 @@ class Shards:
 
     # ---- read back -----------------------------------------------------------------------------------------------
 
+    @property
+    def outer_modules(self) -> list[dict[str, Any]]:
+        """Entries of the record for the modules outside the blocks that are stored as codes."""
+        return [module for line in self.lines[:1] for module in line.get("modules", ())]
+
+    @property
+    def outer(self) -> Reader | None:
+        """Reader of what lies outside the blocks as it was stored; None where that is the checkpoint's own."""
+        return self._outer if self.outer_modules else None
+
+    def _outer(self, name: str) -> torch.Tensor:
+        module = name.removesuffix(".weight")
+        if module not in {entry["name"] for entry in self.outer_modules}:
+            return self._decoder.weights.read(name)
+        file = SafetensorsFile(self._folder.out / self.name(0))
+        stem = self._inventory.home(name, packed=True).removesuffix(".weight")
+        return self._dense(file, stem, self._method.of(module))
+
+    def _dense(self, file: SafetensorsFile, stem: str, own: Method) -> torch.Tensor:
+        parts = [part for part in compressed_tensors.PARTS if f"{stem}.{part}" in file.entries]
+        tensors = {part: file.read(f"{stem}.{part}") for part in parts}
+        return compressed_tensors.dequantize_module(tensors, bits=own.bits, scheme=own.scheme)
+
     def block(self, index: int) -> tuple[Reader, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Reader of the dense weights of a finished block, and the factors stored beside it."""
         file = SafetensorsFile(self._folder.out / self.name(index + 1))
@@ -167,10 +217,7 @@ class Shards:
         def weight(module: str, name: str) -> torch.Tensor:
             if f"{module}{compressed_tensors.PACKED}" not in file.entries:
                 return file.read(f"{module}.weight")
-            parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
-            tensors = {part: file.read(f"{module}.{part}") for part in parts}
-            own = self._method.of(name.removesuffix(".weight"))
-            return compressed_tensors.dequantize_module(tensors, bits=own.bits, scheme=own.scheme)
+            return self._dense(file, module, self._method.of(name.removesuffix(".weight")))
 
         def read(name: str) -> torch.Tensor:
             name = inventory.where[name]
@@ -214,9 +261,23 @@ class Shards:
         """sha256 in hex of every shard, by name."""
         return {self.name(number): line["files"][self.name(number)] for number, line in enumerate(self.lines)}
 
+    def file_bytes(self) -> int:
+        """Size of all shards on disk, headers included."""
+        return sum((self._folder.out / name).stat().st_size for name in self.files())
+
     def weight_map(self) -> dict[str, str]:
         """Stored tensor → file."""
         return {name: self.name(number) for number, line in enumerate(self.lines) for name in line["names"]}
+
+
+def _outer_entry(name: str, own: Method, parts: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": parts["weight_shape"].tolist(),
+        "bits": own.bits,
+        "group_size": own.group_size,
+        "bytes": part_bytes(parts),
+    }
 
 
 def _contents(tensors: Mapping[str, TensorSource]) -> dict[str, Any]:

@@ -176,21 +176,22 @@ def quantization_config(
 
 
 def mixed_config(
-    modules: Mapping[WeightScheme, Collection[str]], *, ignore: list[str], act_order: bool
+    groups: Collection[tuple[WeightScheme, Collection[str]]], *, ignore: list[str], act_order: bool
 ) -> dict[str, Any]:
     """The ``quantization_config`` entry of a model whose modules are quantized in several ways.
 
-    The group of most bits comes first: with ``dequantize=True`` transformers takes the first one for every module, and
-    a weight of fewer bits then gives too few codes, which it refuses aloud. (Of rows of fewer than B / (B - b) times 32
-    columns the last word may hold enough of them.) In any other order it would read wrong weights without a word.
+    The group of most bits comes first: with ``dequantize=True`` transformers takes the first one without experts for
+    every module, and a weight of fewer bits then gives too few codes, which it refuses aloud. (Of rows of fewer than
+    B / (B - b) times 32 columns the last words may hold enough of them.) In any other order it would read wrong weights
+    without a word.
 
     Args:
-        modules: what is written for a weight → names of the modules that have it; ``re:`` patterns too.
+        groups: how a weight is stored, and names of the modules that have it, ``re:`` patterns too; experts apart.
         ignore: paths of linear modules that stay dense.
         act_order: see :func:`quantization_config`.
     """
-    order = sorted(modules, key=lambda scheme: (-scheme.bits, scheme.scheme, scheme.group_size or 0))
-    return _config([_group(scheme, sorted(modules[scheme]), act_order) for scheme in order], ignore)
+    order = sorted(groups, key=lambda group: (-group[0].bits, group[0].group_size or 0, sorted(group[1])))
+    return _config([_group(scheme, sorted(targets), act_order) for scheme, targets in order], ignore)
 
 
 def _group(scheme: WeightScheme, targets: list[str], act_order: bool) -> dict[str, Any]:
@@ -269,6 +270,12 @@ class CompressedTensors:
             if "." not in target and not target.startswith("re:"):
                 return scheme
         raise CheckpointError(f"{self.source}: module {module} is packed, but no group of quantization_config names it")
+
+    def reaches(self, module: str, kinds: Collection[str]) -> bool:
+        """See the protocol."""
+        if module in self._named or not self._named.keys().isdisjoint(kinds):
+            return True
+        return any(target.startswith("re:") and matches(target[3:], module) for target in self._named)
 
     def holds(self, names: Collection[str]) -> dict[str, tuple[str, ...]]:
         """See the protocol: modules with a tensor ``….weight_packed``."""

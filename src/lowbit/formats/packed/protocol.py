@@ -61,6 +61,10 @@ class PackedFormat(Protocol):
         """How a packed module is quantized."""
         ...
 
+    def reaches(self, module: str, kinds: Collection[str]) -> bool:
+        """Whether a loader takes a module of the model for a quantized one; ``kinds`` are the names of its classes."""
+        ...
+
     def scale_of(self, module: str) -> str:
         """Name of the stored tensor whose type the dense weight has."""
         ...
