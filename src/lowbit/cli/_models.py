@@ -57,7 +57,7 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
     lines = [
         f"{out}: {totals['bytes_before']:,} bytes given, {totals['bytes_16']:,} in 16 bits, "
         f"{totals['bytes_after']:,} after ({size_change(totals['bytes_before'], totals['bytes_after'])}, "
-        f"{size_change(totals['bytes_16'], totals['bytes_after'])} than 16 bits); {error}"
+        f"{totals['bytes_16'] / totals['bytes_after']:.2f} times against 16 bits); {error}"
     ]
     measured = record.get("perplexity")
     if measured:
