@@ -12,17 +12,22 @@ from typing import Any
 import pytest
 import torch
 from test_recipe_compress import PEFT_LOGITS, load
+from test_recipe_resume import _Boom, interrupt_after
+from tiny_models import contents
 
 from lowbit.compression.method import Method
 from lowbit.compression.setting import Setting
 from lowbit.compression.sizes import module_bytes, shipped_bytes
 from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.errors import AdapterError
 from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
 from lowbit.models.inventory import Inventory
 from lowbit.recipes import compress as recipe
 from lowbit.recipes.compress import CompressResult, compress
-from lowbit.recipes.options import CompressOptions
+from lowbit.recipes.evaluate import evaluate
+from lowbit.recipes.options import CompressOptions, EvalOptions
+from lowbit.report.schema import load_schema, problems
 from lowbit.runs.errors import RecipeError
 
 Make = Callable[..., CompressOptions]
@@ -56,9 +61,9 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CompressResult]:
     """A run with a decision, and the method it ran by."""
     plain = recipe._method
 
-    def run(options: CompressOptions, settings: dict[str, Setting]) -> CompressResult:
+    def run(options: CompressOptions, settings: dict[str, Setting], watch: Any = None) -> CompressResult:
         monkeypatch.setattr(recipe, "_method", lambda *given: replace(plain(*given), settings=settings))
-        return compress(options)
+        return compress(options, watch)
 
     return run
 
@@ -146,6 +151,58 @@ def test_settings_that_fit_no_model_are_refused(
 def test_a_setting_that_no_file_holds_is_refused(fields: tuple[int, int, int, int]) -> None:
     with pytest.raises(RecipeError):
         Setting(*fields)
+
+
+def test_a_decision_survives_interruptions_byte_for_byte(
+    options: Make, decided: Callable[..., CompressResult], text: Path, tmp_path: Path
+) -> None:
+    measured: dict[str, Any] = {"evaluate": str(text), "evaluate_tokens": 48, "evaluate_length": 24}
+    inventory, _ = inventory_of(options().model)
+    settings = mixed(inventory) | {"model.embed_tokens": Setting(4, 16, 0, 16), "lm_head": Setting(8, None, 0, 16)}
+    whole = decided(options(out=tmp_path / "whole", **measured), settings)
+    for block in (0, 1):
+        with pytest.raises(_Boom):
+            decided(options(**measured), settings, interrupt_after(block))
+    again = decided(options(**measured), settings)
+    assert contents(again.out) == contents(whole.out)
+    assert not list(problems(again.record, load_schema()))
+    measures = again.record["perplexity"]
+    evaluated = evaluate(EvalOptions(path=str(again.out), text=str(text), tokens=48, length=24))
+    assert evaluated.perplexity == pytest.approx(measures["compressed"], rel=1e-6)
+    patched = evaluate(
+        EvalOptions(path=str(again.out), text=str(text), tokens=48, length=24, adapter=again.out / "factors")
+    )
+    assert patched.perplexity == pytest.approx(measures["compensated"], rel=1e-6)
+    assert len({measures[name] for name in ("base", "compressed", "compensated")}) == 3
+
+
+@pytest.mark.parametrize("kind, changes", [("llama", {}), ("qwen3_moe", {"symmetric": True}), ("gpt_oss", {})])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_factors_are_those_of_the_peft_directory(
+    options: Make, kind: str, changes: dict[str, Any], dtype: str
+) -> None:
+    """To the last bit, so that an evaluation of either is one of both."""
+    result = compress(options(kind, adapter_bits=4, dtype=dtype, **changes))
+    packed, plain = (adapter_factors(result.out, result.out / folder) for folder in ("factors", "adapter"))
+    assert packed.keys() == plain.keys()
+    assert len(packed) == len(result.record["modules"])
+    for name, (b, a) in packed.items():
+        assert torch.equal(b, plain[name][0]), name
+        assert torch.equal(a, plain[name][1]), name
+    sizes = [sum(path.stat().st_size for path in (result.out / each).iterdir()) for each in ("factors", "adapter")]
+    assert sizes[0] < sizes[1]
+    totals = result.record["totals"]
+    shards = sum(path.stat().st_size for path in result.out.glob("*.safetensors"))
+    assert totals["bytes_after"] == shards + sizes[0]
+    readme = (result.out / "README.md").read_text()
+    assert "in `factors/`, which is what ships" in readme
+
+
+def test_packed_factors_of_another_base_are_refused(options: Make, tmp_path: Path) -> None:
+    first = compress(options(adapter_bits=4))
+    other = compress(options(adapter_bits=4, bits=4, out=tmp_path / "other"))
+    with pytest.raises(AdapterError, match="was made for the base"):
+        adapter_factors(other.out, first.out / "factors")
 
 
 # ---- embedding and head ---------------------------------------------------------------------------------------------
