@@ -13,7 +13,7 @@ import torch
 
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError, UnreadError
-from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, open_packed
+from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, compressed_tensors, open_packed
 from lowbit.formats.packed.compressed_tensors import (
     TRANSPOSED_KEY,
     CompressedTensors,
@@ -102,6 +102,24 @@ def test_permuted_groups_travel_in_g_idx() -> None:
     assert torch.equal(dequantize_module(tensors, bits=4, scheme="asymmetric"), expected)
     plain = pack_module("m", codes, scale, zeros, bits=4, scheme="asymmetric", group_index=np.repeat(np.arange(4), 8))
     assert "m.weight_g_idx" not in plain
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric-full"])
+def test_a_large_weight_is_unpacked_by_rows(bits: int, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, scale, zeros = grid(bits, (167, 48), bits, scheme, 3, torch.bfloat16)
+    tensors = pack_module("m", codes, scale, zeros, bits=bits, scheme=scheme)
+    whole = unpack_module(tensors, bits=bits, scheme=scheme).dequantize()
+    heights: list[int] = []
+
+    def watched(parts: Any, **given: Any) -> PackedWeight:
+        heights.append(len(parts["weight_packed"]))
+        return unpack_module(parts, **given)
+
+    monkeypatch.setattr(compressed_tensors, "_VALUES", 64 * 48)
+    monkeypatch.setattr(compressed_tensors, "unpack_module", watched)
+    assert torch.equal(dequantize_module(tensors, bits=bits, scheme=scheme), whole)
+    assert heights == [64, 64, 39]
 
 
 # ---- whole models ---------------------------------------------------------------------------------------------------
@@ -247,6 +265,12 @@ def test_damaged_modules_are_refused() -> None:
         unpack_module(whole, bits=8, scheme="asymmetric")
     with pytest.raises(CheckpointError, match="do not fit weight_shape"):
         unpack_module(whole | {"m.weight_shape": torch.tensor([9, 32])}, bits=4, scheme="asymmetric")
+
+
+def test_rows_that_take_no_bytes_are_refused_at_once() -> None:
+    empty = {"weight_packed": torch.empty(1 << 40, 0, dtype=torch.int32), "weight_scale": torch.empty(1 << 40, 0)}
+    with pytest.raises(CheckpointError, match="do not fit weight_shape"):
+        dequantize_module(empty | {"weight_shape": torch.tensor([1 << 40, 0])}, bits=4, scheme="symmetric")
 
 
 def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:

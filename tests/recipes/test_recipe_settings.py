@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tiny_models import contents
 from lowbit.compression.method import Method
 from lowbit.compression.setting import Setting
 from lowbit.compression.sizes import module_bytes, shipped_bytes
+from lowbit.formats.check import check_directory
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.formats.errors import AdapterError
 from lowbit.models.adapters import adapter_factors, split_factors
@@ -203,6 +205,66 @@ def test_packed_factors_of_another_base_are_refused(options: Make, tmp_path: Pat
     other = compress(options(adapter_bits=4, bits=4, out=tmp_path / "other"))
     with pytest.raises(AdapterError, match="was made for the base"):
         adapter_factors(other.out, first.out / "factors")
+
+
+FUSED = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+
+
+def joined(settings: dict[str, Setting]) -> dict[str, Setting]:
+    """The same with one setting for layers that vLLM joins."""
+    first: dict[tuple[str, int], Setting] = {}
+    for name, setting in settings.items():
+        parent, _, last = name.rpartition(".")
+        family = next((number for number, names in enumerate(FUSED) if last in names), None)
+        settings[name] = setting if family is None else first.setdefault((parent, family), setting)
+    return settings
+
+
+def said(folder: Path) -> dict[str, tuple[bool, str]]:
+    return {v.consumer: (v.passed, "; ".join([*v.reasons, *v.notes])) for v in check_directory(folder)[1]}
+
+
+def test_check_says_what_a_decision_asks_of_whom(options: Make, decided: Callable[..., CompressResult]) -> None:
+    chosen = options(symmetric=True)
+    inventory, _ = inventory_of(chosen.model)
+    out = decided(chosen, mixed(inventory)).out
+    found = said(out)
+    assert {name for name, (passed, _) in found.items() if passed} == {"transformers", "peft"}
+    assert "as it is, for dequantize=True reads every module by one scheme, and there are 6" in found["transformers"][1]
+    assert "decompress_model(model), and the adapter" in found["peft"][1]
+    assert "joins q_proj, k_proj, v_proj of model.layers.0.self_attn: give them one number" in found["vllm"][1]
+    assert "joins gate_proj, up_proj of model.layers.0.mlp: give them one number" in found["vllm"][1]
+    shutil.rmtree(out)
+    found = said(decided(chosen, joined(mixed(inventory))).out)
+    assert found["vllm"][0]
+
+
+def test_check_refuses_what_no_way_of_transformers_reads(options: Make, decided: Callable[..., CompressResult]) -> None:
+    chosen = options()
+    inventory, _ = inventory_of(chosen.model)
+    found = said(decided(chosen, mixed(inventory)).out)
+    assert not found["transformers"][0]
+    assert "asymmetric codes, and dequantize=True reads every module by one scheme, and there" in found["peft"][1]
+
+
+def test_check_of_packed_embeddings(
+    options: Make, tiny: Callable[..., Path], decided: Callable[..., CompressResult]
+) -> None:
+    chosen = options(model=str(tiny("llama", tie_word_embeddings=True)), compensate="none")
+    inventory, _ = inventory_of(chosen.model)
+    one = Setting(4, 16, 0, 16)
+    out = decided(chosen, dict.fromkeys([*inventory.named, *inventory.outer_modules], one)).out
+    found = said(out)
+    assert found["transformers"][0]
+    assert "dequantize=True" in found["transformers"][1]
+    assert "vLLM reads model.embed_tokens without its zero points" in found["vllm"][1]
+    assert "vLLM has no head that reads model.embed_tokens packed" in found["vllm"][1]
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["targets"] = ["Linear"]
+    (out / "config.json").write_text(json.dumps(config))
+    assert (
+        "model.embed_tokens is packed but no target: loaders would make up its weight" in said(out)["transformers"][1]
+    )
 
 
 # ---- embedding and head ---------------------------------------------------------------------------------------------

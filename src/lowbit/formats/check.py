@@ -314,7 +314,7 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
             if not isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
                 continue
             reached = checkpoint.packed.reaches(name, [cls.__name__ for cls in type(module).__mro__])
-            if reached and f"{name}.weight" not in packed and not (f"{name}.weight" in tied or _ignored(name, ignore)):
+            if reached and f"{name}.weight" not in packed and not _ignored(name, ignore):
                 problems.append(f"module {name} is a quantization target but is stored dense: add it to ignore")
             elif not reached and f"{name}.weight" in packed:
                 problems.append(f"module {name} is packed but no target: loaders would make up its weight")

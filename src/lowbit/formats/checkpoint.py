@@ -341,8 +341,9 @@ class SafetensorsCheckpoint:
         """See :class:`Checkpoint`; the weight of a packed module is dequantized, bit for bit as transformers does."""
         if name not in self._packed:
             return self.read_stored(name, rows)
+        assert self.packed is not None
         module = self._packed[name]
-        weight = self.unpack(module).dequantize()
+        weight = self.packed.dequantize(module, {part: self.read_stored(part) for part in self._parts[module]})
         if module in self._transposed:
             weight = weight.T.contiguous()
         return weight if rows is None else weight[rows[0] : rows[1]].contiguous()

@@ -21,7 +21,7 @@ at 3, 5, 6 and 7; a reader tells them apart by the number of packed columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ TRANSPOSED_KEY = "lowbit.transposed"
 """Metadata entry of a safetensors file: comma-separated modules whose dense weight is (in, out), as in GPT-2."""
 
 BITS = (2, 3, 4, 5, 6, 8)
+_WORD = 32
 SYMMETRIC = frozenset({"symmetric", "symmetric-full", "symmetric-gptq"})
 
 Array = torch.Tensor | npt.NDArray[Any]
@@ -292,11 +293,19 @@ class CompressedTensors:
 
     def unpack(self, module: str, tensors: Mapping[str, torch.Tensor]) -> PackedWeight:
         """See the protocol."""
+        scheme = self._whole(module, tensors)
+        return unpack_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+
+    def dequantize(self, module: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See the protocol."""
+        scheme = self._whole(module, tensors)
+        return dequantize_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+
+    def _whole(self, module: str, tensors: Mapping[str, torch.Tensor]) -> WeightScheme:
         for part in PARTS[1:3]:
             if f"{module}.{part}" not in tensors:
                 raise CheckpointError(f"{self.source}: module {module} is packed but lacks {part}")
-        scheme = self.scheme(module)
-        return unpack_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+        return self.scheme(module)
 
     def pack(self, module: str, weight: PackedWeight) -> dict[str, torch.Tensor]:
         """See the protocol."""
@@ -389,6 +398,45 @@ def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
     return PackedWeight(torch.from_numpy(codes), scale, zeros, index, bits, scheme)
 
 
+_VALUES = 1 << 22  # that are unpacked at once: a code takes four bytes, and more than once, before it is a weight
+
+
 def dequantize_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str) -> torch.Tensor:
-    """Dense weight (m, k) of a module's parts in the type of the scales, bit-equal to the library's."""
-    return unpack_module(tensors, bits=bits, scheme=scheme).dequantize()
+    """Dense weight (m, k) of a module's parts in the type of the scales, bit-equal to the library's.
+
+    A few rows at a time, so that an embedding takes little more memory than its result.
+    """
+    parts = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+    pieces = list(_pieces(parts, bits))
+    if len(pieces) < 2:
+        return unpack_module(tensors, bits=bits, scheme=scheme).dequantize()
+    m, k = _lengths(parts["weight_shape"])
+    weight = torch.empty((m, k), dtype=parts["weight_scale"].dtype)
+    for start, piece in pieces:
+        rows = unpack_module(piece, bits=bits, scheme=scheme).dequantize()
+        weight[start : start + len(rows)] = rows
+    return weight
+
+
+def _pieces(parts: Mapping[str, torch.Tensor], bits: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """First row and parts of runs of rows; nothing where the parts do not fit, or zero points fill no whole words."""
+    if missing := [part for part in PARTS[:3] if part not in parts]:
+        raise CheckpointError(f"packed module lacks {', '.join(missing)}")
+    m, k = _lengths(parts["weight_shape"])
+    packed, scale, zeros = parts["weight_packed"], parts["weight_scale"], parts.get("weight_zero_point")
+    if packed.shape != (m, dense_words(k, bits)) or scale.shape[:1] != (m,) or not scale.numel():
+        return
+    if zeros is not None and zeros.shape[:1] != (dense_words(m, bits),):
+        return
+    step = max(1, _VALUES // max(k, 1) // _WORD) * _WORD  # so many rows have zero points of whole words
+    for start in range(0, m, step):
+        stop = min(start + step, m)
+        piece = dict(parts) | {
+            "weight_packed": packed[start:stop],
+            "weight_scale": scale[start:stop],
+            "weight_shape": torch.tensor([stop - start, k], dtype=torch.int64),
+        }
+        if zeros is not None:
+            first = start * bits // _WORD
+            piece["weight_zero_point"] = zeros[first : first + dense_words(stop - start, bits)]
+        yield start, piece

@@ -81,6 +81,10 @@ class PackedFormat(Protocol):
         """
         ...
 
+    def dequantize(self, module: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The dense weight of a module, with little memory beside it; raises what :meth:`unpack` does."""
+        ...
+
     def pack(self, module: str, weight: PackedWeight) -> dict[str, torch.Tensor]:
         """The parts of a module, by their names.
 
