@@ -288,7 +288,7 @@ def loaded_or_refused(out: Path) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore:You passed `quantization_config`:UserWarning")
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "opt", "phi", "gemma3_text", "gpt2", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "opt", "gemma3_text", "gpt_neox", "mixtral"])
 @pytest.mark.parametrize("several", [False, True])
 def test_transformers_loads_a_packed_embedding_rightly_or_not_at_all(
     options: Make,

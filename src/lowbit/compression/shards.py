@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 
 from lowbit.formats.factors import FactorForm, factor_parts, unpack_factors
 from lowbit.formats.layout import Conversion
-from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
 from lowbit.models.weights import Reader, stored_as
@@ -26,6 +26,7 @@ from .contents import Kept, form_of, kept, stored_name
 from .layer import Solution, part_bytes
 from .method import Method
 from .quantize import OUTER_ROWS, quantize_outer
+from .readback import read_block, read_outer
 from .setting import DENSE
 
 __all__ = ["Shards"]
@@ -118,22 +119,13 @@ class Shards:
             if (name := coded.get(conversion.first)) is None:
                 tensors |= self._kept(conversion, conversion.makes)
                 continue
-            parts = self._coded(name, arrays)
+            parts = _coded(self._decoder, self._method.of(name), arrays, name)
             stem = self._inventory.home(conversion.first, packed=True).removesuffix(".weight")
             tensors |= {f"{stem}.{part}": TensorSource.of(tensor) for part, tensor in parts.items()}
             modules.append(_outer_entry(name, self._method.of(name), parts))
         files = {self.name(0): self._write(0, tensors)}
         told = {"modules": modules} if modules else {}
         self.journal.append({"step": "outer", "files": files, **_contents(tensors), **told})
-
-    def _coded(self, name: str, arrays: Arrays) -> dict[str, torch.Tensor]:
-        """An embedding or a head as codes, a few rows of it dense in memory at a time."""
-        columns = self._inventory.outer_modules[name][1]
-        step = max(1, _ROWS_VALUES // columns // OUTER_ROWS) * OUTER_ROWS
-        try:
-            return quantize_outer(self._method.of(name), arrays, self._decoder.weights.rows(f"{name}.weight", step))
-        except (SpecError, RecipeError) as error:
-            raise RecipeError(f"{name}: {error}") from error
 
     def _kept(self, conversion: Conversion, parameters: Sequence[str]) -> dict[str, TensorSource]:
         """What :func:`~lowbit.compression.contents.kept` says is stored, with readers of the values."""
@@ -196,46 +188,12 @@ class Shards:
         return self._outer if self.outer_modules else None
 
     def _outer(self, name: str) -> torch.Tensor:
-        module = name.removesuffix(".weight")
-        if module not in {entry["name"] for entry in self.outer_modules}:
-            return self._decoder.weights.read(name)
-        file = SafetensorsFile(self._folder.out / self.name(0))
-        stem = self._inventory.home(name, packed=True).removesuffix(".weight")
-        return self._dense(file, stem, self._method.of(module))
-
-    def _dense(self, file: SafetensorsFile, stem: str, own: Method) -> torch.Tensor:
-        parts = [part for part in compressed_tensors.PARTS if f"{stem}.{part}" in file.entries]
-        tensors = {part: file.read(f"{stem}.{part}") for part in parts}
-        return compressed_tensors.dequantize_module(tensors, bits=own.bits, scheme=own.scheme)
+        return read_outer(self._decoder, self._method, self._folder.out / self.name(0), name)
 
     def block(self, index: int) -> tuple[Reader, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Reader of the dense weights of a finished block, and the factors stored beside it."""
         file = SafetensorsFile(self._folder.out / self.name(index + 1))
-        inventory = self._inventory
-        pieces = {inventory.path(index, linear.name): linear.pieces for linear in inventory.linears[index]}
-
-        def weight(module: str, name: str) -> torch.Tensor:
-            if f"{module}{compressed_tensors.PACKED}" not in file.entries:
-                return file.read(f"{module}.weight")
-            return self._dense(file, module, self._method.of(name.removesuffix(".weight")))
-
-        def read(name: str) -> torch.Tensor:
-            name = inventory.where[name]
-            if pieces.get(name):
-                return torch.cat([weight(piece.name, name) for piece in pieces[name]]).view(
-                    inventory.layout.shapes[name]
-                )
-            for home in inventory.layout.names(name):
-                module = home.removesuffix(".weight")
-                if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                    return weight(module, name)
-                if home in file.entries:
-                    return file.read(home)
-            if inventory.layout.of[name].sources[0] in file.entries:
-                return self._decoder.weights.convert(name, file.read)
-            return self._decoder.weights.read(name)  # it serves several blocks: the outer file has it
-
-        return read, self.factors(index)
+        return functools.partial(read_block, self._decoder, self._method, file, index), self.factors(index)
 
     def factors(self, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """B and A of every layer of a finished block, by full name; empty without a compensation."""
@@ -268,6 +226,15 @@ class Shards:
     def weight_map(self) -> dict[str, str]:
         """Stored tensor → file."""
         return {name: self.name(number) for number, line in enumerate(self.lines) for name in line["names"]}
+
+
+def _coded(decoder: Decoder, own: Method, arrays: Arrays, name: str) -> dict[str, torch.Tensor]:
+    """An embedding or a head as codes, a few rows of it dense in memory at a time."""
+    step = max(1, _ROWS_VALUES // decoder.inventory.outer_modules[name][1] // OUTER_ROWS) * OUTER_ROWS
+    try:
+        return quantize_outer(own, arrays, decoder.weights.rows(f"{name}.weight", step))
+    except (SpecError, RecipeError) as error:
+        raise RecipeError(f"{name}: {error}") from error
 
 
 def _outer_entry(name: str, own: Method, parts: Mapping[str, torch.Tensor]) -> dict[str, Any]:
