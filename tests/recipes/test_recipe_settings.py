@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_recipe_compress import PEFT_LOGITS, load
 from test_recipe_resume import _Boom, interrupt_after
-from tiny_models import contents
+from tiny_models import contents, save_tiny
 
+from lowbit.compression import shards
 from lowbit.compression.method import Method
 from lowbit.compression.setting import Setting
 from lowbit.compression.sizes import module_bytes, shipped_bytes
 from lowbit.formats.check import check_directory
-from lowbit.formats.checkpoint import open_checkpoint
+from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from lowbit.formats.errors import AdapterError
 from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
@@ -321,6 +323,77 @@ def test_transformers_loads_a_packed_embedding_rightly_or_not_at_all(
     for model in models:
         for name, value in model.state_dict().items():
             assert torch.equal(value, stored.read(name)), name
+
+
+def test_an_embedding_is_coded_a_few_rows_at_a_time(
+    options: Make, decided: Callable[..., CompressResult], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Never whole in memory, and the pieces are those of one quantization."""
+    inventory, _ = inventory_of(options().model)
+    settings = dict.fromkeys([*inventory.named, *inventory.outer_modules], Setting(3, 16, 0, 16))
+    whole = decided(options(out=tmp_path / "whole", compensate="none"), settings)
+    read, asked = SafetensorsCheckpoint.read, dict[str, set[Any]]()
+
+    def watched(self: SafetensorsCheckpoint, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        asked.setdefault(name, set()).add(rows)
+        return read(self, name, rows)
+
+    monkeypatch.setattr(shards, "_ROWS_VALUES", 100 * 32)
+    monkeypatch.setattr(SafetensorsCheckpoint, "read", watched)
+    pieces = decided(options(compensate="none"), settings)
+    assert contents(pieces.out) == contents(whole.out)
+    assert asked["model.embed_tokens.weight"] == asked["lm_head.weight"] == {(0, 96), (96, 192), (192, 264)}
+
+
+def test_values_that_no_grid_takes_are_named(
+    options: Make, decided: Callable[..., CompressResult], tmp_path: Path
+) -> None:
+    model = save_tiny(tmp_path / "m")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"][200, 3] = torch.inf
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    inventory, _ = inventory_of(model)
+    with pytest.raises(RecipeError, match=r"tensor model\.embed_tokens\.weight holds NaN .* first at \(200, 3\)"):
+        decided(
+            options(model=str(model)),
+            mixed(inventory) | {"model.embed_tokens": Setting(4, 16, 0, 16)},
+        )
+
+
+def test_a_decision_on_a_gguf_file_counts_against_its_bytes(
+    options: Make, decided: Callable[..., CompressResult], tmp_path: Path
+) -> None:
+    gguf = pytest.importorskip("gguf")
+    from tests.formats.test_gguf import write_gguf
+
+    write_gguf(tmp_path / "m.gguf", quantized=gguf.GGMLQuantizationType.Q8_0)
+    chosen = options(model=str(tmp_path / "m.gguf"), symmetric=True)
+    inventory, storage = inventory_of(chosen.model)
+    settings = mixed(inventory) | dict.fromkeys(inventory.outer_modules, Setting(4, 16, 0, 16))
+    expected = shipped_bytes(inventory, method_of(chosen, storage, settings))
+    result = decided(chosen, settings)
+    totals = result.record["totals"]
+    assert totals["bytes_before"] == (tmp_path / "m.gguf").stat().st_size
+    assert totals["bytes_after"] == expected == weight_files(result.out)
+    assert totals["bytes_16"] == 2 * inventory.values()
+    assert (
+        f"{totals['bytes_before']:,} bytes given ({totals['bytes_16']:,} in 16 bits)"
+        in (result.out / "README.md").read_text()
+    )
+
+
+def test_a_decision_can_be_compressed_again(
+    options: Make, decided: Callable[..., CompressResult], tmp_path: Path
+) -> None:
+    first_options = options(symmetric=True, compensate="none", out=tmp_path / "first")
+    inventory, _ = inventory_of(first_options.model)
+    settings = mixed(inventory) | dict.fromkeys(inventory.outer_modules, Setting(6, 16, 0, 16))
+    first = decided(first_options, settings)
+    again = options(model=str(first.out), symmetric=True, compensate="none")
+    inventory, storage = inventory_of(again.model)
+    smaller = dict.fromkeys([*inventory.named, *inventory.outer_modules], Setting(3, 16, 0, 16))
+    expected = shipped_bytes(inventory, method_of(again, storage, smaller))
+    assert weight_files(decided(again, smaller).out) == expected < weight_files(first.out)
 
 
 def test_code_of_the_readme_loads_what_transformers_alone_does_not(

@@ -41,7 +41,7 @@ def readme(record: Mapping[str, Any]) -> str:
         *_code(record, adapter=adapted and not loads["peft_refuses"]),
         "```",
         "",
-        *_remark(options, loads, adapter=adapted and not loads["peft_refuses"]),
+        *_remark(record, adapter=adapted and not loads["peft_refuses"]),
         *([f"{loads['peft_refuses']}: the one here is for `lowbit`.", ""] if loads["peft_refuses"] else []),
         *(line for remark in record["model"]["remarks"] for line in (f"Note: {remark}.", "")),
         *_packed_factors(record),
@@ -138,18 +138,21 @@ def _code(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
     ]
 
 
-def _remark(options: Mapping[str, Any], loads: Mapping[str, Any], *, adapter: bool) -> list[str]:
+def _remark(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
+    options, loads = record["options"], record["loads_with"]
     if loads["format"] == "dense":
-        if options["bits"] == 16:
+        bits = sorted({module["bits"] for module in record["modules"]})
+        if bits == [16]:
+            pruned = "pruned, not quantized" if options["sparsity"] else "not quantized"
             return [
-                "The weights are pruned, not quantized: they are stored dense, zeros like other values, and the files "
-                "are as large as before.",
+                f"The weights are {pruned}: they are stored dense, zeros like other values, and the files are as large "
+                "as before.",
                 "",
             ]
         return [
             "Its modules keep their weights as (in, out), a layout that `transformers` cannot load packed, so "
             "the weights are stored dense, already dequantized: their values are those of "
-            f"{options['bits']} bits, the size of the files is not.",
+            f"{' and '.join(map(str, bits))} bits, the size of the files is not.",
             "",
         ]
     if loads.get("way") == "state_dict":

@@ -159,7 +159,8 @@ def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) ->
     layers = {(one.bits, one.group_size) for name, one in coded.items() if not _experts(inventory, name)}
     why = None
     if not packed:
-        why = "bits 16" if method.bits == DENSE else "weights laid out as (in, out), which no reader has packed"
+        left = all(one.bits == DENSE for one in own.values())
+        why = f"bits {DENSE}" if left else "weights laid out as (in, out), which no reader has packed"
     elif method.scheme == "asymmetric":
         why = "asymmetric: the default path of transformers refuses packed zero points"
     else:
