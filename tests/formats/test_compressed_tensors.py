@@ -285,6 +285,18 @@ def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:
     schemes = CompressedTensors(config, "x")
     assert schemes.scheme("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
     assert schemes.scheme("model.layers.0.mlp.down_proj") == (8, "asymmetric", 128)
+    groups = config["config_groups"]
+    head = {"c": {"targets": ["lm_head", "re:.*o_proj$", "model.layers.0.self_attn.o_proj"], "weights": args}}
+    schemes = CompressedTensors(config | {"config_groups": head | groups}, "x")
+    assert schemes.scheme("lm_head") == schemes.scheme("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
+    eight = {"d": {"targets": ["lm_head"], "weights": args | {"num_bits": 8}}}
+    assert CompressedTensors(config | {"config_groups": eight | groups}, "x").scheme("model.up_proj").bits == 4
+    named = {"e": {"targets": ["model.o_proj"], "weights": args | {"num_bits": 6}}}
+    pattern = {"f": {"targets": ["re:.*o_proj"], "weights": args | {"num_bits": 2}}}
+    assert CompressedTensors(config | {"config_groups": pattern | named}, "x").scheme("model.o_proj").bits == 6
+    tables = {"g": {"targets": ["Embedding"], "weights": args | {"num_bits": 8}}}
+    with pytest.raises(UnreadError, match="those of the classes Embedding and Linear differ"):
+        CompressedTensors(config | {"config_groups": tables | groups}, "x").scheme("model.embed_tokens")
     with pytest.raises(CheckpointError, match=r"x: compressed-tensors format 'float-quantized' is not read"):
         CompressedTensors(config | {"format": "float-quantized"}, "x")
     with pytest.raises(CheckpointError, match="names no group of weights"):

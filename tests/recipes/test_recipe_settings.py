@@ -396,14 +396,25 @@ def test_a_decision_can_be_compressed_again(
     assert weight_files(decided(again, smaller).out) == expected < weight_files(first.out)
 
 
-def test_code_of_the_readme_loads_what_transformers_alone_does_not(
-    options: Make, decided: Callable[..., CompressResult], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "outer, sentence",
+    [
+        ({}, "Not with `dequantize=True`, which reads every module by one of the 6 schemes. PEFT needs the weights"),
+        ({"model.embed_tokens": Setting(6, 16, 0, 16)}, "`transformers` alone does not read these files"),
+    ],
+)
+def test_code_of_the_readme_loads_the_model(
+    options: Make,
+    decided: Callable[..., CompressResult],
+    monkeypatch: pytest.MonkeyPatch,
+    outer: dict[str, Setting],
+    sentence: str,
 ) -> None:
     chosen = options("gemma3_text", symmetric=True)
     inventory, _ = inventory_of(chosen.model)
-    result = decided(chosen, mixed(inventory) | {"model.embed_tokens": Setting(6, 16, 0, 16)})
+    result = decided(chosen, mixed(inventory) | outer)
     text = (result.out / "README.md").read_text()
-    assert "`transformers` alone does not read these files" in text
+    assert sentence in text
     monkeypatch.chdir(result.out)
     scope: dict[str, Any] = {}
     exec(text.partition("```python\n")[2].partition("```")[0], scope)

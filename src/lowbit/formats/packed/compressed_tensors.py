@@ -267,9 +267,14 @@ class CompressedTensors:
         for target, scheme in self._groups:
             if target.startswith("re:") and matches(target[3:], module):
                 return scheme
-        for target, scheme in self._groups:
-            if "." not in target and not target.startswith("re:"):
-                return scheme
+        classes = {target: scheme for target, scheme in self._named.items() if target[:1].isupper()}
+        if len(set(classes.values())) > 1:
+            raise UnreadError(
+                f"{self.source}: module {module} is named by no group of quantization_config, those of the classes "
+                f"{' and '.join(sorted(classes))} differ, and lowbit does not know its class"
+            )
+        for scheme in classes.values():
+            return scheme
         raise CheckpointError(f"{self.source}: module {module} is packed, but no group of quantization_config names it")
 
     def reaches(self, module: str, kinds: Collection[str]) -> bool:
