@@ -71,19 +71,20 @@ def several() -> Stored:
     """A coded layer, a stack of coded experts and a layer left in the type of storage."""
     draw = torch.Generator().manual_seed(0)
     plain, stack = FactorForm((12, 16), 2, 4, 8), FactorForm((8, 16), 3, 3, 8, experts=2)
-    own = stack._replace(experts=0)
-    layers = [
-        pack_factors(*(coded(3, n, g, 3, torch.float32, draw) for n, g in ((16, 2), (8, 1))), 3) for _ in range(2)
-    ]
-    dense = FactorForm((6, 4), 2, 16, None)
+
+    def layer(rank: int, bits: int, k: tuple[int, int], m: tuple[int, int]) -> dict[str, torch.Tensor]:
+        a, b = (coded(rank, columns, groups, bits, torch.float32, draw) for columns, groups in (k, m))
+        return pack_factors(a, b, bits)
+
+    layers = [layer(3, 3, (16, 2), (8, 1)) for _ in range(2)]
     stored: Stored = {
-        "a": (plain, pack_factors(*(coded(2, n, g, 4, torch.float32, draw) for n, g in ((16, 2), (12, 1))), 4)),
-        "e": (stack, {key: torch.stack([layer[key] for layer in layers]) for key in layers[0]}),
-        "d": (dense, {"A": torch.randn(2, 4), "B": torch.randn(6, 2)}),
+        "a": (plain, layer(2, 4, (16, 2), (12, 1))),
+        "e": (stack, {key: torch.stack([one[key] for one in layers]) for key in layers[0]}),
+        "d": (FactorForm((6, 4), 2, 16, None), {"A": torch.randn(2, 4), "B": torch.randn(6, 2)}),
     }
-    assert all(
-        torch.equal(unpack_factors(stored["e"][1], stack)[1][e], unpack_factors(layers[e], own)[1]) for e in (0, 1)
-    )
+    for expert, own in enumerate(layers):
+        found = unpack_factors(stored["e"][1], stack)[1][expert]
+        assert torch.equal(found, unpack_factors(own, stack._replace(experts=0))[1])
     return stored
 
 
