@@ -115,6 +115,8 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
         {"bits": 2, "group_size": 0},
         {"bits": 8, "symmetric": True, "compensate": "none"},
         {"bits": 4, "quantizer": "gptq"},
+        {"bits": 5},
+        {"bits": 6, "quantizer": "gptq", "symmetric": True},
         {"bits": 4, "quantizer": "gptq", "act_order": False},
         {"bits": 3, "quantizer": "gptq", "static_groups": False, "compensate": "svd"},
         {"bits": 3, "clip_search": True, "compensate": "act-svd"},

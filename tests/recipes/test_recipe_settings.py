@@ -290,7 +290,7 @@ def loaded_or_refused(out: Path) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore:You passed `quantization_config`:UserWarning")
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("kind", ["llama", "opt", "gemma3_text", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "opt", "gemma3_text", "gpt2", "gpt_neox", "mixtral"])
 @pytest.mark.parametrize("several", [False, True])
 def test_transformers_loads_a_packed_embedding_rightly_or_not_at_all(
     options: Make,
@@ -396,21 +396,32 @@ def test_a_decision_can_be_compressed_again(
     assert weight_files(decided(again, smaller).out) == expected < weight_files(first.out)
 
 
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize(
-    "outer, sentence",
+    "kind, outer, sentence",
     [
-        ({}, "Not with `dequantize=True`, which reads every module by one of the 6 schemes. PEFT needs the weights"),
-        ({"model.embed_tokens": Setting(6, 16, 0, 16)}, "`transformers` alone does not read these files"),
+        ("qwen3_moe", {"model.embed_tokens": Setting(8, 16, 0, 16)}, "`transformers` alone does not read these files"),
+        (
+            "gemma3_text",
+            {},
+            "Not with `dequantize=True`, which reads every module by one of the 6 schemes. PEFT needs the weights",
+        ),
+        (
+            "gemma3_text",
+            {"model.embed_tokens": Setting(6, 16, 0, 16)},
+            "`transformers` alone does not read these files",
+        ),
     ],
 )
 def test_code_of_the_readme_loads_the_model(
     options: Make,
     decided: Callable[..., CompressResult],
     monkeypatch: pytest.MonkeyPatch,
+    kind: str,
     outer: dict[str, Setting],
     sentence: str,
 ) -> None:
-    chosen = options("gemma3_text", symmetric=True)
+    chosen = options(kind, symmetric=True)
     inventory, _ = inventory_of(chosen.model)
     result = decided(chosen, mixed(inventory) | outer)
     text = (result.out / "README.md").read_text()

@@ -355,7 +355,7 @@ class EvalOptions(Checked):
     text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
     chat_template: Annotated[bool, Told(_CHAT)] = False
     special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
-    adapter: Annotated[Path | None, Told("PEFT directory made for this base.")] = None
+    adapter: Annotated[Path | None, Told("PEFT directory, or packed factors, made for this base.")] = None
     skip_tokens: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     tokens: Annotated[int | None, Told("At most this many tokens.", least=2)] = None
     length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
