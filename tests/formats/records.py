@@ -63,7 +63,7 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
                 }
             )
     parts = {part: sum(m["bytes"][part] for m in modules) for part in ("packed", "scales", "zero_points", "adapter")}
-    parts["other"] = 49152 * 576 * 4 + 61 * 576 * 4
+    parts |= {"other": 49152 * 576 * 4 + 61 * 576 * 4, "headers": 120_000}
     before, after = 134_515_008 * 4, sum(parts.values())
     return {
         "schema": "lowbit.compress/1",
@@ -94,7 +94,13 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "remarks": [],
         },
         "modules": modules,
-        "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},
+        "totals": {
+            "bytes": parts,
+            "bytes_before": before,
+            "bytes_16": 134_515_008 * 2,
+            "bytes_after": after,
+            "ratio": before / after,
+        },
         "perplexity": {
             "base": 25.44,
             "compressed": 78.69,
@@ -113,7 +119,9 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
         "evaluation": {"source": "wikitext2-valid.txt", "windows": 16, "sha256": "ef" * 32, "special_tokens": []},
         "loads_with": {
             "format": "pack-quantized",
+            "way": "dequantize",
             "dequantize": True,
+            "schemes": 1,
             "transformers": "from_pretrained with CompressedTensorsConfig(dequantize=True)",
             "why": "asymmetric: the default path of transformers refuses packed zero points",
             "peft_refuses": None,

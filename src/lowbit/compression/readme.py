@@ -26,13 +26,13 @@ def readme(record: Mapping[str, Any]) -> str:
     options, totals, loads = record["options"], record["totals"], record["loads_with"]
     given, after = totals["bytes_before"], totals["bytes_after"]
     adapted = any(module["rank"] for module in record["modules"])
-    in_16 = f" ({totals['bytes_16']:,} in 16 bits)" if "bytes_16" in totals else ""
     layers = sum(math.prod(module["shape"][:-2]) for module in record["modules"])  # of a stack, one an expert
     lines = [
         f"# {_shown(options['model'])}, compressed by lowbit",
         "",
         f"{_shown(record['model']['architecture'])}, {_forms(record)} of its {layers} linear layers. "
-        f"{given:,} bytes given{in_16}, {after:,} after ({size_change(given, after)}, adapter included).",
+        f"{given:,} bytes given ({totals['bytes_16']:,} in 16 bits), {after:,} after "
+        f"({size_change(given, after)}, adapter included).",
         "",
         *_perplexities(record["perplexity"]),
         "## Load it",
@@ -107,7 +107,7 @@ def _code(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
     beneath = ['model = PeftModel.from_pretrained(model, f"{folder}/adapter")'] if adapter else []
     peft = ["from peft import PeftModel"] if adapter else []
     tokenizer = "tokenizer = AutoTokenizer.from_pretrained(folder)"
-    if loads.get("way") == "state_dict":
+    if loads["way"] == "state_dict":
         return [
             "from lowbit.formats.checkpoint import open_checkpoint",
             *peft,
@@ -122,7 +122,7 @@ def _code(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
             tokenizer,
             *beneath,
         ]
-    several = loads.get("schemes", 1) > 1
+    several = loads["schemes"] > 1
     dequantize = loads["dequantize"] or (adapter and loads["format"] != "dense" and not several)
     names = "AutoModelForCausalLM, AutoTokenizer" + (", CompressedTensorsConfig" if dequantize else "")
     extra = ", quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""
@@ -155,7 +155,7 @@ def _remark(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
             f"{' and '.join(map(str, bits))} bits, the size of the files is not.",
             "",
         ]
-    if loads.get("way") == "state_dict":
+    if loads["way"] == "state_dict":
         return [
             f"`transformers` alone does not read these files ({loads['why']}): `lowbit` reads them for it, dense.",
             "",
@@ -168,7 +168,7 @@ def _remark(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
         ]
     if loads["dequantize"]:
         return [f"{loads['why']}, hence `dequantize=True`.", ""]
-    if loads.get("schemes", 1) > 1:
+    if loads["schemes"] > 1:
         several = f" Not with `dequantize=True`, which reads every module by one of the {loads['schemes']} schemes."
         return [_PLAIN + several + (" PEFT needs the weights unpacked first." if adapter else ""), ""]
     if not adapter:

@@ -232,8 +232,8 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "size",
             size_change(int(totals["bytes_before"]), int(totals["bytes_after"])).replace(" times", "×"),
-            f"{byte_size(totals['bytes_before'])} → {byte_size(totals['bytes_after'])}, adapter included"
-            + (f"; {byte_size(totals['bytes_16'])} in 16 bits" if "bytes_16" in totals else ""),
+            f"{byte_size(totals['bytes_before'])} → {byte_size(totals['bytes_after'])}, adapter included; "
+            f"{byte_size(totals['bytes_16'])} in 16 bits",
         )
     ]
     weights = sum(math.prod(module["shape"]) for module in modules)
