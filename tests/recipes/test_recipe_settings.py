@@ -346,6 +346,11 @@ def test_an_embedding_is_coded_a_few_rows_at_a_time(
     pieces = decided(options(compensate="none"), settings)
     assert contents(pieces.out) == contents(whole.out)
     assert asked["model.embed_tokens.weight"] == asked["lm_head.weight"] == {(0, 96), (96, 192), (192, 264)}
+    kept = [decided(options(compensate="none", dtype="float16", out=tmp_path / "kept"), {})]
+    assert asked["lm_head.weight"] >= {(0, 100), (100, 200), (200, 264)}
+    monkeypatch.undo()
+    kept.append(compress(options(compensate="none", dtype="float16", out=tmp_path / "at once")))
+    assert contents(kept[0].out) == contents(kept[1].out)
 
 
 def test_values_that_no_grid_takes_are_named(

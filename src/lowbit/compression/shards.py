@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,10 @@ class Shards:
         modules = []
         for conversion in self._inventory.outer:
             if (name := coded.get(conversion.first)) is None:
-                tensors |= self._kept(conversion, conversion.makes)
+                found = self._kept(conversion, conversion.makes)
+                if conversion.plain:
+                    found = {home: _by_rows(self._decoder, conversion, one) for home, one in found.items()}
+                tensors |= found
                 continue
             parts = _coded(self._decoder, self._method.of(name), arrays, name)
             stem = self._inventory.home(conversion.first, packed=True).removesuffix(".weight")
@@ -226,6 +229,23 @@ class Shards:
     def weight_map(self) -> dict[str, str]:
         """Stored tensor → file."""
         return {name: self.name(number) for number, line in enumerate(self.lines) for name in line["names"]}
+
+
+def _by_rows(decoder: Decoder, conversion: Conversion, whole: TensorSource) -> TensorSource:
+    """A tensor that is kept, read a few rows at a time as it is written."""
+    if len(whole.shape) < 2:
+        return whole
+    step = max(1, _ROWS_VALUES // max(1, math.prod(whole.shape[1:])))
+    free = conversion.sources[0] in decoder.inventory.unbounded
+
+    def rows() -> Iterator[torch.Tensor]:
+        start = 0
+        for piece in decoder.weights.rows(conversion.first, step):
+            what = f"tensor {conversion.sources[0]}"
+            yield piece.to(whole.dtype) if free else stored_as(whole.dtype, piece, what, row=start)
+            start += len(piece)
+
+    return whole._replace(rows=rows)
 
 
 def _coded(decoder: Decoder, own: Method, arrays: Arrays, name: str) -> dict[str, torch.Tensor]:

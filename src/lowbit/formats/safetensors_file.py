@@ -175,6 +175,8 @@ class TensorSource(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
+    rows: Callable[[], Iterable[torch.Tensor]] | None = None
+    """The same values in runs of rows, for a tensor that should not be whole in memory."""
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorSource:
@@ -259,8 +261,14 @@ def raw(tensor: torch.Tensor) -> Any:
 def _pieces(head: bytes, order: Iterable[str], tensors: Mapping[str, TensorSource]) -> Iterator[Any]:
     yield head
     for name in order:
-        tensor = tensors[name].read().detach().cpu().contiguous()
-        if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
+        source, height = tensors[name], 0
+        for piece in [source.read()] if source.rows is None else source.rows():
+            tensor = piece.detach().cpu().contiguous()
+            height += len(tensor) if source.shape else 0
+            expected = source.shape if source.rows is None else (len(tensor), *source.shape[1:])
+            if tensor.dtype != source.dtype or tuple(tensor.shape) != expected:
+                raise RuntimeError(f"{name} changed between its announcement and its values")
+            if tensor.numel():
+                yield raw(tensor)
+        if source.shape and height != source.shape[0]:
             raise RuntimeError(f"{name} changed between its announcement and its values")
-        if tensor.numel():
-            yield raw(tensor)

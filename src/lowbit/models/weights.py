@@ -42,8 +42,8 @@ def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
     return tuple(reversed(position))
 
 
-def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str) -> torch.Tensor:
-    """Finite values in the type that they are stored in.
+def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str, *, row: int = 0) -> torch.Tensor:
+    """Finite values in the type that they are stored in; ``row`` is the number of the first one, of a run of rows.
 
     Raises:
         RecipeError: one of them is too large for the type, which would make it an infinity; ``what`` names them.
@@ -51,8 +51,9 @@ def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str) -> torch.Tens
     stored = tensor.to(dtype)
     bad = first_bad(stored)
     if bad is not None:
+        place = (bad[0] + row, *bad[1:]) if bad else bad
         raise RecipeError(
-            f"{what} holds {float(tensor[bad]):.6g} at {bad}, which {name_of(dtype)} cannot hold: choose "
+            f"{what} holds {float(tensor[bad]):.6g} at {place}, which {name_of(dtype)} cannot hold: choose "
             f"--dtype {'bfloat16 or float32' if dtype == torch.float16 else 'float32'}"
         )
     return stored
