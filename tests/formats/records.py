@@ -63,7 +63,7 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
                 }
             )
     parts = {part: sum(m["bytes"][part] for m in modules) for part in ("packed", "scales", "zero_points", "adapter")}
-    parts |= {"other": 49152 * 576 * 4 + 61 * 576 * 4, "headers": 120_000}
+    parts["other"] = 49152 * 576 * 4 + 61 * 576 * 4
     before, after = 134_515_008 * 4, sum(parts.values())
     return {
         "schema": "lowbit.compress/1",
@@ -97,9 +97,12 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
         "totals": {
             "bytes": parts,
             "bytes_before": before,
-            "bytes_16": 134_515_008 * 2,
             "bytes_after": after,
             "ratio": before / after,
+            "bytes_given": before,
+            "bytes_16": 134_515_008 * 2,
+            "bytes_shipped": after + 120_000,
+            "shipped": parts | {"headers": 120_000},
         },
         "perplexity": {
             "base": 25.44,

@@ -200,7 +200,7 @@ def test_packed_factors_are_those_of_the_peft_directory(
     assert sizes[0] < sizes[1]
     totals = result.record["totals"]
     shards = sum(path.stat().st_size for path in result.out.glob("*.safetensors"))
-    assert totals["bytes_after"] == shards + sizes[0]
+    assert totals["bytes_shipped"] == shards + sizes[0]
     readme = (result.out / "README.md").read_text()
     assert "in `factors/`, which is what ships" in readme
 
@@ -381,11 +381,11 @@ def test_a_decision_on_a_gguf_file_counts_against_its_bytes(
     expected = shipped_bytes(inventory, method_of(chosen, storage, settings))
     result = decided(chosen, settings)
     totals = result.record["totals"]
-    assert totals["bytes_before"] == (tmp_path / "m.gguf").stat().st_size
-    assert totals["bytes_after"] == expected == weight_files(result.out)
+    assert totals["bytes_given"] == (tmp_path / "m.gguf").stat().st_size
+    assert totals["bytes_shipped"] == expected == weight_files(result.out)
     assert totals["bytes_16"] == 2 * inventory.values()
     assert (
-        f"{totals['bytes_before']:,} bytes given ({totals['bytes_16']:,} in 16 bits)"
+        f"{totals['bytes_given']:,} bytes given ({totals['bytes_16']:,} in 16 bits)"
         in (result.out / "README.md").read_text()
     )
 

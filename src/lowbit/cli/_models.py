@@ -55,9 +55,9 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
     if after:
         error += f", {share(sum(after) / len(after))} with the adapter"
     lines = [
-        f"{out}: {totals['bytes_before']:,} bytes given, {totals['bytes_16']:,} in 16 bits, "
-        f"{totals['bytes_after']:,} after ({size_change(totals['bytes_before'], totals['bytes_after'])}, "
-        f"{totals['bytes_16'] / totals['bytes_after']:.2f} times against 16 bits); {error}"
+        f"{out}: {totals['bytes_given']:,} bytes given, {totals['bytes_16']:,} in 16 bits, "
+        f"{totals['bytes_shipped']:,} after ({size_change(totals['bytes_given'], totals['bytes_shipped'])}, "
+        f"{totals['bytes_16'] / totals['bytes_shipped']:.2f} times against 16 bits); {error}"
     ]
     measured = record.get("perplexity")
     if measured:

@@ -24,7 +24,7 @@ def _shown(name: Any) -> str:
 def readme(record: Mapping[str, Any]) -> str:
     """Markdown from the content of ``lowbit.json``: no date and no place, equal runs give equal bytes."""
     options, totals, loads = record["options"], record["totals"], record["loads_with"]
-    given, after = totals["bytes_before"], totals["bytes_after"]
+    given, after = totals["bytes_given"], totals["bytes_shipped"]
     adapted = any(module["rank"] for module in record["modules"])
     layers = sum(math.prod(module["shape"][:-2]) for module in record["modules"])  # of a stack, one an expert
     lines = [

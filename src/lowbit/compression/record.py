@@ -91,19 +91,20 @@ def make_record(
 ) -> dict[str, Any]:
     """Content of ``lowbit.json``; its JSON Schema is in :mod:`lowbit.report.schema`.
 
-    Bytes before are those of the weight files that were given, bytes after those of the shards and of ``adapter``, the
-    files of the adapter that ships: all as they lie on the disk, headers included.
+    Bytes given are those of the weight files that were opened, bytes shipped those of the shards and of ``adapter``,
+    the files of the adapter that ships: all as they lie on the disk, headers included.
     """
     inventory = decoder.inventory
     lines = shards.lines
     modules = [module for line in lines[1:] for module in line["modules"]]
     coded = [*modules, *shards.outer_modules]
     parts = {part: sum(int(module["bytes"][part]) for module in coded) for part in _PARTS}
-    parts["adapter"] = sum(_adapter_bytes(module["bytes"]) for module in modules)
+    parts["adapter"] = sum(int(module["bytes"]["adapter"]) for module in modules)
     stored = sum(int(line["bytes"]) for line in lines)
     parts["other"] = stored - parts["packed"] - parts["scales"] - parts["zero_points"]
-    before, after = inventory.checkpoint.weight_bytes(), shards.file_bytes() + sum(p.stat().st_size for p in adapter)
-    parts["headers"] = after - stored - parts["adapter"]
+    before, after = inventory.values() * method.storage.itemsize, stored + parts["adapter"]
+    files = shards.file_bytes() + sum(path.stat().st_size for path in adapter)
+    factors = sum(int(module["bytes"].get("adapter_packed", module["bytes"]["adapter"])) for module in modules)
     return {
         "schema": _SCHEMA,
         "versions": plan["versions"],
@@ -127,9 +128,12 @@ def make_record(
         "totals": {
             "bytes": parts,
             "bytes_before": before,
-            "bytes_16": bytes_16(inventory),
             "bytes_after": after,
             "ratio": before / after,
+            "bytes_given": inventory.checkpoint.weight_bytes(),
+            "bytes_16": bytes_16(inventory),
+            "bytes_shipped": files,
+            "shipped": parts | {"adapter": factors, "headers": files - stored - factors},
         },
         "perplexity": perplexity,
         "calibration": plan["calibration"],
@@ -139,11 +143,6 @@ def make_record(
 
 
 _PARTS = ("packed", "scales", "zero_points")
-
-
-def _adapter_bytes(parts: Mapping[str, int]) -> int:
-    """Of the factors as they ship."""
-    return int(parts.get("adapter_packed", parts["adapter"]))
 
 
 def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) -> dict[str, Any]:

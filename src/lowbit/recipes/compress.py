@@ -76,7 +76,7 @@ def compress(
     clock = Clock()
     with thread_count(options.threads) as threads, _one_kind_of_error():
         record, done = _compress(options, checkpoint, tell, threads, clock)
-    before, after = (record["totals"][f"bytes_{when}"] for when in ("before", "after"))
+    before, after = (record["totals"][f"bytes_{when}"] for when in ("given", "shipped"))
     timings = clock.timings()
     evaluation = timings.get("evaluate", 0.0)
     tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done, evaluation))

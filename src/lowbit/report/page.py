@@ -199,10 +199,10 @@ def _spectra(modules: Sequence[Mapping[str, Any]], rank: int | None) -> dict[str
 def _bytes(record: Mapping[str, Any]) -> dict[str, Any]:
     totals = record["totals"]
     known: list[tuple[str, int, str]] = []
-    for number, (part, amount) in enumerate(totals["bytes"].items()):
+    for number, (part, amount) in enumerate(totals["shipped"].items()):
         label = _PARTS.get(part, str(part).replace("_", " "))
         known.append((label, int(amount), f"p{number % _STYLES}"))
-    before, after = int(totals["bytes_before"]), int(totals["bytes_after"])
+    before, after = int(totals["bytes_given"]), int(totals["bytes_shipped"])
     full = max(before, after) or 1
     rows = [
         ("as given", byte_size(before), [(before / full, "whole")]),
@@ -231,8 +231,8 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tiles = [
         (
             "size",
-            size_change(int(totals["bytes_before"]), int(totals["bytes_after"])).replace(" times", "×"),
-            f"{byte_size(totals['bytes_before'])} → {byte_size(totals['bytes_after'])}, adapter included; "
+            size_change(int(totals["bytes_given"]), int(totals["bytes_shipped"])).replace(" times", "×"),
+            f"{byte_size(totals['bytes_given'])} → {byte_size(totals['bytes_shipped'])}, adapter included; "
             f"{byte_size(totals['bytes_16'])} in 16 bits",
         )
     ]
