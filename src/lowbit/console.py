@@ -33,7 +33,18 @@ from lowbit.runs.files import json_bytes, write_through
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Console", "byte_size", "complain", "duration", "jsonable", "printable", "save_record", "share", "show"]
+__all__ = [
+    "Console",
+    "byte_size",
+    "complain",
+    "duration",
+    "jsonable",
+    "printable",
+    "save_record",
+    "share",
+    "show",
+    "size_change",
+]
 
 
 def printable(text: str) -> str:
@@ -52,6 +63,11 @@ def show(text: str, stream: TextIO | None = None) -> None:
 def complain(text: str) -> None:
     """What went wrong: standard error."""
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def size_change(before: int, after: int) -> str:
+    """How much smaller, or larger, something became."""
+    return f"{before / after:.2f} times smaller" if after <= before else f"{after / before:.2f} times larger"
 
 
 def byte_size(value: float) -> str:

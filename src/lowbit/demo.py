@@ -58,14 +58,15 @@ def demo(options: CompressOptions, console: Console, *, prompt: str = PROMPT, to
     with console.watch():
         result = compress(options, console.on_event)
     record = result.record
-    bytes_after = int(record["totals"]["bytes_after"])
-    adapter = int(record["totals"]["bytes"]["adapter"])
+    bytes_after = int(record["totals"]["bytes_shipped"])
     perplexity = record.get("perplexity") or {}
     folder = result.out
     has_adapter = (folder / "adapter").is_dir()
+    shipped = folder / "factors" if (folder / "factors").is_dir() else folder / "adapter"
+    adapter_files = sum(path.stat().st_size for path in shipped.iterdir()) if has_adapter else 0
     variants: list[tuple[str, Path | str, Path | None, int]] = [
-        ("base", options.model, None, int(record["totals"]["bytes_before"])),
-        ("compressed", folder, None, bytes_after - adapter),
+        ("base", options.model, None, int(record["totals"]["bytes_given"])),
+        ("compressed", folder, None, bytes_after - adapter_files),
     ]
     if has_adapter:
         variants.append(("compensated", folder, folder / "adapter", bytes_after))

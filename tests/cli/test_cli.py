@@ -305,7 +305,7 @@ def test_bad_input_is_one_message_and_status_2(workplace: Path, compressed: Path
     assert refusal(["check", str(tmp_path)], capsys) == (
         f"{tmp_path}: neither adapter_config.json nor config.json: not an adapter, not a model"
     )
-    assert "bits" in refusal(compress_arguments(workplace, "x", bits=5), capsys)
+    assert "bits" in refusal(compress_arguments(workplace, "x", bits=7), capsys)
     assert "48" in refusal(compress_arguments(workplace, "x", group_size=48), capsys)
     assert "rank" in refusal(compress_arguments(workplace, "x", rank=1000), capsys)
     assert "nowhere" in refusal(compress_arguments(workplace, "x", calibration=nowhere), capsys)

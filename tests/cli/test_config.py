@@ -89,8 +89,8 @@ def test_print_config_needs_no_model_and_checks_what_is_given(capsys: Any) -> No
     printed = capsys.readouterr().out
     assert "# model = ...\n" in printed
     assert "# clip_search = auto\n" in printed
-    assert run(["compress", "--bits", "5", "--print-config"]) == 2
-    assert capsys.readouterr().err == "error: --bits: input should be 2, 3, 4, 8 or 16, got 5\n"
+    assert run(["compress", "--bits", "7", "--print-config"]) == 2
+    assert capsys.readouterr().err == "error: --bits: input should be 2, 3, 4, 5, 6, 8 or 16, got 7\n"
     assert run(["compress", "--act-order", "--print-config"]) == 2
     assert capsys.readouterr().err == "error: --act-order belongs to quantizer gptq\n"
 
@@ -99,7 +99,7 @@ def test_print_config_needs_no_model_and_checks_what_is_given(capsys: Any) -> No
     ("content", "message"),
     [
         ("colour = 1\ngroup-size = 2\n", "{file}: unknown option colour, group-size"),
-        ("bits = 5\n", "option bits: input should be 2, 3, 4, 8 or 16, got 5"),
+        ("bits = 7\n", "option bits: input should be 2, 3, 4, 5, 6, 8 or 16, got 7"),
         ('symmetric = "yes"\n', "option symmetric: input should be a valid boolean, got 'yes'"),
         ("rank = [1]\n", "option rank: input should be a valid integer, got [1]"),
         ("bits = \n", "{file}: not a TOML file: Invalid value (at line 1, column 8)"),

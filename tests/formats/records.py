@@ -94,7 +94,16 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "remarks": [],
         },
         "modules": modules,
-        "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},
+        "totals": {
+            "bytes": parts,
+            "bytes_before": before,
+            "bytes_after": after,
+            "ratio": before / after,
+            "bytes_given": before,
+            "bytes_16": 134_515_008 * 2,
+            "bytes_shipped": after + 120_000,
+            "shipped": parts | {"headers": 120_000},
+        },
         "perplexity": {
             "base": 25.44,
             "compressed": 78.69,
@@ -113,7 +122,9 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
         "evaluation": {"source": "wikitext2-valid.txt", "windows": 16, "sha256": "ef" * 32, "special_tokens": []},
         "loads_with": {
             "format": "pack-quantized",
+            "way": "dequantize",
             "dequantize": True,
+            "schemes": 1,
             "transformers": "from_pretrained with CompressedTensorsConfig(dequantize=True)",
             "why": "asymmetric: the default path of transformers refuses packed zero points",
             "peft_refuses": None,

@@ -13,7 +13,7 @@ import torch
 
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError, UnreadError
-from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, open_packed
+from lowbit.formats.packed import FORMATS, PackedFormat, PackedWeight, compressed_tensors, open_packed
 from lowbit.formats.packed.compressed_tensors import (
     TRANSPOSED_KEY,
     CompressedTensors,
@@ -26,7 +26,7 @@ from lowbit.formats.packed.packing import pack_padded
 from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
 
 Write = Callable[..., Path]
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 
 
 def grid(seed: int, shape: tuple[int, int], bits: int, scheme: str, groups: int, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -102,6 +102,24 @@ def test_permuted_groups_travel_in_g_idx() -> None:
     assert torch.equal(dequantize_module(tensors, bits=4, scheme="asymmetric"), expected)
     plain = pack_module("m", codes, scale, zeros, bits=4, scheme="asymmetric", group_index=np.repeat(np.arange(4), 8))
     assert "m.weight_g_idx" not in plain
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric-full"])
+def test_a_large_weight_is_unpacked_by_rows(bits: int, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, scale, zeros = grid(bits, (167, 48), bits, scheme, 3, torch.bfloat16)
+    tensors = pack_module("m", codes, scale, zeros, bits=bits, scheme=scheme)
+    whole = unpack_module(tensors, bits=bits, scheme=scheme).dequantize()
+    heights: list[int] = []
+
+    def watched(parts: Any, **given: Any) -> PackedWeight:
+        heights.append(len(parts["weight_packed"]))
+        return unpack_module(parts, **given)
+
+    monkeypatch.setattr(compressed_tensors, "_VALUES", 64 * 48)
+    monkeypatch.setattr(compressed_tensors, "unpack_module", watched)
+    assert torch.equal(dequantize_module(tensors, bits=bits, scheme=scheme), whole)
+    assert heights == [64, 64, 39]
 
 
 # ---- whole models ---------------------------------------------------------------------------------------------------
@@ -211,7 +229,7 @@ def test_conv1d_weights_come_back_in_their_own_orientation(write_model: Write) -
 def test_what_does_not_fit_is_refused_by_name() -> None:
     codes, scale, zeros = grid(1, (8, 32), 4, "asymmetric", 4, torch.float32)
     kinds: list[tuple[dict[str, Any], str]] = [
-        ({"bits": 5}, "m: pack-quantized is written at 2, 3, 4, 8 bits, not 5"),
+        ({"bits": 7}, "m: pack-quantized is written at 2, 3, 4, 5, 6, 8 bits, not 7"),
         ({"bits": 3}, "m: codes lie in 0..15, 3 bits hold 0..7"),
         ({"scheme": "symmetric"}, "m: codes lie in 0..15, 4 bits hold -8..7"),
         ({"scheme": "round"}, "m: unknown scheme 'round'"),
@@ -249,6 +267,12 @@ def test_damaged_modules_are_refused() -> None:
         unpack_module(whole | {"m.weight_shape": torch.tensor([9, 32])}, bits=4, scheme="asymmetric")
 
 
+def test_rows_that_take_no_bytes_are_refused_at_once() -> None:
+    empty = {"weight_packed": torch.empty(1 << 40, 0, dtype=torch.int32), "weight_scale": torch.empty(1 << 40, 0)}
+    with pytest.raises(CheckpointError, match="do not fit weight_shape"):
+        dequantize_module(empty | {"weight_shape": torch.tensor([1 << 40, 0])}, bits=4, scheme="symmetric")
+
+
 def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:
     args = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
     config = {
@@ -261,6 +285,18 @@ def test_groups_of_other_writers_are_matched_by_name_then_class() -> None:
     schemes = CompressedTensors(config, "x")
     assert schemes.scheme("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
     assert schemes.scheme("model.layers.0.mlp.down_proj") == (8, "asymmetric", 128)
+    groups = config["config_groups"]
+    head = {"c": {"targets": ["lm_head", "re:.*o_proj$", "model.layers.0.self_attn.o_proj"], "weights": args}}
+    schemes = CompressedTensors(config | {"config_groups": head | groups}, "x")
+    assert schemes.scheme("lm_head") == schemes.scheme("model.layers.0.mlp.up_proj") == (4, "symmetric", 128)
+    eight = {"d": {"targets": ["lm_head"], "weights": args | {"num_bits": 8}}}
+    assert CompressedTensors(config | {"config_groups": eight | groups}, "x").scheme("model.up_proj").bits == 4
+    named = {"e": {"targets": ["model.o_proj"], "weights": args | {"num_bits": 6}}}
+    pattern = {"f": {"targets": ["re:.*o_proj"], "weights": args | {"num_bits": 2}}}
+    assert CompressedTensors(config | {"config_groups": pattern | named}, "x").scheme("model.o_proj").bits == 6
+    tables = {"g": {"targets": ["Embedding"], "weights": args | {"num_bits": 8}}}
+    with pytest.raises(UnreadError, match="those of the classes Embedding and Linear differ"):
+        CompressedTensors(config | {"config_groups": tables | groups}, "x").scheme("model.embed_tokens")
     with pytest.raises(CheckpointError, match=r"x: compressed-tensors format 'float-quantized' is not read"):
         CompressedTensors(config | {"format": "float-quantized"}, "x")
     with pytest.raises(CheckpointError, match="names no group of weights"):

@@ -85,8 +85,11 @@ def test_numbers_on_the_page_are_those_of_the_record() -> None:
     assert "25.44" in page
     assert "78.69" in page
     assert "33.80" in page
-    assert f"{record['totals']['ratio']:.2f}× smaller" in page
-    assert f"{record['totals']['bytes_after']:,}" in page
+    totals = record["totals"]
+    assert f"{totals['bytes_given'] / totals['bytes_shipped']:.2f}× smaller" in page
+    totals["bytes_given"] = totals["bytes_shipped"] // 2
+    assert "2.00× larger" in render(record)
+    assert f"{record['totals']['bytes_shipped']:,}" in page
     for module in record["modules"]:
         assert f"<code>{module['name']}</code>" in page
     for value in (*record["inputs"].values(), record["calibration"]["sha256"]):

@@ -16,6 +16,7 @@ from lowbit.formats import lut
 from lowbit.formats.check import check_directory
 from lowbit.formats.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError
+from lowbit.formats.factors import read_factors, write_factors
 from lowbit.formats.gguf_header import check_header
 from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.peft import read_adapter, write_adapter
@@ -30,6 +31,7 @@ from lowbit.runs.files import digest
 from lowbit.runs.folder import SUMS, RunFolder
 from tests.formats.conftest import tiny_config
 from tests.formats.records import make_record
+from tests.formats.test_factors import several
 from tests.formats.test_gguf import write_gguf
 from tests.recipes.tiny_models import save_tiny
 
@@ -101,6 +103,10 @@ def gguf_file(folder: Path) -> None:
 def adapter(folder: Path) -> None:
     factors = {f"model.layers.{i}.mlp.up_proj": (torch.ones(6, 2 + i), torch.ones(2 + i, 4)) for i in range(2)}
     write_adapter(folder, factors, base_model="m", base_hash="0")
+
+
+def packed_factors(folder: Path) -> None:
+    write_factors(folder, several(), base_hash="0")
 
 
 def record(folder: Path) -> None:
@@ -230,6 +236,8 @@ READERS: dict[str, Reader] = {
     "gguf header": Reader(gguf_file, "m.gguf", mutate_gguf, lambda folder: check_header(folder / "m.gguf"), FILES),
     "adapter": Reader(adapter, "adapter_config.json", mutate_json, read_lora, FILES),
     "factors": Reader(adapter, "adapter_model.safetensors", mutate_safetensors, read_lora, FILES),
+    "packed factors": Reader(packed_factors, "factors.safetensors", mutate_safetensors, read_factors, FILES),
+    "forms of factors": Reader(packed_factors, "factors.json", mutate_json, read_factors, FILES),
     "record": Reader(record, "lowbit.json", mutate_json, read_record, RECIPE),
     "table": Reader(artefact, "t.json", mutate_json, lambda f: lut.read_artefact(f / "t.json"), (lut.TableFileError,)),
     "published": Reader(

@@ -115,6 +115,8 @@ def test_hidden_states_are_those_of_transformers(tiny: Callable[..., Path], kind
         {"bits": 2, "group_size": 0},
         {"bits": 8, "symmetric": True, "compensate": "none"},
         {"bits": 4, "quantizer": "gptq"},
+        {"bits": 5},
+        {"bits": 6, "quantizer": "gptq", "symmetric": True},
         {"bits": 4, "quantizer": "gptq", "act_order": False},
         {"bits": 3, "quantizer": "gptq", "static_groups": False, "compensate": "svd"},
         {"bits": 3, "clip_search": True, "compensate": "act-svd"},
@@ -345,6 +347,10 @@ def test_record_and_events(options: Make, text: Path) -> None:
     totals = record["totals"]
     assert tensors == sum(totals["bytes"].values()) - totals["bytes"]["adapter"]
     assert totals["bytes_after"] == tensors + totals["bytes"]["adapter"]
+    shipped = [*result.out.glob("*.safetensors"), *(result.out / "adapter").iterdir()]
+    assert totals["bytes_shipped"] == sum(totals["shipped"].values()) == sum(path.stat().st_size for path in shipped)
+    assert totals["bytes_given"] == (Path(options().model) / "model.safetensors").stat().st_size
+    assert totals["bytes_16"] == 2 * record["model"]["parameters"]
     assert totals["ratio"] == totals["bytes_before"] / totals["bytes_after"]
     steps = [event.what.split()[0] for event in events if isinstance(event, Step)]
     assert steps == ["hashing", "tokenizing"]

@@ -212,7 +212,7 @@ def test_adapter_of_another_base(options: Make, tmp_path: Path, text: Path) -> N
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bits": 5}, "option bits: input should be 2, 3, 4, 8 or 16, got 5"),
+        ({"bits": 7}, "option bits: input should be 2, 3, 4, 5, 6, 8 or 16, got 7"),
         ({"bits": 16}, "bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4"),
         ({"group_size": -2}, "option group_size: input should be greater than or equal to -1, got -2"),
         ({"rank": 0}, "option rank: input should be greater than or equal to 1, got 0"),
@@ -254,6 +254,6 @@ def test_several_wrong_options_at_once() -> None:
         parse_options(CompressOptions, model="m", bits=7, rank=0)
     assert str(caught.value) == (
         "option out is required\n"
-        "option bits: input should be 2, 3, 4, 8 or 16, got 7\n"
+        "option bits: input should be 2, 3, 4, 5, 6, 8 or 16, got 7\n"
         "option rank: input should be greater than or equal to 1, got 0"
     )

@@ -38,8 +38,8 @@ def test_values_are_given_the_type_of_their_field() -> None:
             "option damping: input should be a valid number, unable to parse string as a number, got 'much'",
         ),
         ({"symmetric": 1}, "option symmetric: input should be a valid boolean, got 1"),
-        ({"bits": "3"}, "option bits: input should be 2, 3, 4, 8 or 16, got '3'"),
-        ({"bits": 3.0}, "option bits: input should be 2, 3, 4, 8 or 16, got 3.0"),
+        ({"bits": "3"}, "option bits: input should be 2, 3, 4, 5, 6, 8 or 16, got '3'"),
+        ({"bits": 3.0}, "option bits: input should be 2, 3, 4, 5, 6, 8 or 16, got 3.0"),
     ],
 )
 def test_refusals_of_the_class_and_of_the_call_are_the_same(fields: dict[str, Any], message: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowbit.console import Console, share
+from lowbit.console import Console, share, size_change
 from lowbit.recipes.options import CompressOptions, EvalOptions, parse_options
 
 from ._parameters import answers, option_command, save
@@ -55,8 +55,9 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
     if after:
         error += f", {share(sum(after) / len(after))} with the adapter"
     lines = [
-        f"{out}: {totals['bytes_before']:,} bytes before, {totals['bytes_after']:,} after "
-        f"({totals['ratio']:.2f} times smaller); {error}"
+        f"{out}: {totals['bytes_given']:,} bytes given, {totals['bytes_16']:,} in 16 bits, "
+        f"{totals['bytes_shipped']:,} after ({size_change(totals['bytes_given'], totals['bytes_shipped'])}, "
+        f"{totals['bytes_16'] / totals['bytes_shipped']:.2f} times against 16 bits); {error}"
     ]
     measured = record.get("perplexity")
     if measured:

@@ -45,7 +45,7 @@ def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: 
     total, finished, clock = len(decoder.inventory.blocks), shards.finished, solver.clock
     if finished == total:
         return
-    with clock("forward"), decoder.weights.outer(head=False):
+    with clock("forward"), decoder.weights.outer(head=False, read=shards.outer):
         samples = decoder.embed(list(tokens))
     for index in range(finished):
         started = time.perf_counter()
@@ -121,9 +121,10 @@ def _solve_block(
             done(name, solutions[linear.name])
         del matrix
     if full := [name for name, solution in solutions.items() if solution.full_rank]:
+        ranks = sorted({int(solutions[name].measures["rank"]) for name in full})
         tell(
             Note(
-                f"block {index}: rank {solver.method.rank} is all directions that the calibration inputs of "
+                f"block {index}: rank {' or '.join(map(str, ranks))} is all directions that the calibration inputs of "
                 f"{', '.join(full)} have, so errors were weighed there as without an adapter; take more calibration "
                 "samples or a lower rank"
             )

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lowbit.formats.factors import Coded, FactorForm, pack_factors, unpack_factors
 from lowbit.models.weights import stored_as
 
 from .arrays import Arrays
 from .method import Method
 
-__all__ = ["Patch", "compensate"]
+__all__ = ["Patch", "code_factors", "compensate"]
 
 
 class Patch(NamedTuple):
@@ -21,7 +22,7 @@ class Patch(NamedTuple):
     a: torch.Tensor  # (r, k), storage dtype
     lower_bound: float | None
     method: str
-    packed_bytes: int | None  # size at adapter_bits, when those are asked for
+    packed: dict[str, torch.Tensor] | None  # the same factors as codes, when those are asked for
 
     @property
     def product(self) -> torch.Tensor:
@@ -50,27 +51,56 @@ def compensate(method: Method, arrays: Arrays, d: torch.Tensor, c: Any, magnitud
         b, a = backend.svd_patch(error, rank=method.rank)
     else:
         b, a = backend.scaled_svd_patch(error, arrays.give(magnitude), rank=method.rank)
-    packed: int | None = None
     if method.adapter_bits is not None:
-        low = backend.quantize_adapter(
-            b,
-            a,
-            c,
-            bits=method.adapter_bits,
-            group_size=method.group_size,
-            damping=method.adapter_damping,
-            scale_dtype=method.scale_dtype,
-        )
-        b, a = low.B.weight, low.A.weight
-        packed = sum(_packed_size(method, arrays, part, method.adapter_bits) for part in (low.B, low.A))
+        packed = code_factors(method, arrays, b, a, c)
+        form = FactorForm((b.shape[0], a.shape[1]), method.rank, method.adapter_bits, method.group_size)
+        b, a = unpack_factors(packed, form)
+        return Patch(b, stored_as(method.storage, a, "a factor of its adapter"), bound, solver, packed)
     stored = [
         stored_as(method.storage, arrays.take(factor), "a factor of its adapter").contiguous() for factor in (b, a)
     ]
-    return Patch(stored[0], stored[1], bound, solver, packed)
+    return Patch(stored[0], stored[1], bound, solver, None)
 
 
-def _packed_size(method: Method, arrays: Arrays, part: Any, bits: int) -> int:
-    """Bytes of a quantized factor: dense codes, scales in the storage type, zero points of ``bits``."""
-    rows, columns = arrays.take(part.codes).shape
-    scales = arrays.take(part.scale).numel()
-    return -(-rows * columns * bits // 8) + scales * method.storage.itemsize + -(-scales * bits // 8)
+def code_factors(method: Method, arrays: Arrays, b: Any, a: Any, c: Any) -> dict[str, torch.Tensor]:
+    """Factors as codes of ``method.adapter_bits``: the tensors of :func:`~lowbit.formats.factors.pack_factors`.
+
+    A is an ordinary layer with inputs of second moment ``c``, rounded by GPTQ. B sees A C Aᵀ, which is diagonal for
+    the factors of EoRA, and a diagonal weighs columns: every value is rounded to nearest [E-7], on the grids of Bᵀ.
+    """
+    backend, bits = arrays.backend, method.adapter_bits
+    across = arrays.give(arrays.take(b).T.contiguous())
+
+    def group(columns: int) -> int | None:
+        return method.group_size if method.group_size and columns % method.group_size == 0 else None
+
+    first = backend.gptq(
+        a,
+        c,
+        bits=bits,
+        scheme="asymmetric",
+        group_size=group(int(a.shape[1])),
+        clip_search=method.clip_search,
+        damping=method.adapter_damping,
+        scale_dtype=method.scale_dtype,
+    )
+    fit = backend.clip_search if method.clip_search else backend.fit_grid
+    size = group(int(across.shape[1]))
+    grid = fit(
+        across,
+        bits=bits,
+        scheme="asymmetric",
+        granularity="group" if size else "row",
+        group_size=size,
+        scale_dtype=method.scale_dtype,
+    )
+    codes = backend.quantize(across, grid.scale, grid.zero_point, bits=bits, scheme="asymmetric")
+    found = [
+        Coded(arrays.take(code), _scales(method, arrays.take(scale)), arrays.take(zero))
+        for code, scale, zero in ((first.codes, first.scale, first.zero_point), (codes, grid.scale, grid.zero_point))
+    ]
+    return pack_factors(found[0], found[1], int(bits or 0))
+
+
+def _scales(method: Method, scale: torch.Tensor) -> torch.Tensor:
+    return stored_as(method.storage, scale, "a scale of its adapter")

@@ -62,7 +62,9 @@ def solve_experts(
         tokens, and errors of every expert stand in the measures.
     """
     name = decoder.inventory.path(index, stack.name)
-    solver = replace(solver, method=replace(solver.method, spectrum=False))  # it would take longer than the solution
+    solver = replace(
+        solver, method=replace(solver.method.of(name), spectrum=False)
+    )  # it would take longer than the solution
     arrays, clock = solver.arrays, solver.clock
     solutions: list[Solution] = []
     tokens: list[int] = []
@@ -136,4 +138,6 @@ def _together(
         },
     }
     stacked = (torch.stack([b for b, _ in factors]), torch.stack([a for _, a in factors])) if factors else None
-    return Solution(tensors, stacked, found, any(solution.full_rank for solution in solutions))
+    codes = [solution.coded for solution in solutions if solution.coded is not None]
+    coded = {key: torch.stack([each[key] for each in codes]) for key in codes[0]} if codes else None
+    return Solution(tensors, stacked, found, any(solution.full_rank for solution in solutions), coded)

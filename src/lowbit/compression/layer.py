@@ -8,6 +8,7 @@ its A does not reach, with B left free.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from .compensate import Patch, compensate
 from .method import Method
 from .quantize import Stored, quantize
 
-__all__ = ["LayerSolver", "Solution"]
+__all__ = ["LayerSolver", "Solution", "part_bytes"]
 
 _SPECTRUM = 256  # singular values kept in the record
 _SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
@@ -36,6 +37,14 @@ class Solution(NamedTuple):
     factors: tuple[torch.Tensor, torch.Tensor] | None  # B (m, r) and A (r, k) as stored
     measures: dict[str, Any]  # of the record
     full_rank: bool  # the adapter was to know of all directions of the inputs, so the compression was not told of it
+    coded: dict[str, torch.Tensor] | None = None  # the factors as codes, where those are asked for
+
+    @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Tensors of the adapter that ship, by the last part of their names; none without one."""
+        if self.coded is not None or self.factors is None:
+            return self.coded or {}
+        return {"B": self.factors[0], "A": self.factors[1]}
 
 
 class _Aim(NamedTuple):
@@ -76,6 +85,8 @@ class LayerSolver:
         Raises:
             SpecError: what the backend refuses.
         """
+        if self.method.settings:
+            return replace(self, method=self.method.of(name)).solve(name, block, linear, w, c, magnitude)
         best, full_rank = self._best_round(name, linear, w, c, magnitude)
         with self.clock("errors"):
             norm = self._error(w, c)
@@ -108,7 +119,13 @@ class LayerSolver:
             "energy": energy,
             "bytes": _bytes(stored, patch),
         }
-        return Solution(stored.tensors, None if patch is None else (patch.b, patch.a), measures, full_rank)
+        return Solution(
+            stored.tensors,
+            None if patch is None else (patch.b, patch.a),
+            measures,
+            full_rank,
+            None if patch is None else patch.packed,
+        )
 
     def _best_round(
         self, name: str, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor
@@ -185,14 +202,20 @@ def _spectrum(values: torch.Tensor, rank: int) -> tuple[list[float], dict[str, f
     return [float(value) for value in values[:_SPECTRUM]], energy
 
 
+def part_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Sizes of the parts of a stored weight."""
+    parts = {"packed": 0, "scales": 0, "zero_points": 0}
+    kinds = {"weight_scale": "scales", "weight_zero_point": "zero_points"}
+    for name, tensor in tensors.items():
+        parts[kinds.get(name.rpartition(".")[2], "packed")] += tensor.nbytes
+    return parts
+
+
 def _bytes(stored: Stored, patch: Patch | None) -> dict[str, int]:
     """Sizes of the parts of a layer."""
-    parts = {"packed": 0, "scales": 0, "zero_points": 0, "adapter": 0}
-    kinds = {"weight_scale": "scales", "weight_zero_point": "zero_points"}
-    for name, tensor in stored.tensors.items():
-        parts[kinds.get(name.rpartition(".")[2], "packed")] += tensor.nbytes
+    parts = part_bytes(stored.tensors) | {"adapter": 0}
     if patch is not None:
         parts["adapter"] = patch.b.nbytes + patch.a.nbytes
-        if patch.packed_bytes is not None:
-            parts["adapter_packed"] = patch.packed_bytes
+        if patch.packed is not None:
+            parts["adapter_packed"] = sum(part.nbytes for part in patch.packed.values())
     return parts

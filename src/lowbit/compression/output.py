@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +11,53 @@ import torch
 
 from lowbit.formats.checkpoint import weights_hash
 from lowbit.formats.dtypes import name_of
+from lowbit.formats.factors import FactorForm, unpack_factors, write_factors
 from lowbit.formats.packed import compressed_tensors
+from lowbit.formats.packed.protocol import WeightScheme
 from lowbit.formats.peft import write_adapter
 from lowbit.models.inventory import Inventory
 from lowbit.runs.files import remove_tree, writing
 
+from .contents import adapter_layout, scheme_of
 from .method import Method
+from .setting import DENSE
 from .shards import Shards
 
-__all__ = ["output_config", "output_index", "save_adapter"]
+__all__ = ["output_config", "output_index", "save_adapter", "shipped_files"]
 
 
-def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model: str) -> None:
-    """``adapter/`` in the output directory ``out``, from the factors of every block; bound to the shards beside it."""
-    folder = out / "adapter"
-    remove_tree(folder)  # a killed run may have left half of it
-    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+def save_adapter(out: Path, inventory: Inventory, shards: Shards, *, base_model: str) -> list[Path]:
+    """``adapter/`` in the output directory ``out``, from the factors of every block; bound to the shards beside it.
+
+    ``factors/`` too where factors are stored as codes: the same values in fewer bytes.
+
+    Returns:
+        The files written.
+    """
+    base = weights_hash(out)
+    stored: dict[str, tuple[FactorForm, dict[str, torch.Tensor]]] = {}
     for index in range(len(inventory.blocks)):
-        factors.update(shards.factors(index))
-    every = [linear for linears in inventory.linears for linear in linears]
-    transposed = all(linear.transposed for linear in every if not linear.experts)
-    leaves = inventory.layout.merged()
-    with writing(folder):
+        stored.update(shards.stored_factors(index))
+    folders = [out / "adapter", out / "factors"]
+    for folder in folders:
+        remove_tree(folder)  # a killed run may have left half of it
+    with writing(folders[0]):
         write_adapter(
-            folder,
-            factors,
+            folders[0],
+            {name: unpack_factors(parts, form) for name, (form, parts) in stored.items()},
             base_model=base_model,
-            base_hash=weights_hash(out),
-            fan_in_fan_out=transposed,
-            by_parameter={name for name in factors if name.rpartition(".")[2] in leaves and factors[name][0].ndim == 2},
+            base_hash=base,
+            **adapter_layout(inventory, stored),
         )
+    if any(form.bits < DENSE for form, _ in stored.values()):
+        with writing(folders[1]):
+            write_factors(folders[1], stored, base_hash=base)
+    return [path for folder in folders if folder.exists() for path in sorted(folder.iterdir())]
+
+
+def shipped_files(adapter: Sequence[Path]) -> list[Path]:
+    """Those files of an adapter that a result ships: packed ones, where there are any, stand for the others."""
+    return [path for path in adapter if path.parent.name == "factors"] or list(adapter)
 
 
 def output_index(shards: Shards) -> dict[str, Any]:
@@ -72,11 +90,38 @@ def output_config(inventory: Inventory, method: Method, shards: Shards) -> bytes
     if not {"torch_dtype", "dtype"} & config.keys():
         config["torch_dtype"] = stored
     if method.packs(inventory):
-        config["quantization_config"] = compressed_tensors.quantization_config(
-            bits=method.bits,
-            scheme=method.scheme,
-            group_size=method.group_size,
-            ignore=inventory.dense_linears(shards.solved),
-            act_order=method.act_order,
+        ignore = inventory.dense_linears(shards.packed)
+        config["quantization_config"] = (
+            compressed_tensors.mixed_config(
+                _targets(inventory, method, shards), ignore=ignore, act_order=method.act_order
+            )
+            if method.settings
+            else compressed_tensors.quantization_config(
+                bits=method.bits,
+                scheme=method.scheme,
+                group_size=method.group_size,
+                ignore=ignore,
+                act_order=method.act_order,
+            )
         )
     return (json.dumps(config, indent=2) + "\n").encode()
+
+
+_EXPERTS = r"re:.*\.experts\.\d+\."
+"""Layers of experts as files name them. By the word in a pattern transformers finds their scheme; there is one."""
+
+
+def _targets(inventory: Inventory, method: Method, shards: Shards) -> list[tuple[WeightScheme, set[str]]]:
+    """Packed modules by scheme: under the names of the model, which loaders match, and under those of the files."""
+    found: dict[tuple[WeightScheme, bool], set[str]] = {}
+    for name in shards.packed:
+        linear = inventory.named.get(name)
+        if linear is None or linear.packable:
+            experts = linear is not None and linear.experts > 0
+            names = {_EXPERTS} if experts else {name, _stored(inventory, name)}
+            found.setdefault((scheme_of(method.of(name)), experts), set()).update(names)
+    return [(scheme, names) for (scheme, _), names in found.items()]
+
+
+def _stored(inventory: Inventory, module: str) -> str:
+    return inventory.home(f"{module}.weight", packed=True).removesuffix(".weight")

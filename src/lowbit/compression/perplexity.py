@@ -24,10 +24,10 @@ def measure_perplexity(
         return shards.perplexity
     variants = [
         Variant("base", lambda _: (None, None)),
-        Variant("compressed", lambda index: (shards.block(index)[0], None)),
+        Variant("compressed", lambda index: (shards.block(index)[0], None), shards.outer),
     ]
     if method.patches:
-        variants.append(Variant("compensated", shards.block))
+        variants.append(Variant("compensated", shards.block, shards.outer))
     measured = stream_likelihood(decoder, windows.ids, variants, tell, given=windows.given)
     perplexity: dict[str, Any] = {
         name: measured[name].perplexity if name in measured else None for name in ("base", "compressed", "compensated")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +14,11 @@ from lowbit.models.weights import stored_as
 
 from .arrays import Arrays
 from .method import Method
+from .setting import DENSE
 
-__all__ = ["Stored", "quantize"]
+__all__ = ["OUTER_ROWS", "Stored", "quantize", "quantize_outer"]
+
+OUTER_ROWS = 32
 
 
 class Stored(NamedTuple):
@@ -33,6 +38,8 @@ def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: 
     """Compressed form of ``target`` (m, k) float32, for inputs with the second moment ``c`` (k, k) or None."""
     if c is None:
         method = method.blind()
+    if method.bits == DENSE and method.sparsity is None:
+        return _dense(method, name, linear, target)
     w = arrays.give(target)
     if method.joint:
         joint = arrays.backend.sparsegpt(
@@ -51,7 +58,7 @@ def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: 
     if method.sparsity is not None:
         pruned = _prune(method, arrays, w, target.shape[1], c)
         dense = arrays.take(pruned.weight).to(torch.float32)
-        if method.bits == 16:
+        if method.bits == DENSE:
             return _dense(method, name, linear, dense)
         mask = arrays.take(pruned.mask)
         w = arrays.give(dense)
@@ -61,6 +68,33 @@ def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: 
         zeros = arrays.take(zero_point)
         codes = torch.where(mask, zeros.repeat_interleave(full.shape[1] // zeros.shape[1], dim=1), full)
     return _pack(method, arrays, name, linear, codes, scale, zero_point)
+
+
+def quantize_outer(method: Method, arrays: Arrays, rows: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Codes of an embedding or a head (m, k), which comes in ``rows``: tensors by the last part of their names.
+
+    Rounded to nearest on grids whose clipping is searched: an embedding has no inputs to weigh its errors with. All
+    pieces but the last have a multiple of :data:`OUTER_ROWS` rows, so that the zero points of each fill whole words.
+
+    Args:
+        method: that of the module.
+        arrays: of the backend that computes.
+        rows: pieces (…, k) of the weight, from the first row to the last.
+    """
+    parts: dict[str, list[torch.Tensor]] = {}
+    plain = replace(method.blind(), clip_search=True)
+    for piece in rows:
+        w = arrays.give(piece.to(torch.float32).contiguous())
+        codes, scale, zero_point = (arrays.take(part) for part in _round(plain, arrays, w, None))
+        packed = compressed_tensors.pack_module(
+            "", codes, stored_as(method.storage, scale, "a scale"), zero_point, bits=method.bits, scheme=method.scheme
+        )
+        for name, tensor in packed.items():
+            parts.setdefault(name.removeprefix("."), []).append(tensor)
+    shapes = parts.pop("weight_shape")
+    height = sum(int(shape[0]) for shape in shapes)
+    joined = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    return joined | {"weight_shape": torch.tensor([height, int(shapes[0][1])], dtype=torch.int64)}
 
 
 def _prune(method: Method, arrays: Arrays, w: Any, k: int, c: Any) -> Any:

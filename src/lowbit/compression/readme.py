@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lowbit.console import size_change
+
 __all__ = ["readme"]
 
 
@@ -22,33 +24,57 @@ def _shown(name: Any) -> str:
 def readme(record: Mapping[str, Any]) -> str:
     """Markdown from the content of ``lowbit.json``: no date and no place, equal runs give equal bytes."""
     options, totals, loads = record["options"], record["totals"], record["loads_with"]
-    bits = options["bits"]
+    given, after = totals["bytes_given"], totals["bytes_shipped"]
+    adapted = any(module["rank"] for module in record["modules"])
     layers = sum(math.prod(module["shape"][:-2]) for module in record["modules"])  # of a stack, one an expert
-    group = f"groups of {options['group_size']}" if options["group_size"] else "one scale per row"
-    grid = "" if bits == 16 else f" {'symmetric' if options['symmetric'] else 'asymmetric'}, {group},"
     lines = [
         f"# {_shown(options['model'])}, compressed by lowbit",
         "",
-        f"{_shown(record['model']['architecture'])}, {record['modules'][0]['method']},{grid} {bits} bits per weight "
-        f"of its {layers} linear layers. {totals['bytes_before']:,} bytes before, "
-        f"{totals['bytes_after']:,} after ({totals['ratio']:.2f} times smaller, adapter included).",
+        f"{_shown(record['model']['architecture'])}, {_forms(record)} of its {layers} linear layers. "
+        f"{given:,} bytes given ({totals['bytes_16']:,} in 16 bits), {after:,} after "
+        f"({size_change(given, after)}, adapter included).",
         "",
         *_perplexities(record["perplexity"]),
         "## Load it",
         "",
         "```python",
-        *_code(options, loads),
+        *_code(record, adapter=adapted and not loads["peft_refuses"]),
         "```",
         "",
-        *_remark(options, loads),
+        *_remark(record, adapter=adapted and not loads["peft_refuses"]),
         *([f"{loads['peft_refuses']}: the one here is for `lowbit`.", ""] if loads["peft_refuses"] else []),
         *(line for remark in record["model"]["remarks"] for line in (f"Note: {remark}.", "")),
-        *_needs_adapter(options),
-        "`lowbit eval DIR --adapter DIR/adapter --text FILE` measures it from these files. `lowbit.json` holds "
-        "everything needed to reproduce it, `report.html` shows it.",
+        *_packed_factors(record),
+        *(_needs_adapter(options) if adapted else []),
+        f"`lowbit eval DIR{' --adapter DIR/adapter' if adapted else ''} --text FILE` measures it from these files. "
+        "`lowbit.json` holds everything needed to reproduce it, `report.html` shows it.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _forms(record: Mapping[str, Any]) -> str:
+    """What was done to the layers, in a few words."""
+    modules, options = record["modules"], record["options"]
+    methods = " or ".join(dict.fromkeys(str(module["method"]) for module in modules))
+    bits, sizes = (sorted({module[key] or 0 for module in modules}) for key in ("bits", "group_size"))
+    if bits == [16]:
+        return f"{methods}, 16 bits per weight"
+    groups = " and ".join(f"groups of {size}" if size else "one scale per row" for size in sizes)
+    scheme = "symmetric" if options["symmetric"] else "asymmetric"
+    outer = "".join(f"; {_shown(one['name'])} has {one['bits']}" for one in record.get("outer", ()))
+    spread = str(bits[0]) if len(bits) == 1 else f"{bits[0]} to {bits[-1]}"
+    return f"{methods}, {scheme}, {groups}, {spread} bits per weight{outer and f' ({outer[2:]})'}"
+
+
+def _packed_factors(record: Mapping[str, Any]) -> list[str]:
+    if not any("adapter_packed" in module["bytes"] for module in record["modules"]):
+        return []
+    return [
+        "The factors of the adapter are stored as codes in `factors/`, which is what ships; `lowbit` reads them there. "
+        "`adapter/` holds the same values unpacked, for PEFT, and is not counted.",
+        "",
+    ]
 
 
 def _needs_adapter(options: Mapping[str, Any]) -> list[str]:
@@ -73,34 +99,65 @@ def _perplexities(perplexity: Mapping[str, Any] | None) -> list[str]:
     return ["| model | perplexity |", "| --- | --- |", *rows, "", measured, ""]
 
 
-def _code(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
-    adapter = options["compensate"] != "none" and not loads["peft_refuses"]
-    dequantize = loads["dequantize"] or (adapter and loads["format"] != "dense")
+_PLAIN = "The codes are symmetric: `transformers` loads them as they are, without a `quantization_config`."
+
+
+def _code(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
+    loads, architecture = record["loads_with"], record["model"]["architecture"]
+    beneath = ['model = PeftModel.from_pretrained(model, f"{folder}/adapter")'] if adapter else []
+    peft = ["from peft import PeftModel"] if adapter else []
+    tokenizer = "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    if loads["way"] == "state_dict":
+        return [
+            "from lowbit.formats.checkpoint import open_checkpoint",
+            *peft,
+            f"from transformers import AutoTokenizer, {architecture}",
+            "",
+            'folder = "."  # this directory',
+            "files = open_checkpoint(folder)",
+            "state = {name: files.read(name) for name in files.names()}",
+            f"model = {architecture}.from_pretrained(",
+            '    None, config=files.config, state_dict=state, dtype="auto"',
+            ")",
+            tokenizer,
+            *beneath,
+        ]
+    several = loads["schemes"] > 1
+    dequantize = loads["dequantize"] or (adapter and loads["format"] != "dense" and not several)
     names = "AutoModelForCausalLM, AutoTokenizer" + (", CompressedTensorsConfig" if dequantize else "")
     extra = ", quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""
     return [
-        *(["from peft import PeftModel"] if adapter else []),
+        *peft,
         f"from transformers import {names}",
         "",
         'folder = "."  # this directory',
         f'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{extra})',
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        *(['model = PeftModel.from_pretrained(model, f"{folder}/adapter")'] if adapter else []),
+        tokenizer,
+        *(["model.hf_quantizer.compressor.decompress_model(model)"] if adapter and several else []),
+        *beneath,
     ]
 
 
-def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
+def _remark(record: Mapping[str, Any], *, adapter: bool) -> list[str]:
+    options, loads = record["options"], record["loads_with"]
     if loads["format"] == "dense":
-        if options["bits"] == 16:
+        bits = sorted({module["bits"] for module in record["modules"]})
+        if bits == [16]:
+            pruned = "pruned, not quantized" if options["sparsity"] else "not quantized"
             return [
-                "The weights are pruned, not quantized: they are stored dense, zeros like other values, and the files "
-                "are as large as before.",
+                f"The weights are {pruned}: they are stored dense, zeros like other values, and the files are as large "
+                "as before.",
                 "",
             ]
         return [
             "Its modules keep their weights as (in, out), a layout that `transformers` cannot load packed, so "
             "the weights are stored dense, already dequantized: their values are those of "
-            f"{options['bits']} bits, the size of the files is not.",
+            f"{' and '.join(map(str, bits))} bits, the size of the files is not.",
+            "",
+        ]
+    if loads["way"] == "state_dict":
+        return [
+            f"`transformers` alone does not read these files ({loads['why']}): `lowbit` reads them for it, dense.",
             "",
         ]
     if loads["dequantize"] and not options["symmetric"]:
@@ -111,7 +168,9 @@ def _remark(options: Mapping[str, Any], loads: Mapping[str, Any]) -> list[str]:
         ]
     if loads["dequantize"]:
         return [f"{loads['why']}, hence `dequantize=True`.", ""]
-    plain = "The codes are symmetric: `transformers` loads them as they are, without a `quantization_config`."
-    if options["compensate"] == "none" or loads["peft_refuses"]:
-        return [plain, ""]
-    return [plain + " PEFT needs the weights unpacked beneath its adapter, hence `dequantize=True` here.", ""]
+    if loads["schemes"] > 1:
+        several = f" Not with `dequantize=True`, which reads every module by one of the {loads['schemes']} schemes."
+        return [_PLAIN + several + (" PEFT needs the weights unpacked first." if adapter else ""), ""]
+    if not adapter:
+        return [_PLAIN, ""]
+    return [_PLAIN + " PEFT needs the weights unpacked beneath its adapter, hence `dequantize=True` here.", ""]

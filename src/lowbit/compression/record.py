@@ -16,20 +16,16 @@ from lowbit.runs.plan import versions
 
 from .arrays import Arrays
 from .method import Method
+from .setting import DENSE
 from .shards import Shards
+from .sizes import bytes_16
 
-__all__ = ["PLAN_PARTS", "make_plan", "make_record", "model_name"]
+__all__ = ["PLAN_PARTS", "make_plan", "make_record"]
 
 _SCHEMA = "lowbit.compress/1"
 
 PLAN_PARTS = ("options", "inputs", "calibration", "evaluation")
 """Parts of a plan that decide a result on any machine, with any version."""
-
-
-def model_name(model: str) -> str:
-    """Name without the folders of this machine."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
 
 
 def make_plan(
@@ -86,17 +82,29 @@ def make_plan(
 
 
 def make_record(
-    plan: Mapping[str, Any], decoder: Decoder, method: Method, shards: Shards, perplexity: Mapping[str, Any] | None
+    plan: Mapping[str, Any],
+    decoder: Decoder,
+    method: Method,
+    shards: Shards,
+    perplexity: Mapping[str, Any] | None,
+    adapter: Sequence[Path],
 ) -> dict[str, Any]:
-    """Content of ``lowbit.json``; its JSON Schema is in :mod:`lowbit.report.schema`."""
+    """Content of ``lowbit.json``; its JSON Schema is in :mod:`lowbit.report.schema`.
+
+    Bytes given are those of the weight files that were opened, bytes shipped those of the shards and of ``adapter``,
+    the files of the adapter that ships: all as they lie on the disk, headers included.
+    """
     inventory = decoder.inventory
     lines = shards.lines
     modules = [module for line in lines[1:] for module in line["modules"]]
-    parts = {part: sum(int(module["bytes"][part]) for module in modules) for part in _PARTS}
+    coded = [*modules, *shards.outer_modules]
+    parts = {part: sum(int(module["bytes"][part]) for module in coded) for part in _PARTS}
+    parts["adapter"] = sum(int(module["bytes"]["adapter"]) for module in modules)
     stored = sum(int(line["bytes"]) for line in lines)
     parts["other"] = stored - parts["packed"] - parts["scales"] - parts["zero_points"]
-    before = inventory.values() * method.storage.itemsize
-    after = stored + parts["adapter"]
+    before, after = inventory.values() * method.storage.itemsize, stored + parts["adapter"]
+    files = shards.file_bytes() + sum(path.stat().st_size for path in adapter)
+    factors = sum(int(module["bytes"].get("adapter_packed", module["bytes"]["adapter"])) for module in modules)
     return {
         "schema": _SCHEMA,
         "versions": plan["versions"],
@@ -116,7 +124,17 @@ def make_record(
             "remarks": list(method.remarks(inventory)),
         },
         "modules": modules,
-        "totals": {"bytes": parts, "bytes_before": before, "bytes_after": after, "ratio": before / after},
+        **({"outer": shards.outer_modules} if shards.outer_modules else {}),
+        "totals": {
+            "bytes": parts,
+            "bytes_before": before,
+            "bytes_after": after,
+            "ratio": before / after,
+            "bytes_given": inventory.checkpoint.weight_bytes(),
+            "bytes_16": bytes_16(inventory),
+            "bytes_shipped": files,
+            "shipped": parts | {"adapter": factors, "headers": files - stored - factors},
+        },
         "perplexity": perplexity,
         "calibration": plan["calibration"],
         "evaluation": plan["evaluation"],
@@ -124,24 +142,48 @@ def make_record(
     }
 
 
-_PARTS = ("packed", "scales", "zero_points", "adapter")
+_PARTS = ("packed", "scales", "zero_points")
 
 
 def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) -> dict[str, Any]:
+    """How transformers reads the files, if it does.
+
+    It keeps packed what it can (``plain``), unpacks everything by one scheme as it loads (``dequantize``), or is given
+    tensors that lowbit read (``state_dict``).
+    """
     packed = method.packs(inventory)
+    own = {name: method.of(name) for name in (*modules, *method.outer(inventory))}
+    dense = {name for name, linear in inventory.named.items() if not linear.packable}
+    coded = {name: one for name, one in own.items() if one.bits < DENSE and name not in dense}
+    layers = {(one.bits, one.group_size) for name, one in coded.items() if not _experts(inventory, name)}
     why = None
     if not packed:
-        why = "bits 16" if method.bits == 16 else "weights laid out as (in, out), which no reader has packed"
+        left = all(one.bits == DENSE for one in own.values())
+        why = f"bits {DENSE}" if left else "weights laid out as (in, out), which no reader has packed"
     elif method.scheme == "asymmetric":
         why = "asymmetric: the default path of transformers refuses packed zero points"
     else:
-        why = unpacked_alone(type(inventory.model), inventory.checkpoint.config, modules)
-    dequantize = packed and why is not None
+        why = unpacked_alone(type(inventory.model), inventory.checkpoint.config, list(coded))
+    way = "plain" if why is None or not packed else "dequantize" if len(layers) < 2 else "state_dict"
+    if way == "state_dict":
+        why = f"{why}, and with dequantize=True it reads every module by one scheme, of which there are {len(layers)}"
     return {
         "format": "pack-quantized" if packed else "dense",
-        "dequantize": dequantize,
-        "transformers": "from_pretrained"
-        + (" with quantization_config=CompressedTensorsConfig(dequantize=True)" if dequantize else ""),
+        "way": way,
+        "dequantize": way == "dequantize",
+        "schemes": len(layers),
+        "transformers": _CALLS[way],
         "why": why or "symmetric",
         "peft_refuses": peft_refusal(inventory.checkpoint.config.model_type, modules) if method.patches else None,
     }
+
+
+_CALLS = {
+    "plain": "from_pretrained",
+    "dequantize": "from_pretrained with quantization_config=CompressedTensorsConfig(dequantize=True)",
+    "state_dict": "from_pretrained(None, config=..., state_dict=...) with tensors that lowbit reads",
+}
+
+
+def _experts(inventory: Inventory, name: str) -> bool:
+    return name in inventory.named and inventory.named[name].experts > 0

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lowbit.formats.factors import FactorForm, factor_parts, unpack_factors
 from lowbit.formats.layout import Conversion
-from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.safetensors_file import SafetensorsFile, TensorSource, write_tensors
 from lowbit.models.decoder import Decoder
 from lowbit.models.weights import Reader, stored_as
+from lowbit.reference.errors import SpecError
+from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Note, OnEvent
 from lowbit.runs.folder import RunFolder
 from lowbit.runs.journal import Journal
 
-from .layer import Solution
+from .arrays import Arrays
+from .contents import Kept, form_of, kept, stored_name
+from .layer import Solution, part_bytes
 from .method import Method
+from .quantize import OUTER_ROWS, quantize_outer
+from .readback import read_block, read_outer
+from .setting import DENSE
 
 __all__ = ["Shards"]
+
+_ROWS_VALUES = 1 << 22  # values of an embedding that are dense in memory at once
 
 
 class Shards:
@@ -72,9 +82,11 @@ class Shards:
         return self.journal.lines[: self._blocks + 1]
 
     @property
-    def solved(self) -> set[str]:
-        """Full names of the layers that were compressed."""
-        return {module["name"] for line in self.lines[1:] for module in line["modules"]}
+    def packed(self) -> set[str]:
+        """Full names of the modules that are stored as codes, or were to be and are stored dense for their readers."""
+        outer = {module["name"] for module in self.outer_modules}
+        modules = (module for line in self.lines[1:] for module in line["modules"])
+        return outer | {module["name"] for module in modules if module["bits"] < DENSE}
 
     @property
     def perplexity(self) -> dict[str, Any] | None:
@@ -84,8 +96,10 @@ class Shards:
 
     # ---- written -------------------------------------------------------------------------------------------------
 
-    def write_outer(self) -> None:
-        """Embeddings, final norm and head, untouched but for their type; nothing if they are there already.
+    def write_outer(self, arrays: Arrays) -> None:
+        """Embeddings, final norm and head, as codes where the method says so, otherwise untouched but for their type.
+
+        Nothing if they are there already.
 
         Raises:
             RecipeError: a value of theirs, or of the norms and biases of any block, does not fit the type.
@@ -99,33 +113,35 @@ class Shards:
                 if len(small.shape) < 2:
                     small.read()
         tensors: dict[str, TensorSource] = {}
+        coded = {f"{name}.weight": name for name in self._method.outer(self._inventory)}
+        modules = []
         for conversion in self._inventory.outer:
-            tensors |= self._kept(conversion, conversion.makes)
-        self.journal.append({"step": "outer", "files": {self.name(0): self._write(0, tensors)}, **_contents(tensors)})
+            if (name := coded.get(conversion.first)) is None:
+                found = self._kept(conversion, conversion.makes)
+                if conversion.plain:
+                    found = {home: _by_rows(self._decoder, conversion, one) for home, one in found.items()}
+                tensors |= found
+                continue
+            parts = _coded(self._decoder, self._method.of(name), arrays, name)
+            stem = self._inventory.home(conversion.first, packed=True).removesuffix(".weight")
+            tensors |= {f"{stem}.{part}": TensorSource.of(tensor) for part, tensor in parts.items()}
+            modules.append(_outer_entry(name, self._method.of(name), parts))
+        files = {self.name(0): self._write(0, tensors)}
+        told = {"modules": modules} if modules else {}
+        self.journal.append({"step": "outer", "files": files, **_contents(tensors), **told})
 
     def _kept(self, conversion: Conversion, parameters: Sequence[str]) -> dict[str, TensorSource]:
-        """Those of the parameters that a conversion makes which are not compressed, by the names they are stored under.
-
-        Names and layout stay those of the files, so that they are read back in the same way. In the layout of the
-        class stand parameters whose fellows are compressed, and all that need an operation on weights in a packed
-        output: the loader of transformers expects the inputs of such an operation packed all or none.
-        """
+        """What :func:`~lowbit.compression.contents.kept` says is stored, with readers of the values."""
         inventory, weights = self._inventory, self._decoder.weights
-        whole = len(parameters) == len(conversion.makes)
-        packable = all(name.endswith(".weight") for name in conversion.sources)
-        if whole and (conversion.plain or not packable or not self._method.packs(inventory)):
-            stored = [(name, inventory.checkpoint.shape(name), weights.source, name) for name in conversion.sources]
-        else:
-            shapes = inventory.layout.shapes
-            stored = [(inventory.home(name), shapes[name], weights.read, name) for name in parameters]
-        dtype = inventory.stored_type(conversion)
 
-        def reader(read: Reader, name: str) -> Callable[[], torch.Tensor]:
-            if name in inventory.unbounded:
-                return lambda: read(name).to(dtype)
-            return lambda: stored_as(dtype, read(name), f"tensor {name}")
+        def reader(one: Kept) -> Callable[[], torch.Tensor]:
+            read: Reader = weights.source if one.source else weights.read
+            if one.name in inventory.unbounded:
+                return lambda: read(one.name).to(one.place.dtype)
+            return lambda: stored_as(one.place.dtype, read(one.name), f"tensor {one.name}")
 
-        return {home: TensorSource(dtype, shape, reader(read, name)) for home, shape, read, name in stored}
+        found = kept(inventory, self._method, conversion, parameters)
+        return {home: TensorSource(*one.place, reader(one)) for home, one in found.items()}
 
     def write_block(self, index: int, solutions: Mapping[str, Solution]) -> None:
         """A finished block: ``solutions`` by the path of the layer inside it; the rest is kept but for its type."""
@@ -136,19 +152,14 @@ class Shards:
         layers = {linear.name: linear for linear in inventory.linears[index]}
         for path, solution in solutions.items():
             name, linear = inventory.path(index, path), layers[path]
-            parameter = inventory.path(index, linear.parameter)
-            solved.add(parameter)
+            solved.add(inventory.path(index, linear.parameter))
             for key, tensor in solution.tensors.items():
-                if not linear.pieces:
-                    home = inventory.home(parameter, packed=not linear.experts)
-                    key = home if key == parameter else home.removesuffix(".weight") + key.removeprefix(name)
-                tensors[key] = TensorSource.of(tensor)
-            if solution.factors is not None:
-                patches |= {f"{name}.{key}": TensorSource.of(f) for key, f in zip("BA", solution.factors, strict=True)}
-        kept = []
+                tensors[stored_name(inventory, name, linear, key)] = TensorSource.of(tensor)
+            patches |= {f"{name}.{key}": TensorSource.of(part) for key, part in solution.parts.items()}
+        left_dense = []
         for conversion in inventory.inner[index]:
             left = [name for name in conversion.makes if name not in solved]
-            kept += [
+            left_dense += [
                 {"name": name, "shape": list(shape), "share": round(math.prod(shape) / inventory.values(), 6)}
                 for name in left
                 if len(shape := inventory.layout.shapes[name]) > 1
@@ -160,59 +171,100 @@ class Shards:
             beside = self._patch_file(index)
             files[f"{beside.parent.name}/{beside.name}"] = write_tensors(beside, patches)
         modules = [solutions[linear.name].measures for linear in inventory.linears[index] if linear.name in solutions]
-        self.journal.append({"step": index, "files": files, **_contents(tensors), "kept": kept, "modules": modules})
+        self.journal.append(
+            {"step": index, "files": files, **_contents(tensors), "kept": left_dense, "modules": modules}
+        )
 
     def _write(self, number: int, tensors: Mapping[str, TensorSource]) -> str:
         return write_tensors(self._folder.out / self.name(number), tensors, scratch=self._folder.work)
 
     # ---- read back -----------------------------------------------------------------------------------------------
 
+    @property
+    def outer_modules(self) -> list[dict[str, Any]]:
+        """Entries of the record for the modules outside the blocks that are stored as codes."""
+        return [module for line in self.lines[:1] for module in line.get("modules", ())]
+
+    @property
+    def outer(self) -> Reader | None:
+        """Reader of what lies outside the blocks as it was stored; None where that is the checkpoint's own."""
+        return self._outer if self.outer_modules else None
+
+    def _outer(self, name: str) -> torch.Tensor:
+        return read_outer(self._decoder, self._method, self._folder.out / self.name(0), name)
+
     def block(self, index: int) -> tuple[Reader, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Reader of the dense weights of a finished block, and the factors stored beside it."""
         file = SafetensorsFile(self._folder.out / self.name(index + 1))
-        bits, scheme = self._method.bits, self._method.scheme
-
-        inventory = self._inventory
-        pieces = {inventory.path(index, linear.name): linear.pieces for linear in inventory.linears[index]}
-
-        def weight(module: str) -> torch.Tensor:
-            if f"{module}{compressed_tensors.PACKED}" not in file.entries:
-                return file.read(f"{module}.weight")
-            parts = [part for part in compressed_tensors.PARTS if f"{module}.{part}" in file.entries]
-            tensors = {part: file.read(f"{module}.{part}") for part in parts}
-            return compressed_tensors.dequantize_module(tensors, bits=bits, scheme=scheme)
-
-        def read(name: str) -> torch.Tensor:
-            name = inventory.where[name]
-            if pieces.get(name):
-                return torch.cat([weight(piece.name) for piece in pieces[name]]).view(inventory.layout.shapes[name])
-            for home in inventory.layout.names(name):
-                module = home.removesuffix(".weight")
-                if f"{module}{compressed_tensors.PACKED}" in file.entries:
-                    return weight(module)
-                if home in file.entries:
-                    return file.read(home)
-            if inventory.layout.of[name].sources[0] in file.entries:
-                return self._decoder.weights.convert(name, file.read)
-            return self._decoder.weights.read(name)  # it serves several blocks: the outer file has it
-
-        return read, self.factors(index)
+        return functools.partial(read_block, self._decoder, self._method, file, index), self.factors(index)
 
     def factors(self, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """B and A of every layer of a finished block, by full name; empty without a compensation."""
-        if not self._method.patches:
+        return {name: unpack_factors(parts, form) for name, (form, parts) in self.stored_factors(index).items()}
+
+    def stored_factors(self, index: int) -> dict[str, tuple[FactorForm, dict[str, torch.Tensor]]]:
+        """The same as they are stored: form and tensors of every layer."""
+        inventory, line = self._inventory, self.lines[index + 1]
+        forms = {
+            module["name"]: form_of(self._method.of(module["name"]), inventory.named[module["name"]])
+            for module in line["modules"]
+            if module["rank"]
+        }
+        if not forms:
             return {}
         file = SafetensorsFile(self._patch_file(index))
-        names = [key.removesuffix(".A") for key in file.entries if key.endswith(".A")]
-        return {name: (file.read(f"{name}.B"), file.read(f"{name}.A")) for name in names}
+        return {
+            name: (form, {key: file.read(f"{name}.{key}") for key in factor_parts(form, self._method.storage)})
+            for name, form in forms.items()
+        }
 
     def files(self) -> dict[str, str]:
         """sha256 in hex of every shard, by name."""
         return {self.name(number): line["files"][self.name(number)] for number, line in enumerate(self.lines)}
 
+    def file_bytes(self) -> int:
+        """Size of all shards on disk, headers included."""
+        return sum((self._folder.out / name).stat().st_size for name in self.files())
+
     def weight_map(self) -> dict[str, str]:
         """Stored tensor → file."""
         return {name: self.name(number) for number, line in enumerate(self.lines) for name in line["names"]}
+
+
+def _by_rows(decoder: Decoder, conversion: Conversion, whole: TensorSource) -> TensorSource:
+    """A tensor that is kept, read a few rows at a time as it is written."""
+    if len(whole.shape) < 2:
+        return whole
+    step = max(1, _ROWS_VALUES // max(1, math.prod(whole.shape[1:])))
+    free = conversion.sources[0] in decoder.inventory.unbounded
+
+    def rows() -> Iterator[torch.Tensor]:
+        start = 0
+        for piece in decoder.weights.rows(conversion.first, step):
+            what = f"tensor {conversion.sources[0]}"
+            yield piece.to(whole.dtype) if free else stored_as(whole.dtype, piece, what, row=start)
+            start += len(piece)
+
+    return whole._replace(rows=rows)
+
+
+def _coded(decoder: Decoder, own: Method, arrays: Arrays, name: str) -> dict[str, torch.Tensor]:
+    """An embedding or a head as codes, a few rows of it dense in memory at a time."""
+    step = max(1, _ROWS_VALUES // decoder.inventory.outer_modules[name][1] // OUTER_ROWS) * OUTER_ROWS
+    try:
+        return quantize_outer(own, arrays, decoder.weights.rows(f"{name}.weight", step))
+    except (SpecError, RecipeError) as error:
+        raise RecipeError(f"{name}: {error}") from error
+
+
+def _outer_entry(name: str, own: Method, parts: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": parts["weight_shape"].tolist(),
+        "bits": own.bits,
+        "group_size": own.group_size,
+        "bytes": part_bytes(parts),
+    }
 
 
 def _contents(tensors: Mapping[str, TensorSource]) -> dict[str, Any]:

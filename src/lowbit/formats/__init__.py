@@ -16,6 +16,7 @@ module                  content
 ``dtypes``              the types of stored numbers, in one table
 ``packed``              quantized layers as other tools store them, one file a format
 ``peft``                adapter directories, scales folded so that every consumer agrees
+``factors``             the same adapters as codes, in a fraction of the bytes
 ``lut``                 look-up tables: published JSON, artefacts, C, Verilog and ONNX
 ``check``               which consumers load a directory, and why not
 ``errors``              the two errors, each one sentence with the file and the way out

@@ -8,7 +8,7 @@ What lowbit does not read itself gets no verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from .checkpoint import SafetensorsCheckpoint, open_checkpoint
 from .configs import decoder_class, empty_model, not_a_decoder
 from .consumers import peft_refusal, unpacked_alone
 from .errors import CheckpointError, UnreadError
+from .factors import holds_factors
 from .files import read_json
 from .keys import unmet
 from .layout import Layout
 from .limits import building
-from .packed import PackedFormat
+from .packed import PackedFormat, WeightScheme
 from .packed.packing import dense_words, padded_words
 from .patterns import matches
 from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, target_of
@@ -78,6 +79,8 @@ def check_directory(folder: str | Path, consumers: Sequence[str] = CONSUMERS) ->
         )
     if (path / CONFIG).is_file():
         return "adapter", _check_adapter(path, consumers)
+    if holds_factors(path):
+        raise UnreadError(f"{folder}: packed factors, which lowbit alone reads; PEFT reads the adapter/ beside them")
     if (path / "config.json").is_file():
         return "model", _check_model(path, consumers)
     raise CheckpointError(f"{folder}: neither {CONFIG} nor config.json: not an adapter, not a model")
@@ -307,14 +310,18 @@ def _file_problems(checkpoint: SafetensorsCheckpoint, cls: type[Any]) -> list[st
     if checkpoint.quantization and checkpoint.packed is not None:
         ignore = [str(entry) for entry in checkpoint.quantization.get("ignore") or []]
         packed = {layout.rename(f"{module}.weight")[0]: module for module in checkpoint.packed_modules()}
-        for name, linear in model.named_modules():
-            dense = isinstance(linear, torch.nn.Linear) and f"{name}.weight" not in packed
-            if dense and not _ignored(name, ignore):
+        for name, module in model.named_modules():
+            if not isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+                continue
+            reached = checkpoint.packed.reaches(name, [cls.__name__ for cls in type(module).__mro__])
+            if reached and f"{name}.weight" not in packed and not _ignored(name, ignore):
                 problems.append(f"module {name} is a quantization target but is stored dense: add it to ignore")
-        for name, module in sorted(packed.items()):
+            elif not reached and f"{name}.weight" in packed:
+                problems.append(f"module {name} is packed but no target: loaders would make up its weight")
+        for name, stored in sorted(packed.items()):
             if _ignored(name.removesuffix(".weight"), ignore):
-                problems.append(f"module {module} is packed but listed in ignore")
-            problems += _module_problems(checkpoint, checkpoint.packed, module)
+                problems.append(f"module {stored} is packed but listed in ignore")
+            problems += _module_problems(checkpoint, checkpoint.packed, stored)
     return problems
 
 
@@ -360,24 +367,59 @@ def _packed_rules(checkpoint: SafetensorsCheckpoint, cls: type[Any], verdict: Ve
         verdict.fail("actorder 'group' was removed from compressed-tensors: quantize with static groups")
     if verdict.consumer in ("transformers", "peft"):
         why = "asymmetric codes" if asymmetric else unpacked_alone(cls, checkpoint.config, modules)
-        if why:
-            verdict.notes.append(
-                f"{why}: from_pretrained(..., quantization_config=CompressedTensorsConfig(dequantize=True))"
-            )
-        if verdict.consumer == "peft":
-            verdict.notes.append("as the base of an adapter, loaded through transformers, dequantized")
+        _transformers_ways(verdict, why, {checkpoint.packed.scheme(m) for m in modules if not _of_expert(m)})
     if verdict.consumer == "vllm":
-        packed = set(modules)
-        for module in modules:
-            parent, _, last = module.rpartition(".")
-            for family in _FUSED:
-                missing = [part for part in family if f"{parent}.{part}" not in packed]
-                if last == family[0] and missing and f"{parent}.{missing[0]}.weight" in checkpoint.names():
-                    verdict.fail(f"vLLM joins {', '.join(family)} of {parent}: pack all of them or none")
+        _vllm_model(checkpoint, checkpoint.packed, modules, verdict)
         if set(bits) - {4, 8}:
             codes = f"{'asymmetric ' if asymmetric else ''}codes of {', '.join(map(str, bits))} bits"
             verdict.notes.append(f"{codes} need a vLLM whose Humming kernels take them; 4 and 8 bits are in any")
         verdict.notes.append("read in vLLM's code, run by nobody here")
+
+
+def _of_expert(module: str) -> bool:
+    """Whether transformers reads a module as a part of its experts, by the scheme of those."""
+    return ".experts." in module
+
+
+def _transformers_ways(verdict: Verdict, why: str | None, schemes: Collection[WeightScheme]) -> None:
+    """Which of the two ways of loading holds, if ``why`` keeps modules from being loaded packed."""
+    several = f"dequantize=True reads every module by one scheme, and there are {len(schemes)}"
+    if why is None and len(schemes) > 1:
+        verdict.notes.append(f"from_pretrained as it is, for {several}")
+        if verdict.consumer == "peft":
+            verdict.notes.append("then model.hf_quantizer.compressor.decompress_model(model), and the adapter")
+        return
+    if why is not None and len(schemes) > 1:
+        verdict.fail(f"{why}, and {several}: read it with lowbit, or store what is concerned dense")
+        return
+    if why is not None:
+        verdict.notes.append(
+            f"{why}: from_pretrained(..., quantization_config=CompressedTensorsConfig(dequantize=True))"
+        )
+    if verdict.consumer == "peft":
+        verdict.notes.append("as the base of an adapter, loaded through transformers, dequantized")
+
+
+def _vllm_model(
+    checkpoint: SafetensorsCheckpoint, packed_format: PackedFormat, modules: Sequence[str], verdict: Verdict
+) -> None:
+    packed = {module: packed_format.scheme(module) for module in modules}
+    for module in modules:
+        parent, _, last = module.rpartition(".")
+        for family in (family for family in _FUSED if last == family[0]):
+            parts = [f"{parent}.{part}" for part in family]
+            missing = [part for part in parts if part not in packed and f"{part}.weight" in checkpoint.names()]
+            if missing:
+                verdict.fail(f"vLLM joins {', '.join(family)} of {parent}: pack all of them or none")
+            elif len({packed[part] for part in parts if part in packed}) > 1:
+                verdict.fail(f"vLLM joins {', '.join(family)} of {parent}: give them one number of bits and groups")
+    tied = getattr(checkpoint.config, "tie_word_embeddings", False)
+    for module in (module for module in modules if "embed" in module.rpartition(".")[2]):
+        if packed[module].scheme == "asymmetric":
+            verdict.fail(f"vLLM reads {module} without its zero points: quantize it symmetrically")
+        if tied:
+            verdict.fail(f"vLLM has no head that reads {module} packed: untie the two, or store it dense")
+        verdict.notes.append(f"{module} needs a vLLM that reads packed embeddings in models of this class")
 
 
 def report_lines(folder: str | Path, kind: str, verdicts: Sequence[Verdict]) -> list[str]:

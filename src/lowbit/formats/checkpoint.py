@@ -111,6 +111,10 @@ class Checkpoint(Protocol):
         """File name → SHA-256 of its content, for every file that decides what the model computes."""
         ...
 
+    def weight_bytes(self) -> int:
+        """Size of the files that hold the weights."""
+        ...
+
     def unchanged(self) -> None:
         """Refuse to go on if one of these files is another by now than when the model was opened.
 
@@ -337,8 +341,9 @@ class SafetensorsCheckpoint:
         """See :class:`Checkpoint`; the weight of a packed module is dequantized, bit for bit as transformers does."""
         if name not in self._packed:
             return self.read_stored(name, rows)
+        assert self.packed is not None
         module = self._packed[name]
-        weight = self.unpack(module).dequantize()
+        weight = self.packed.dequantize(module, {part: self.read_stored(part) for part in self._parts[module]})
         if module in self._transposed:
             weight = weight.T.contiguous()
         return weight if rows is None else weight[rows[0] : rows[1]].contiguous()
@@ -375,6 +380,10 @@ class SafetensorsCheckpoint:
         """See :class:`Checkpoint`."""
         files = sorted(self._identities().items(), key=lambda item: item[0].name)
         return {path.name: sha256(path, identity) for path, identity in files}
+
+    def weight_bytes(self) -> int:
+        """See :class:`Checkpoint`."""
+        return sum(file.identity.size for file in self._files.values())
 
     def unchanged(self) -> None:
         """See :class:`Checkpoint`."""

@@ -282,6 +282,10 @@ class GgufCheckpoint:
         """See :class:`Checkpoint`: the one file."""
         return {self._file.path.name: sha256(self._file.path, self._file.identity)}
 
+    def weight_bytes(self) -> int:
+        """See :class:`Checkpoint`: the one file, which holds the tokenizer too."""
+        return self._file.identity.size
+
     def unchanged(self) -> None:
         """See :class:`Checkpoint`."""
         self._file.identity.require(self._file.path)

@@ -14,7 +14,7 @@ import torch
 from lowbit.runs.files import digest
 
 from .errors import CheckpointError
-from .safetensors_file import raw
+from .safetensors_file import TensorSource, file_size, raw
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -98,6 +98,10 @@ class MemoryCheckpoint:
             self.save_side_files(Path(folder))
             self.config.save_pretrained(folder)
             return found | {path.name: digest(path) for path in sorted(Path(folder).iterdir())}
+
+    def weight_bytes(self) -> int:
+        """See :class:`~lowbit.formats.checkpoint.Checkpoint`: of the file that its ``save_pretrained`` writes."""
+        return file_size({name: TensorSource.of(tensor) for name, tensor in self._tensors.items()})
 
     def unchanged(self) -> None:
         """See :class:`~lowbit.formats.checkpoint.Checkpoint`; nobody else changes a model in use."""

@@ -28,7 +28,17 @@ from .patterns import matches
 from .safetensors_file import SafetensorsFile, write_tensors
 from .stacks import flatten, parameter_of, unflatten
 
-__all__ = ["BASE_HASH_KEY", "CONFIG", "WEIGHTS", "Adapter", "read_adapter", "require_base", "write_adapter"]
+__all__ = [
+    "BASE_HASH_KEY",
+    "CONFIG",
+    "WEIGHTS",
+    "Adapter",
+    "adapter_files",
+    "adapter_metadata",
+    "read_adapter",
+    "require_base",
+    "write_adapter",
+]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -116,9 +126,38 @@ def write_adapter(
         AdapterError: no module, or factors whose shapes or types do not fit.
         RecipeError: the system refuses to write.
     """
+    path = Path(folder)
+    tensors, config = adapter_files(
+        factors,
+        base_model=base_model,
+        task_type=task_type,
+        fan_in_fan_out=fan_in_fan_out,
+        by_parameter=by_parameter,
+    )
+    make_folder(path)
+    write_tensors(path / WEIGHTS, tensors, metadata=adapter_metadata(base_hash))
+    write_bytes(path / CONFIG, config)
+
+
+def adapter_metadata(base_hash: str) -> dict[str, str]:
+    """String pairs in the header of the weights file."""
+    return {"format": "pt", BASE_HASH_KEY: base_hash}
+
+
+def adapter_files(
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    *,
+    base_model: str,
+    task_type: str = "CAUSAL_LM",
+    fan_in_fan_out: bool = False,
+    by_parameter: Collection[str] = (),
+) -> tuple[dict[str, torch.Tensor], bytes]:
+    """Tensors of an adapter by their stored names, and its configuration; see :func:`write_adapter`.
+
+    No value is looked at: of factors on the meta device it says what the files will be.
+    """
     if not factors:
         raise AdapterError("an adapter needs at least one module")
-    path = Path(folder)
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     for name, (b, a) in sorted(factors.items()):
@@ -152,9 +191,7 @@ def write_adapter(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    make_folder(path)
-    write_tensors(path / WEIGHTS, tensors, metadata={"format": "pt", BASE_HASH_KEY: base_hash})
-    write_bytes(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    return tensors, (json.dumps(config, indent=2) + "\n").encode()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

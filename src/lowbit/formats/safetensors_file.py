@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple, TypeGuard
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeGuard
 
 import torch
 
@@ -28,9 +28,10 @@ from .dtypes import SAFETENSORS
 from .errors import CheckpointError, UnreadError
 from .files import JSON_LIMIT, Identity, opened, parse_json
 
-__all__ = ["SafetensorsFile", "TensorEntry", "TensorSource", "raw", "write_tensors"]
+__all__ = ["Announced", "SafetensorsFile", "TensorEntry", "TensorSource", "file_size", "raw", "write_tensors"]
 
 _LENGTH_BYTES = 8
+_NAMES = {dtype: name for name, dtype in SAFETENSORS.items()}
 
 
 class TensorEntry(NamedTuple):
@@ -155,12 +156,27 @@ def _counts(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
 
 
+class Announced(Protocol):
+    """A tensor of which only its place in a file is known."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class TensorSource(NamedTuple):
     """A tensor that will be written: its place in the file is known before its values are in memory."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
+    rows: Callable[[], Iterable[torch.Tensor]] | None = None
+    """The same values in runs of rows, for a tensor that should not be whole in memory."""
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorSource:
@@ -197,30 +213,41 @@ def write_tensors(
         ValueError: a tensor type that the format does not have.
         RecipeError: the system refuses (full disk, no permission); nothing is left behind.
     """
-    names = {dtype: name for name, dtype in SAFETENSORS.items()}
     sources = {n: t if isinstance(t, TensorSource) else TensorSource.of(t) for n, t in tensors.items()}
-    for name, source in sources.items():
-        if source.dtype not in names:
-            raise ValueError(f"{path}: tensor {name} has type {source.dtype}, which safetensors does not hold")
-    order = sorted(sources, key=lambda name: (-sources[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    offset = 0
-    for name in order:
-        source = sources[name]
-        header[name] = {
-            "dtype": names[source.dtype],
-            "shape": list(source.shape),
-            "data_offsets": [offset, offset + source.nbytes],
-        }
-        offset += source.nbytes
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % _LENGTH_BYTES)
+    if (name := next((n for n, t in sources.items() if t.dtype not in _NAMES), None)) is not None:
+        raise ValueError(f"{path}: tensor {name} has type {sources[name].dtype}, which safetensors does not hold")
+    head, order = _head(sources, metadata)
     hasher = hashlib.sha256()
     with writing(path), replacing(path, scratch) as file:
-        for piece in _pieces(len(raw).to_bytes(_LENGTH_BYTES, "little") + raw, order, sources):
+        for piece in _pieces(head, order, sources):
             hasher.update(piece)
             file.write(piece)
     return hasher.hexdigest()
+
+
+def file_size(
+    tensors: Mapping[str, Announced], *, metadata: Mapping[str, str] = MappingProxyType({"format": "pt"})
+) -> int:
+    """Bytes of the file that :func:`write_tensors` writes, header included, from types and shapes alone."""
+    return len(_head(tensors, metadata)[0]) + sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _head(tensors: Mapping[str, Announced], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """Length and header, and the order of the tensors behind them."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % _LENGTH_BYTES)
+    return len(raw).to_bytes(_LENGTH_BYTES, "little") + raw, order
 
 
 def raw(tensor: torch.Tensor) -> Any:
@@ -234,8 +261,14 @@ def raw(tensor: torch.Tensor) -> Any:
 def _pieces(head: bytes, order: Iterable[str], tensors: Mapping[str, TensorSource]) -> Iterator[Any]:
     yield head
     for name in order:
-        tensor = tensors[name].read().detach().cpu().contiguous()
-        if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
+        source, height = tensors[name], 0
+        for piece in [source.read()] if source.rows is None else source.rows():
+            tensor = piece.detach().cpu().contiguous()
+            height += len(tensor) if source.shape else 0
+            expected = source.shape if source.rows is None else (len(tensor), *source.shape[1:])
+            if tensor.dtype != source.dtype or tuple(tensor.shape) != expected:
+                raise RuntimeError(f"{name} changed between its announcement and its values")
+            if tensor.numel():
+                yield raw(tensor)
+        if source.shape and height != source.shape[0]:
             raise RuntimeError(f"{name} changed between its announcement and its values")
-        if tensor.numel():
-            yield raw(tensor)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.formats.checkpoint import weights_hash
+from lowbit.formats.factors import holds_factors, read_factors
 from lowbit.formats.peft import read_adapter, require_base
 from lowbit.runs.errors import RecipeError
 
@@ -16,10 +17,10 @@ __all__ = ["adapter_factors", "split_factors"]
 
 
 def adapter_factors(path: str | Path, adapter: str | Path | None) -> Factors:
-    """Factors of an adapter directory, after checking that it was made for the base at ``path``."""
+    """Factors of an adapter directory, PEFT's or packed, after checking that it was made for the base at ``path``."""
     if adapter is None:
         return {}
-    loaded = read_adapter(adapter)
+    loaded = read_factors(adapter) if holds_factors(adapter) else read_adapter(adapter)
     if loaded.base_hash is not None:
         require_base(loaded, weights_hash(path), adapter_path=adapter, base_path=path)
     return loaded.factors

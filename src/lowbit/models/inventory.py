@@ -43,6 +43,8 @@ class Inventory:
         block_prefix: path of the list of blocks, such as ``model.layers``.
         blocks: the decoder blocks.
         linears: the linear layers of one block, in the order of its definition, for every block.
+        named: the same by their full names.
+        outer_modules: embedding, and head unless the two are tied, that can be packed: path → (rows, columns).
         layout: how parameters are made of the tensors of the files.
         where: parameter of the model → the one that is read for it; tied parameters share one.
         outer: the conversions of what serves no block alone: embeddings, final norm, untied head.
@@ -84,6 +86,8 @@ class Inventory:
         buffers = {name for name, _ in self.model.named_buffers()}
         self.unbounded = {s for c in self._used() if buffers.issuperset(c.makes) for s in c.sources}
         self.linears = [self._linears(index) for index in range(len(self.blocks))]
+        self.named = {self.path(i, linear.name): linear for i, linears in enumerate(self.linears) for linear in linears}
+        self.outer_modules = dict(self._outer_modules())
 
     def _match(self) -> dict[str, str]:
         values = self.model.state_dict(keep_vars=True)
@@ -148,6 +152,18 @@ class Inventory:
             if linear.pieces or self.layout.home(weight, packed=not linear.experts) is not None:
                 found.append(linear)
         return found
+
+    def _outer_modules(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """What the tied head reads stands under the embedding's name, once."""
+        paths = {id(module): name for name, module in self.model.named_modules()}
+        for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings()):
+            name = paths.get(id(module), "")
+            parameter = f"{name}.weight"
+            if self.where.get(parameter) != parameter or self.layout.of[parameter] not in self.outer:
+                continue
+            if self.layout.of[parameter].plain and self.layout.home(parameter, packed=True) is not None:
+                rows, columns = self.layout.shapes[parameter]
+                yield name, (rows, columns)
 
     def home(self, parameter: str, *, packed: bool = False) -> str:
         """Name under which new values of a parameter are stored, so that transformers reads them back as they are."""

@@ -30,6 +30,7 @@ class Variant(NamedTuple):
 
     name: str
     block: Callable[[int], tuple[Reader | None, Factors | None]]  # block index → its weights and adapters
+    outer: Reader | None = None  # of what lies outside the blocks, None: the checkpoint
 
 
 class Likelihood(NamedTuple):
@@ -57,18 +58,21 @@ def stream_likelihood(
 ) -> dict[str, Likelihood]:
     """Likelihood of ``windows`` (n, length) under each variant, all in one pass over the blocks.
 
-    The variants share what lies outside the blocks (embeddings, final norm, head), which ``decoder`` supplies. The
-    first ``given`` tokens of a window are not predicted.
+    Variants of one ``outer`` share what lies outside the blocks (embeddings, final norm, head). The first ``given``
+    tokens of a window are not predicted.
 
     Raises:
         RecipeError: logits that are not finite; the message names the variant and the window.
     """
     tell = on_event or (lambda _: None)
     blocks = len(decoder.inventory.blocks)
-    with decoder.weights.outer(head=False):
-        first = decoder.embed(list(windows))
-    states = {variant.name: [sample.fork() for sample in first] for variant in variants}
-    del first
+    states: dict[str, list[Sample]] = {}
+    outers = list(dict.fromkeys(variant.outer for variant in variants))
+    for outer in outers:
+        with decoder.weights.outer(head=False, read=outer):
+            first = decoder.embed(list(windows))
+        states |= {v.name: [sample.fork() for sample in first] for v in variants if v.outer == outer}
+        del first
     for index in range(blocks):
         started = time.perf_counter()
         for variant in variants:
@@ -77,14 +81,15 @@ def stream_likelihood(
                 decoder.advance(index, states[variant.name])
         tell(EvaluationProgress(index, blocks, time.perf_counter() - started))
     results: dict[str, Likelihood] = {}
-    with decoder.weights.outer(head=True):
-        for variant in variants:
-            nll = 0.0
-            for window, sample in enumerate(states[variant.name]):
-                nll += _window_nll(decoder, sample, windows[window], variant.name, window, given)
-            tokens = windows.shape[0] * (windows.shape[1] - given)
-            results[variant.name] = Likelihood(nll, tokens)
-            tell(Evaluated(variant.name, results[variant.name].perplexity, tokens))
+    for outer in outers:
+        with decoder.weights.outer(head=True, read=outer):
+            for variant in (v for v in variants if v.outer == outer):
+                nll = 0.0
+                for window, sample in enumerate(states[variant.name]):
+                    nll += _window_nll(decoder, sample, windows[window], variant.name, window, given)
+                tokens = windows.shape[0] * (windows.shape[1] - given)
+                results[variant.name] = Likelihood(nll, tokens)
+                tell(Evaluated(variant.name, results[variant.name].perplexity, tokens))
     return results
 
 

@@ -42,8 +42,8 @@ def first_bad(tensor: torch.Tensor) -> tuple[int, ...] | None:
     return tuple(reversed(position))
 
 
-def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str) -> torch.Tensor:
-    """Finite values in the type that they are stored in.
+def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str, *, row: int = 0) -> torch.Tensor:
+    """Finite values in the type that they are stored in; ``row`` is the number of the first one, of a run of rows.
 
     Raises:
         RecipeError: one of them is too large for the type, which would make it an infinity; ``what`` names them.
@@ -51,8 +51,9 @@ def stored_as(dtype: torch.dtype, tensor: torch.Tensor, what: str) -> torch.Tens
     stored = tensor.to(dtype)
     bad = first_bad(stored)
     if bad is not None:
+        place = (bad[0] + row, *bad[1:]) if bad else bad
         raise RecipeError(
-            f"{what} holds {float(tensor[bad]):.6g} at {bad}, which {name_of(dtype)} cannot hold: choose "
+            f"{what} holds {float(tensor[bad]):.6g} at {place}, which {name_of(dtype)} cannot hold: choose "
             f"--dtype {'bfloat16 or float32' if dtype == torch.float16 else 'float32'}"
         )
     return stored
@@ -81,16 +82,27 @@ class Weights:
         name = self._inventory.where[name]
         return self._inventory.layout.of[name].convert(read)[name]
 
-    def source(self, name: str) -> torch.Tensor:
-        """One tensor as the files hold it, checked for NaN and infinities."""
+    def source(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """One tensor as the files hold it, or rows of it, checked for NaN and infinities."""
         try:
-            tensor = self._inventory.checkpoint.read(name)
+            tensor = self._inventory.checkpoint.read(name, rows)
         except CheckpointError as error:
             raise RecipeError(str(error)) from error
         bad = None if name in self._inventory.unbounded else first_bad(tensor)
         if bad is not None:
-            raise RecipeError(f"{self._inventory.source}: tensor {name} holds NaN or infinite values, first at {bad}")
+            first = (bad[0] + rows[0], *bad[1:]) if rows else bad
+            raise RecipeError(f"{self._inventory.source}: tensor {name} holds NaN or infinite values, first at {first}")
         return tensor
+
+    def rows(self, name: str, step: int) -> Iterator[torch.Tensor]:
+        """A parameter that is one tensor of the files, ``step`` rows in memory at a time where they allow it."""
+        name = self._inventory.where[name]
+        source, (height, *_) = self._inventory.layout.of[name].sources[0], self._inventory.layout.shapes[name]
+        checkpoint = self._inventory.checkpoint
+        whole = None if checkpoint.kind == "safetensors" and checkpoint.quantization is None else self.source(source)
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            yield whole[start:stop] if whole is not None else self.source(source, (start, stop))
 
     def linear(self, index: int, linear: Linear) -> torch.Tensor:
         """Original weight of a linear layer of block ``index``: float32 (out, in)."""
@@ -110,8 +122,11 @@ class Weights:
         return aligned(tensor.to(device=self.device, dtype=dtype))
 
     @contextlib.contextmanager
-    def outer(self, *, head: bool) -> Iterator[None]:
-        """Holds the parameters outside the blocks; without ``head`` only those of the base model."""
+    def outer(self, *, head: bool, read: Reader | None = None) -> Iterator[None]:
+        """Holds the parameters outside the blocks, from ``read`` or the checkpoint; without ``head`` those of the base.
+
+        The base is the model without its head.
+        """
         inside = set(self._inventory.base.state_dict(keep_vars=True))
         prefix = self._inventory.model.base_model_prefix + "."
         put_in: list[str] = []
@@ -121,7 +136,7 @@ class Weights:
                 if self._inventory.in_block(name) or (not head and name.removeprefix(prefix) not in inside):
                     continue
                 if source not in held:
-                    held[source] = self._placed(source, self.read(source))
+                    held[source] = self._placed(source, (read or self.read)(source))
                 put_in.append(name)
                 put(self._model, name, held[source])
             held.clear()

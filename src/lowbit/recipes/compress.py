@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from lowbit.compression.arrays import Arrays
 from lowbit.compression.blocks import compress_blocks
 from lowbit.compression.layer import LayerSolver
 from lowbit.compression.method import Method
-from lowbit.compression.output import output_config, output_index, save_adapter
+from lowbit.compression.output import output_config, output_index, save_adapter, shipped_files
 from lowbit.compression.perplexity import measure_perplexity
 from lowbit.compression.readme import readme
-from lowbit.compression.record import PLAN_PARTS, make_plan, make_record, model_name
+from lowbit.compression.record import PLAN_PARTS, make_plan, make_record
 from lowbit.compression.shards import Shards
+from lowbit.compression.sizes import model_name
 from lowbit.data.text import TokenRows, load_rows
 from lowbit.formats.checkpoint import Checkpoint, open_checkpoint
 from lowbit.formats.errors import CheckpointError
@@ -75,7 +76,7 @@ def compress(
     clock = Clock()
     with thread_count(options.threads) as threads, _one_kind_of_error():
         record, done = _compress(options, checkpoint, tell, threads, clock)
-    before, after = (record["totals"][f"bytes_{when}"] for when in ("before", "after"))
+    before, after = (record["totals"][f"bytes_{when}"] for when in ("given", "shipped"))
     timings = clock.timings()
     evaluation = timings.get("evaluate", 0.0)
     tell(Finished(str(options.out), clock.elapsed(), peak_memory(), before, after, done, evaluation))
@@ -128,15 +129,17 @@ def _compress(
         for remark in method.remarks(inventory):
             tell(Note(remark))
         with clock("write"):
-            shards.write_outer()
+            shards.write_outer(arrays)
         compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)
         perplexity = None
         if windows is not None:
             with clock("evaluate"):
                 perplexity = measure_perplexity(decoder, shards, method, windows, tell)
-        record = make_record(plan, decoder, method, shards, perplexity)
         with clock("write"):
-            written = _write_rest(folder, checkpoint, decoder, method, shards, record)
+            checkpoint.unchanged()
+            adapter = save_adapter(folder.out, inventory, shards, base_model=chosen["model"]) if method.patches else []
+            record = make_record(plan, decoder, method, shards, perplexity, shipped_files(adapter))
+            written = _write_rest(folder, checkpoint, shards, adapter, record)
             folder.complete(written, output_config(decoder.inventory, method, shards))
         return record, False
 
@@ -220,18 +223,13 @@ def _as_text(options: CompressOptions) -> dict[str, Any]:
 def _write_rest(
     folder: RunFolder,
     checkpoint: Checkpoint,
-    decoder: Decoder,
-    method: Method,
     shards: Shards,
+    adapter: Sequence[Path],
     record: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Everything but the last file; the digest of each file of the result, by name."""
+    """Everything that is left but the last file; the digest of each file of the result, by name."""
     out, work = folder.out, folder.work
-    checkpoint.unchanged()
-    written = shards.files()
-    if method.patches:
-        save_adapter(out, decoder.inventory, shards, base_model=record["options"]["model"])
-        written |= {f"adapter/{path.name}": digest(path) for path in (out / "adapter").iterdir()}
+    written = shards.files() | {f"{path.parent.name}/{path.name}": digest(path) for path in adapter}
     side = work / "side"  # libraries write here: they would follow links, and never wait for the disk
     remove_tree(side)
     make_folder(side)

@@ -35,7 +35,7 @@ def generate(
     Args:
         path: model directory, compressed directory, hub id or GGUF file.
         prompt: text to continue.
-        adapter: PEFT directory made for this base; kept as separate factors.
+        adapter: PEFT directory, or packed factors, made for this base; kept as separate factors.
         max_new_tokens: at most this many tokens.
         greedy: take the likeliest token each time; otherwise draw with ``seed``.
         seed: of the draws, unused when greedy.

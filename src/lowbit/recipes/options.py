@@ -191,7 +191,7 @@ class CompressOptions(Checked):
 
     model: Annotated[str, Told("Local directory, hub id or GGUF file.", least=1)]
     out: Annotated[Path, Told("Output directory.")]
-    bits: Annotated[Literal[2, 3, 4, 8, 16], Told("Bits of a code; 16 only prunes.")] = 3
+    bits: Annotated[Literal[2, 3, 4, 5, 6, 8, 16], Told("Bits of a code; 16 only prunes.")] = 3
     group_size: Annotated[int | None, Told("Columns per scale; 0 or -1 for one scale per row.", least=-1)] = 64
     symmetric: Annotated[bool, Told("Symmetric codes: transformers loads them as they are.")] = False
     quantizer: Annotated[Literal["rtn", "gptq"], Told("How weights are rounded.")] = "rtn"
@@ -251,7 +251,7 @@ class CompressOptions(Checked):
         if self.bits == 16 and self.sparsity is None:
             return "bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4"
         if self.bits == 16 and self.quantizer == "gptq":
-            return "quantizer gptq needs bits 2, 3, 4 or 8; bits 16 only prunes"
+            return "quantizer gptq needs bits 2, 3, 4, 5, 6 or 8; bits 16 only prunes"
         if self.act_order and self.quantizer != "gptq":
             return "act_order belongs to quantizer gptq"
         if self.act_order and self._joint:
@@ -355,7 +355,7 @@ class EvalOptions(Checked):
     text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
     chat_template: Annotated[bool, Told(_CHAT)] = False
     special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
-    adapter: Annotated[Path | None, Told("PEFT directory made for this base.")] = None
+    adapter: Annotated[Path | None, Told("PEFT directory, or packed factors, made for this base.")] = None
     skip_tokens: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     tokens: Annotated[int | None, Told("At most this many tokens.", least=2)] = None
     length: Annotated[int, Told("Tokens per window.", least=2)] = 1024

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lowbit._hints import hint
-from lowbit.console import byte_size, share
+from lowbit.console import byte_size, share, size_change
 
 from .svg import Series, bars, line_chart, linear_axis, log_axis
 
@@ -29,6 +29,7 @@ _PARTS = {
     "zero_points": "zero points",
     "adapter": "adapter",
     "other": "embeddings, norms, head",
+    "headers": "headers of the files",
 }
 
 
@@ -198,13 +199,13 @@ def _spectra(modules: Sequence[Mapping[str, Any]], rank: int | None) -> dict[str
 def _bytes(record: Mapping[str, Any]) -> dict[str, Any]:
     totals = record["totals"]
     known: list[tuple[str, int, str]] = []
-    for number, (part, amount) in enumerate(totals["bytes"].items()):
+    for number, (part, amount) in enumerate(totals["shipped"].items()):
         label = _PARTS.get(part, str(part).replace("_", " "))
         known.append((label, int(amount), f"p{number % _STYLES}"))
-    before, after = int(totals["bytes_before"]), int(totals["bytes_after"])
+    before, after = int(totals["bytes_given"]), int(totals["bytes_shipped"])
     full = max(before, after) or 1
     rows = [
-        ("original", byte_size(before), [(before / full, "whole")]),
+        ("as given", byte_size(before), [(before / full, "whole")]),
         ("compressed", byte_size(after), [(amount / full, style) for _, amount, style in known]),
     ]
     text = ", ".join(f"{label} {byte_size(amount)}" for label, amount, _ in known if amount)
@@ -230,12 +231,17 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tiles = [
         (
             "size",
-            f"{float(totals['ratio']):.2f}× smaller",
-            f"{byte_size(totals['bytes_before'])} → {byte_size(totals['bytes_after'])}, adapter included",
+            size_change(int(totals["bytes_given"]), int(totals["bytes_shipped"])).replace(" times", "×"),
+            f"{byte_size(totals['bytes_given'])} → {byte_size(totals['bytes_shipped'])}, adapter included; "
+            f"{byte_size(totals['bytes_16'])} in 16 bits",
         )
     ]
     weights = sum(math.prod(module["shape"]) for module in modules)
-    stored = sum(sum(int(module["bytes"].get(part, 0)) for part in _PARTS) for module in modules)
+    stored = sum(
+        sum(int(module["bytes"].get(part, 0)) for part in ("packed", "scales", "zero_points"))
+        + int(module["bytes"].get("adapter_packed", module["bytes"].get("adapter", 0)))
+        for module in modules
+    )
     if weights:
         tiles.append(
             ("linear layers", f"{8 * stored / weights:.2f} bits", f"per weight with everything, {weights:,} weights")

@@ -21,7 +21,7 @@ at 3, 5, 6 and 7; a reader tells them apart by the number of packed columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ __all__ = [
     "TRANSPOSED_KEY",
     "CompressedTensors",
     "dequantize_module",
+    "mixed_config",
+    "module_parts",
     "pack_module",
     "quantization_config",
     "unpack_module",
@@ -52,7 +54,8 @@ PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "
 TRANSPOSED_KEY = "lowbit.transposed"
 """Metadata entry of a safetensors file: comma-separated modules whose dense weight is (in, out), as in GPT-2."""
 
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
+_WORD = 32
 SYMMETRIC = frozenset({"symmetric", "symmetric-full", "symmetric-gptq"})
 
 Array = torch.Tensor | npt.NDArray[Any]
@@ -64,6 +67,25 @@ def _tensor(x: Array) -> torch.Tensor:
 
 def _codes(x: Array) -> npt.NDArray[np.int32]:
     return _tensor(x).to(torch.int32).contiguous().numpy()
+
+
+def module_parts(
+    shape: tuple[int, int], scheme: WeightScheme, scale_dtype: torch.dtype
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of every tensor that :func:`pack_module` makes of a weight (m, k), by the last part of its name.
+
+    Groups are runs of columns here: there is no ``weight_g_idx``.
+    """
+    m, k = shape
+    groups = k // scheme.group_size if scheme.group_size else 1
+    parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "weight_packed": (torch.int32, (m, dense_words(k, scheme.bits))),
+        "weight_scale": (scale_dtype, (m, groups)),
+        "weight_shape": (torch.int64, (2,)),
+    }
+    if scheme.scheme not in SYMMETRIC:
+        parts["weight_zero_point"] = (torch.int32, (dense_words(m, scheme.bits), groups))
+    return parts
 
 
 def pack_module(
@@ -83,7 +105,7 @@ def pack_module(
         codes: int32 (m, k): 0..2^bits−1 for ``"asymmetric"``, −2^(bits−1)..2^(bits−1)−1 for a symmetric scheme.
         scale: (m, G) float32, float16 or bfloat16; stored as given.
         zero_point: int32 (m, G) in 0..2^bits−1; may be None (or zeros) for a symmetric scheme.
-        bits: 2, 3, 4 or 8.
+        bits: 2, 3, 4, 5, 6 or 8.
         scheme: a scheme of clause Q-1.
         group_index: int (k,), the group of each column; None for contiguous groups.
 
@@ -151,24 +173,50 @@ def quantization_config(
         act_order: columns were quantized in order of importance, with groups over original columns. (Groups over
             the permuted order need ``weight_g_idx``, which compressed-tensors 0.20 no longer loads.)
     """
+    return _config([_group(WeightScheme(bits, scheme, group_size), ["Linear"], act_order)], ignore)
+
+
+def mixed_config(
+    groups: Collection[tuple[WeightScheme, Collection[str]]], *, ignore: list[str], act_order: bool
+) -> dict[str, Any]:
+    """The ``quantization_config`` entry of a model whose modules are quantized in several ways.
+
+    The group of most bits comes first: with ``dequantize=True`` transformers takes the first one without experts for
+    every module, and a weight of fewer bits then gives too few codes, which it refuses aloud. (Of rows of fewer than
+    B / (B - b) times 32 columns the last words may hold enough of them.) In any other order it would read wrong weights
+    without a word.
+
+    Args:
+        groups: how a weight is stored, and names of the modules that have it, ``re:`` patterns too; experts apart.
+        ignore: paths of linear modules that stay dense.
+        act_order: see :func:`quantization_config`.
+    """
+    order = sorted(groups, key=lambda group: (-group[0].bits, group[0].group_size or 0, sorted(group[1])))
+    return _config([_group(scheme, sorted(targets), act_order) for scheme, targets in order], ignore)
+
+
+def _group(scheme: WeightScheme, targets: list[str], act_order: bool) -> dict[str, Any]:
     weights: dict[str, Any] = {
-        "num_bits": bits,
+        "num_bits": scheme.bits,
         "type": "int",
-        "symmetric": scheme in SYMMETRIC,
-        "strategy": "group" if group_size else "channel",
-        "group_size": group_size or None,
+        "symmetric": scheme.scheme in SYMMETRIC,
+        "strategy": "group" if scheme.group_size else "channel",
+        "group_size": scheme.group_size or None,
         "dynamic": False,
         "observer": "minmax",
         "observer_kwargs": {},
         "block_structure": None,
         "actorder": "weight" if act_order else None,
     }
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}
+
+
+def _config(groups: list[dict[str, Any]], ignore: list[str]) -> dict[str, Any]:
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
+        "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
         "ignore": list(ignore),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
@@ -208,18 +256,32 @@ class CompressedTensors:
                 group_size=size if size and size > 0 else None,
             )
             self._groups += [(str(target), scheme) for target in targets]
+        self._named = dict(reversed(self._groups))
         if not self._groups:
             raise CheckpointError(f"{source}: quantization_config names no group of weights")
 
     def scheme(self, module: str) -> WeightScheme:
-        """Scheme of a packed module: an exact name or ``re:`` pattern wins over a class such as ``Linear``."""
+        """Scheme of a packed module: its name wins over a ``re:`` pattern, and that over a class such as ``Linear``."""
+        if module in self._named:
+            return self._named[module]
         for target, scheme in self._groups:
-            if target == module or (target.startswith("re:") and matches(target[3:], module)):
+            if target.startswith("re:") and matches(target[3:], module):
                 return scheme
-        for target, scheme in self._groups:
-            if "." not in target and not target.startswith("re:"):
-                return scheme
+        classes = {target: scheme for target, scheme in self._named.items() if target[:1].isupper()}
+        if len(set(classes.values())) > 1:
+            raise UnreadError(
+                f"{self.source}: module {module} is named by no group of quantization_config, those of the classes "
+                f"{' and '.join(sorted(classes))} differ, and lowbit does not know its class"
+            )
+        for scheme in classes.values():
+            return scheme
         raise CheckpointError(f"{self.source}: module {module} is packed, but no group of quantization_config names it")
+
+    def reaches(self, module: str, kinds: Collection[str]) -> bool:
+        """See the protocol."""
+        if module in self._named or not self._named.keys().isdisjoint(kinds):
+            return True
+        return any(target.startswith("re:") and matches(target[3:], module) for target in self._named)
 
     def holds(self, names: Collection[str]) -> dict[str, tuple[str, ...]]:
         """See the protocol: modules with a tensor ``….weight_packed``."""
@@ -236,11 +298,19 @@ class CompressedTensors:
 
     def unpack(self, module: str, tensors: Mapping[str, torch.Tensor]) -> PackedWeight:
         """See the protocol."""
+        scheme = self._whole(module, tensors)
+        return unpack_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+
+    def dequantize(self, module: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """See the protocol."""
+        scheme = self._whole(module, tensors)
+        return dequantize_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+
+    def _whole(self, module: str, tensors: Mapping[str, torch.Tensor]) -> WeightScheme:
         for part in PARTS[1:3]:
             if f"{module}.{part}" not in tensors:
                 raise CheckpointError(f"{self.source}: module {module} is packed but lacks {part}")
-        scheme = self.scheme(module)
-        return unpack_module(tensors, bits=scheme.bits, scheme=scheme.scheme)
+        return self.scheme(module)
 
     def pack(self, module: str, weight: PackedWeight) -> dict[str, torch.Tensor]:
         """See the protocol."""
@@ -333,6 +403,45 @@ def unpack_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str
     return PackedWeight(torch.from_numpy(codes), scale, zeros, index, bits, scheme)
 
 
+_VALUES = 1 << 22  # that are unpacked at once: a code takes four bytes, and more than once, before it is a weight
+
+
 def dequantize_module(tensors: Mapping[str, torch.Tensor], *, bits: int, scheme: str) -> torch.Tensor:
-    """Dense weight (m, k) of a module's parts in the type of the scales, bit-equal to the library's."""
-    return unpack_module(tensors, bits=bits, scheme=scheme).dequantize()
+    """Dense weight (m, k) of a module's parts in the type of the scales, bit-equal to the library's.
+
+    A few rows at a time, so that an embedding takes little more memory than its result.
+    """
+    parts = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+    pieces = list(_pieces(parts, bits))
+    if len(pieces) < 2:
+        return unpack_module(tensors, bits=bits, scheme=scheme).dequantize()
+    m, k = _lengths(parts["weight_shape"])
+    weight = torch.empty((m, k), dtype=parts["weight_scale"].dtype)
+    for start, piece in pieces:
+        rows = unpack_module(piece, bits=bits, scheme=scheme).dequantize()
+        weight[start : start + len(rows)] = rows
+    return weight
+
+
+def _pieces(parts: Mapping[str, torch.Tensor], bits: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """First row and parts of runs of rows; nothing where the parts do not fit, or zero points fill no whole words."""
+    if missing := [part for part in PARTS[:3] if part not in parts]:
+        raise CheckpointError(f"packed module lacks {', '.join(missing)}")
+    m, k = _lengths(parts["weight_shape"])
+    packed, scale, zeros = parts["weight_packed"], parts["weight_scale"], parts.get("weight_zero_point")
+    if packed.shape != (m, dense_words(k, bits)) or scale.shape[:1] != (m,) or not scale.numel():
+        return
+    if zeros is not None and zeros.shape[:1] != (dense_words(m, bits),):
+        return
+    step = max(1, _VALUES // max(k, 1) // _WORD) * _WORD  # so many rows have zero points of whole words
+    for start in range(0, m, step):
+        stop = min(start + step, m)
+        piece = dict(parts) | {
+            "weight_packed": packed[start:stop],
+            "weight_scale": scale[start:stop],
+            "weight_shape": torch.tensor([stop - start, k], dtype=torch.int64),
+        }
+        if zeros is not None:
+            first = start * bits // _WORD
+            piece["weight_zero_point"] = zeros[first : first + dense_words(stop - start, bits)]
+        yield start, piece

@@ -61,6 +61,10 @@ class PackedFormat(Protocol):
         """How a packed module is quantized."""
         ...
 
+    def reaches(self, module: str, kinds: Collection[str]) -> bool:
+        """Whether a loader takes a module of the model for a quantized one; ``kinds`` are the names of its classes."""
+        ...
+
     def scale_of(self, module: str) -> str:
         """Name of the stored tensor whose type the dense weight has."""
         ...
@@ -75,6 +79,10 @@ class PackedFormat(Protocol):
         Raises:
             CheckpointError: a missing part, or sizes that do not fit.
         """
+        ...
+
+    def dequantize(self, module: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The dense weight of a module, with little memory beside it; raises what :meth:`unpack` does."""
         ...
 
     def pack(self, module: str, weight: PackedWeight) -> dict[str, torch.Tensor]:
