@@ -11,7 +11,7 @@ module          content
 ``moments``     second moments of the inputs of a block's layers
 ``shards``      what a finished step left, written and read back
 ``blocks``      the loop over the blocks
-``perplexity``  the three perplexities of the record
+``perplexity``  perplexities of the record, and distances from the original
 ``record``      the plan of a run and its record, ``lowbit.json``
 ``output``      adapter, index and configuration: what makes a directory loadable
 ``readme``      ``README.md`` of an output
