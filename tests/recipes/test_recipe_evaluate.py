@@ -191,32 +191,30 @@ def test_distance_from_another_model_is_that_of_plain_logits(
     result = evaluate(options)
     rows = load_rows(str(text), AutoTokenizer.from_pretrained(folder), samples=4, length=160).ids
     models = [AutoModelForCausalLM.from_pretrained(place) for place in (folder, other)]
-    kl, agreement = plain_distance(*models, rows)
-    assert result.kl is not None
-    assert result.agreement is not None
-    assert math.isclose(result.kl.value, statistics.fmean(kl), rel_tol=1e-5)
-    assert math.isclose(result.kl.error or 0, spread(kl), rel_tol=1e-3)
-    assert result.agreement == pytest.approx((statistics.fmean(agreement), spread(agreement)))
+    kl, agreement = plain_distance(models[0], models[1], rows)
+    assert result.against is not None
+    assert math.isclose(result.against.kl.value, statistics.fmean(kl), rel_tol=1e-5)
+    assert math.isclose(result.against.kl.error or 0, spread(kl), rel_tol=1e-3)
+    assert result.against.agreement == pytest.approx((statistics.fmean(agreement), spread(agreement)))
     losses = [plain_nll(models[1], [row]) for row in rows]
     assert math.isclose(result.perplexity_error or 0, result.perplexity * spread(losses), rel_tol=1e-3)
     assert result.perplexity == evaluate(EvalOptions(path=str(other), **where)).perplexity
     against = result.record(options)["against"]
     assert against == {
         "path": str(folder),
-        "kl": result.kl.value,
-        "kl_error": result.kl.error,
-        "agreement": result.agreement.value,
-        "agreement_error": result.agreement.error,
+        "kl": result.against.kl.value,
+        "kl_error": result.against.kl.error,
+        "agreement": result.against.agreement.value,
+        "agreement_error": result.against.agreement.error,
     }
 
 
 def test_a_model_is_no_distance_from_itself(tiny: Callable[..., Path], text: Path) -> None:
     folder = str(tiny("llama"))
     result = evaluate(EvalOptions(path=folder, against=folder, text=str(text), tokens=96, length=32))
-    assert result.kl == (0, 0)
-    assert result.agreement == (1, 0)
+    assert result.against == ((0, 0), (1, 0))
     single = evaluate(EvalOptions(path=folder, against=folder, text=str(text), tokens=32, length=32))
-    assert (single.kl, single.agreement, single.perplexity_error) == ((0, None), (1, None), None)
+    assert (single.against, single.perplexity_error) == (((0, None), (1, None)), None)
 
 
 def test_special_tokens_give_no_distance(tmp_path: Path, text: Path) -> None:
@@ -232,8 +230,8 @@ def test_special_tokens_give_no_distance(tmp_path: Path, text: Path) -> None:
     with torch.no_grad():
         logits = [AutoModelForCausalLM.from_pretrained(folder)(input_ids=rows).logits[:, 1:-1] for folder in folders]
     log_p, log_q = (each.double().log_softmax(-1) for each in logits)
-    assert result.kl is not None
-    assert math.isclose(result.kl.value, float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel_tol=1e-5)
+    assert result.against is not None
+    assert math.isclose(result.against.kl.value, float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel_tol=1e-5)
 
 
 def test_the_run_records_the_distances_that_are_measured_from_its_files(options: Make, text: Path) -> None:
@@ -243,11 +241,9 @@ def test_the_run_records_the_distances_that_are_measured_from_its_files(options:
     where = {"text": str(text), "tokens": 96, "length": 32, "against": chosen.model}
     for name, adapter in (("compressed", None), ("compensated", result.out / "adapter")):
         measured = evaluate(EvalOptions(path=str(result.out), adapter=adapter, **where))
-        assert measured.kl is not None
-        assert measured.agreement is not None
-        assert measured.kl.value > 0
-        assert (found[name]["kl"], found[name]["kl_error"]) == measured.kl
-        assert (found[name]["agreement"], found[name]["agreement_error"]) == measured.agreement
+        assert measured.against is not None
+        assert measured.against.kl.value > 0
+        assert found[name] == measured.against.record()
     where = {"evaluate": str(text), "evaluate_tokens": 48, "evaluate_length": 24}
     bare = compress(options(out=result.out.parent / "bare", compensate="none", **where))
     assert bare.record["perplexity"]["against_base"]["compensated"] is None
@@ -290,7 +286,7 @@ def test_two_models_are_compared_window_by_window(tiny: Callable[..., Path], oth
     kl, _ = plain_distance(original, a, rows)
     losses = [[plain_nll(model, [row]) for row in rows] for model in (a, original)]
     for key, columns in (("kl", (kl, [0.0] * 5)), ("nll", losses)):
-        expected = stats.ttest_rel(*columns)
+        expected = stats.ttest_rel(columns[0], columns[1])
         found = record["difference"][key]
         assert (found["t"], found["p"]) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-3)
         assert found["value"] == pytest.approx(statistics.fmean(columns[0]) - statistics.fmean(columns[1]), rel=1e-5)

@@ -90,11 +90,11 @@ def evaluate(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
         result = work(options, console.on_event)
     perplexity = _with_error(result.perplexity, result.perplexity_error)
     lines = [f"perplexity {perplexity} on {result.tokens} tokens of {result.source}"]
-    if options.against is not None and result.kl is not None and result.agreement is not None:
-        agreement = _with_error(100 * result.agreement.value, _percent(result.agreement.error))
+    if options.against is not None and result.against is not None:
+        kl, same = result.against
         lines.append(
-            f"against {Path(options.against).name}: KL {_with_error(*result.kl)} nats per token, "
-            f"same top token {agreement} %"
+            f"against {Path(options.against).name}: KL {_with_error(*kl)} nats per token, "
+            f"same top token {_with_error(100 * same.value, _percent(same.error))} %"
         )
     console.answer("\n".join(lines))
     save(json, result.record(options))

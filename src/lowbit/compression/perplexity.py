@@ -38,8 +38,10 @@ def measure_perplexity(
     }
     perplexity |= {"tokens": measured["base"].tokens, "source": windows.source}
     perplexity = {key: None if value == math.inf else value for key, value in perplexity.items()}
+    distances = {name: found.distance for name, found in measured.items()}
     perplexity["against_base"] = {
-        name: measured[name].against() if name in measured else None for name in ("compressed", "compensated")
+        name: None if (distance := distances.get(name)) is None else distance.record()
+        for name in ("compressed", "compensated")
     }
     shards.journal.append({"step": "evaluated", "perplexity": perplexity})
     return perplexity

@@ -23,7 +23,7 @@ from lowbit.runs.events import Evaluated, EvaluationProgress, OnEvent
 from .decoder import Decoder, Sample
 from .weights import Factors, Reader
 
-__all__ = ["Likelihood", "Mean", "Variant", "stream_likelihood"]
+__all__ = ["Distance", "Likelihood", "Mean", "Variant", "stream_likelihood"]
 
 _POSITIONS = 128  # positions whose logits are in memory at a time
 _ROWS = 16  # of them, those whose probabilities are there in float64
@@ -48,6 +48,22 @@ class Mean(NamedTuple):
         """Of one value a window."""
         several = len(values) > 1
         return cls(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)) if several else None)
+
+
+class Distance(NamedTuple):
+    """How far a model is from the reference."""
+
+    kl: Mean  # KL(reference ‖ model) per token in nats
+    agreement: Mean  # share of the tokens whose most probable one is that of the reference
+
+    def record(self) -> dict[str, float | None]:
+        """The entry of a record."""
+        return {
+            "kl": self.kl.value,
+            "kl_error": self.kl.error,
+            "agreement": self.agreement.value,
+            "agreement_error": self.agreement.error,
+        }
 
 
 @dataclass(frozen=True)
@@ -90,25 +106,11 @@ class Likelihood:
         return None if error is None else self.perplexity * error
 
     @property
-    def kl(self) -> Mean | None:
-        """KL(reference ‖ variant) per token in nats."""
-        return None if self.divergences is None else Mean.of(self.per_token(self.divergences))
-
-    @property
-    def agreement(self) -> Mean | None:
-        """Share of the tokens whose most probable one is that of the reference."""
-        return None if self.agreements is None else Mean.of(self.per_token(self.agreements))
-
-    def against(self) -> dict[str, float | None] | None:
-        """The entry of a record: distance from the reference, None where there is none."""
-        if self.kl is None or self.agreement is None:
+    def distance(self) -> Distance | None:
+        """None of the reference itself, and without one."""
+        if self.divergences is None or self.agreements is None:
             return None
-        return {
-            "kl": self.kl.value,
-            "kl_error": self.kl.error,
-            "agreement": self.agreement.value,
-            "agreement_error": self.agreement.error,
-        }
+        return Distance(Mean.of(self.per_token(self.divergences)), Mean.of(self.per_token(self.agreements)))
 
 
 def stream_likelihood(
@@ -206,7 +208,7 @@ def _window(
             if base is not None and ours is not None and not known:
                 divergence = _divergence(ours, logits)
                 if not math.isfinite(divergence):  # the loss sees no −∞ at a token that does not come
-                    raise _not_finite(base if bool(torch.isnan(ours).any()) else variant, window)
+                    raise _not_finite(variant if bool(torch.isfinite(ours.logsumexp(-1)).all()) else base, window)
                 sums[row, 1] += divergence
                 sums[row, 2] += int((ours.argmax(-1) == logits.argmax(-1)).sum())
     return sums

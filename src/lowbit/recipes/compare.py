@@ -89,7 +89,7 @@ def _column(likelihood: Likelihood) -> dict[str, Any]:
         "perplexity_error": likelihood.perplexity_error,
         "nll": nll.value,
         "nll_error": nll.error,
-        **(likelihood.against() or {}),
+        **({} if likelihood.distance is None else likelihood.distance.record()),
     }
 
 

@@ -24,7 +24,7 @@ from lowbit.formats.dtypes import name_of
 from lowbit.formats.errors import CheckpointError
 from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
-from lowbit.models.likelihood import Likelihood, Mean, Variant, stream_likelihood
+from lowbit.models.likelihood import Distance, Likelihood, Variant, stream_likelihood
 from lowbit.models.machine import check_device, thread_count
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Event, OnEvent, Step
@@ -40,8 +40,7 @@ class EvalResult:
 
     perplexity: float
     perplexity_error: float | None  # standard error; None of a single window, as all errors
-    kl: Mean | None  # KL(other ‖ model) per token in nats, with its standard error; None without another model
-    agreement: Mean | None  # share of tokens whose most probable one is that of the other model
+    against: Distance | None  # KL(other ‖ model) per token and agreement with the other; None without one
     tokens: int  # predicted tokens: all of a window but its first, or but the special tokens that begin it
     nll: float  # nats in all
     windows: int
@@ -54,22 +53,13 @@ class EvalResult:
 
     def record(self, options: EvalOptions) -> dict[str, Any]:
         """The JSON record of the ``eval`` command."""
-        against = None
-        if self.kl is not None and self.agreement is not None:
-            against = {
-                "path": options.against,
-                "kl": self.kl.value,
-                "kl_error": self.kl.error,
-                "agreement": self.agreement.value,
-                "agreement_error": self.agreement.error,
-            }
         return {
             "schema": "lowbit.eval/1",
             "path": options.path,
             "adapter": None if options.adapter is None else str(options.adapter),
             "perplexity": self.perplexity,
             "perplexity_error": self.perplexity_error,
-            "against": against,
+            "against": None if self.against is None else {"path": options.against, **self.against.record()},
             "tokens": self.tokens,
             "nll": self.nll,
             "windows": self.windows,
@@ -112,8 +102,7 @@ def evaluate(options: EvalOptions, on_event: Callable[[Event], None] | None = No
     return EvalResult(
         perplexity=likelihood.perplexity,
         perplexity_error=likelihood.perplexity_error,
-        kl=likelihood.kl,
-        agreement=likelihood.agreement,
+        against=likelihood.distance,
         tokens=likelihood.tokens,
         nll=likelihood.nll,
         windows=len(rows.ids),
