@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny, special_tokenizer, tiny_config
 
 from lowbit.data.text import load_rows
+from lowbit.models.weights import Weights
 from lowbit.recipes.compare import Difference, compare
 from lowbit.recipes.compress import compress
 from lowbit.recipes.evaluate import evaluate
@@ -295,6 +297,34 @@ def test_two_models_are_compared_window_by_window(tiny: Callable[..., Path], oth
     assert record["b"]["kl"] == 0
     assert record["against"]["perplexity"] == record["b"]["perplexity"]
     assert "kl" not in record["against"]
+
+
+def test_no_more_is_in_memory_than_a_block_or_what_lies_outside_the_blocks_of_two_models(
+    tiny: Callable[..., Path], other: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+    most: list[list[str]] = []
+
+    def watched(kind: str) -> Any:
+        own = getattr(Weights, kind)
+
+        @contextlib.contextmanager
+        def hold(self: Weights, *args: Any, **kwargs: Any) -> Iterator[None]:
+            with own(self, *args, **kwargs):
+                held.append(kind)
+                most.append(sorted(held))
+                yield
+                held.remove(kind)
+
+        return hold
+
+    for kind in ("outer", "block"):
+        monkeypatch.setattr(Weights, kind, watched(kind))
+    folder = str(tiny("llama"))
+    compare(CompareOptions(a=folder, b=str(other), against=folder, text=str(text), tokens=64, length=32))
+    assert ["outer", "outer"] in most
+    # The first block is run once beside the embeddings of its own model, to see what its result looks like.
+    assert {tuple(each) for each in most} == {("outer",), ("block",), ("outer", "outer"), ("block", "outer")}
 
 
 def test_adapters_of_both_are_compared(options: Make, text: Path) -> None:
