@@ -23,7 +23,7 @@ import pytest
 
 from lowbit import reference
 from lowbit.conformance.clauses import CLAUSES, base_id, select
-from lowbit.recipes.options import CompressOptions, EvalOptions, option_table
+from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions, option_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "docs" / "_tools"
@@ -321,7 +321,7 @@ def test_equations_fit_into_their_column(site: Path) -> None:
 
 def test_options_of_the_python_calls_are_on_their_page(site: Path) -> None:
     page = (site / "guides" / "api.html").read_text(encoding="utf-8")
-    for kind in (CompressOptions, EvalOptions):
+    for kind in (CompressOptions, EvalOptions, CompareOptions):
         for option in option_table(kind).values():
             meaning = html.escape(option.told.help.split("*")[0], quote=False)
             assert meaning in page, f"{kind.__name__}.{option.name}"

@@ -20,7 +20,7 @@ from lowbit.cli import app, run
 
 from .conftest import compress_arguments
 
-COMMANDS = ("compress", "eval", "demo", "check", "bench", "info")
+COMMANDS = ("compress", "eval", "compare", "demo", "check", "bench", "info")
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -134,7 +134,7 @@ def test_help_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("lowbit ", {"compress", "eval", "demo", "check", "conform", "bench", "info"}),
+        ("lowbit ", {"compress", "eval", "compare", "demo", "check", "conform", "bench", "info"}),
         ("lowbit compress --quantizer ", {"rtn", "gptq"}),
         ("lowbit compress --special", {"--special-tokens"}),
     ],
@@ -232,8 +232,42 @@ def test_eval_measures_base_packed_and_compensated(compressed: Path, workplace: 
         assert record["tokens"] == expected["tokens"]
         assert record["perplexity"] == expected[name]
         captured = capsys.readouterr()
-        assert captured.out == f"perplexity {record['perplexity']:.4f} on {record['tokens']} tokens of text.txt\n"
+        value, error = f"{record['perplexity']:.4f}", f"{record['perplexity_error']:.4f}"
+        assert captured.out == f"perplexity {value} ± {error} on {record['tokens']} tokens of text.txt\n"
         assert captured.err == ""
+
+
+def test_eval_against_the_original_says_the_distance_that_the_run_recorded(
+    compressed: Path, workplace: Path, capsys: Any
+) -> None:
+    expected = json.loads((compressed / "lowbit.json").read_text())["perplexity"]["against_base"]["compressed"]
+    target = workplace / "against.json"
+    arguments = ["eval", str(compressed), "--against", str(workplace / "model"), "--text", str(workplace / "text.txt")]
+    assert run([*arguments, "--length", "32", "--tokens", "256", "--json", str(target), "--quiet"]) == 0
+    assert json.loads(target.read_text())["against"] == {"path": str(workplace / "model"), **expected}
+    last = capsys.readouterr().out.splitlines()[-1]
+    number = r"[\d.e-]+ ± [\d.e-]+"
+    assert re.fullmatch(f"against model: KL {number} nats per token, same top token {number} %", last)
+
+
+def test_compare_says_which_is_nearer(compressed: Path, workplace: Path, capsys: Any) -> None:
+    target = workplace / "compare.json"
+    arguments = ["compare", str(compressed), str(compressed), "--adapter-b", str(compressed / "adapter")]
+    arguments += ["--against", str(workplace / "model"), "--text", str(workplace / "text.txt"), "--length", "32"]
+    assert run([*arguments, "--tokens", "256", "--json", str(target), "--quiet"]) == 0
+    record = json.loads(target.read_text())
+    assert record["schema"] == "lowbit.compare/1"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[2:5]] == ["A", "B", "original"]
+    for line, key, what in ((5, "kl", "KL"), (6, "nll", "loss")):
+        found = record["difference"][key]
+        assert lines[line].startswith(f"{what} of A - B: ")
+        assert lines[line].endswith(f"nats per token, t = {found['t']:.2f}, p = {found['p']:.2g}")
+    assert lines[7] == f"8 windows, {record['tokens']} tokens of text.txt"
+    assert run([*arguments, "--tokens", "32"]) == 2
+    assert "but a comparison needs at least 2: take more tokens" in capsys.readouterr().err
+    assert run(arguments[:2]) == 2
+    assert "B is required" in capsys.readouterr().err
 
 
 def test_a_result_is_printed_once(workplace: Path, capsys: Any) -> None:

@@ -110,6 +110,12 @@ def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: 
             "compensated": 33.8 if adapted else None,
             "tokens": 16368,
             "source": "wikitext2-valid.txt",
+            "against_base": {
+                "compressed": {"kl": 1.231, "kl_error": 0.041, "agreement": 0.52, "agreement_error": 0.004},
+                "compensated": {"kl": 0.3312, "kl_error": 0.012, "agreement": 0.713, "agreement_error": 0.003}
+                if adapted
+                else None,
+            },
         },
         "calibration": {
             "source": "python-docs",

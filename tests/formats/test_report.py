@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from lowbit.compression.readme import readme
 from lowbit.report import render
 from lowbit.report.schema import load_schema, problems
 from lowbit.report.svg import Series, line_chart, linear_axis, log_axis
@@ -94,6 +95,26 @@ def test_numbers_on_the_page_are_those_of_the_record() -> None:
         assert f"<code>{module['name']}</code>" in page
     for value in (*record["inputs"].values(), record["calibration"]["sha256"]):
         assert value in page
+
+
+def test_distances_from_the_base_are_shown_and_a_record_without_them_is_read() -> None:
+    record = make_record()
+    cells = ["0.3312 ± 0.012", "71.3 ± 0.3 %", "1.231 ± 0.041", "52.0 ± 0.4 %"]
+    page, text = render(record), readme(record)
+    assert all(f"<td>{cell}</td>" in page for cell in cells)
+    assert "<dt>KL from the original</dt>" in page
+    assert "| compensated | 33.80 | 0.3312 | 71.3 % |" in text
+    assert "| base | 25.44 |  |  |" in text
+    record["perplexity"]["against_base"]["compressed"]["kl_error"] = None  # of a single window
+    record["perplexity"]["against_base"]["compressed"]["agreement_error"] = None
+    assert list(problems(record, load_schema())) == []
+    assert "<td>1.231</td><td>52.0 %</td>" in render(record)
+    del record["perplexity"]["against_base"]["compressed"]["kl"]
+    assert len(list(problems(record, load_schema()))) == 1
+    del record["perplexity"]["against_base"]
+    assert list(problems(record, load_schema())) == []
+    assert "KL from" not in render(record) + readme(record)
+    assert "| base | 25.44 |\n" in readme(record)
 
 
 def test_bars_are_as_long_as_their_values() -> None:

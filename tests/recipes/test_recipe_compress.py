@@ -331,7 +331,7 @@ def test_record_and_events(options: Make, text: Path) -> None:
     record = result.record
     assert record["schema"] == "lowbit.compress/1"
     assert not list(problems(record, load_schema()))
-    assert set(record["perplexity"]) == {"base", "compressed", "compensated", "tokens", "source"}
+    assert set(record["perplexity"]) == {"base", "compressed", "compensated", "tokens", "source", "against_base"}
     assert record["perplexity"]["tokens"] == 2 * 23
     assert record["calibration"]["tokens"] == 3 * 24
     assert len(record["modules"]) == 2 * 7

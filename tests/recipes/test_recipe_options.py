@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lowbit.recipes.options import CompressOptions, EvalOptions, option_table, parse_options
+from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions, option_table, parse_options
 from lowbit.runs.errors import RecipeError
 
 
@@ -50,7 +50,7 @@ def test_refusals_of_the_class_and_of_the_call_are_the_same(fields: dict[str, An
         assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("kind", [CompressOptions, EvalOptions])
+@pytest.mark.parametrize("kind", [CompressOptions, EvalOptions, CompareOptions])
 def test_every_field_is_explained_and_every_default_is_allowed(kind: Any) -> None:
     for option in option_table(kind).values():
         assert option.told.help.endswith(".")

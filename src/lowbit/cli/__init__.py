@@ -31,6 +31,7 @@ def _add(name: str, work: Callable[..., Any], **settings: Any) -> None:
 
 _add("compress", _models.compress)
 _add("eval", _models.evaluate)
+_add("compare", _models.compare)
 _add("demo", _models.demo)
 _add("check", _tools.check)
 _add(

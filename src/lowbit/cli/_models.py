@@ -1,4 +1,4 @@
-"""Commands that work on a model: compress, eval and demo."""
+"""Commands that work on a model: compress, eval, compare and demo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowbit.console import Console, share, size_change
-from lowbit.recipes.options import CompressOptions, EvalOptions, parse_options
+from lowbit.console import Console, share, size_change, table
+from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions, parse_options
 
 from ._parameters import answers, option_command, save
 
-__all__ = ["compress", "demo", "evaluate"]
+__all__ = ["compare", "compress", "demo", "evaluate"]
 
 _DEMO = {"out": Path("demo-out"), "samples": 16}
 _DEMO_TEXT = {"evaluate": "python-docs", "evaluate_skip": -8192, "evaluate_tokens": 8192}
@@ -67,13 +67,20 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
             if measured.get(name) is not None
         ]
         lines.append(f"perplexity: {', '.join(known)} ({measured['tokens']} tokens of {measured['source']})")
+        distances = [
+            f"{name} {_with_error(found['kl'], found['kl_error'])}"
+            for name, found in (measured.get("against_base") or {}).items()
+            if found is not None
+        ]
+        if distances:
+            lines.append(f"KL from the original, nats per token: {', '.join(distances)}")
     lines.append(f"report: {out}/report.html; loads with: {record['loads_with']['transformers']}")
     return "\n".join(lines)
 
 
 @option_command(EvalOptions, "path")
 def evaluate(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
-    """Perplexity of a model, of a compressed directory, or of that with its adapter."""
+    """Perplexity of a model, of a compressed directory, or of that with its adapter; and its distance from another."""
     options = parse_options(EvalOptions, **given)
     console = Console(quiet=quiet, answers=answers(json))
     _say_loading(console)
@@ -82,8 +89,65 @@ def evaluate(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     console.say(f"reading {Path(options.path).name}")
     with console.watch():
         result = work(options, console.on_event)
-    console.answer(f"perplexity {result.perplexity:.4f} on {result.tokens} tokens of {result.source}")
+    perplexity = _with_error(result.perplexity, result.perplexity_error)
+    lines = [f"perplexity {perplexity} on {result.tokens} tokens of {result.source}"]
+    if options.against is not None and result.against is not None:
+        kl, same = result.against
+        lines.append(
+            f"against {Path(options.against).name}: KL {_with_error(*kl)} nats per token, "
+            f"same top token {_with_error(100 * same.value, _percent(same.error))} %"
+        )
+    console.answer("\n".join(lines))
     save(json, result.record(options))
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """A mean with its standard error: four decimals, or as many digits where it is smaller than they show."""
+    small = 0 < abs(value) < 0.001
+    shown = f"{value:.4g}" if small else f"{value:.4f}"
+    if error is None:
+        return shown
+    return f"{shown} ± {error:.2g}" if small else f"{shown} ± {error:.4f}"
+
+
+@option_command(CompareOptions, "a", "b")
+def compare(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
+    """Two models against their original, window by window: which is nearer, and by more than chance?"""
+    options = parse_options(CompareOptions, **given)
+    console = Console(quiet=quiet, answers=answers(json))
+    _say_loading(console)
+    from lowbit.recipes.compare import compare as work
+
+    console.say(f"reading {', '.join(Path(each).name for each in (options.a, options.b, options.against))}")
+    with console.watch():
+        result = work(options, console.on_event)
+    record = result.record(options)
+    console.answer(_comparison(record))
+    save(json, record)
+
+
+def _comparison(record: Mapping[str, Any]) -> str:
+    """The closing lines of ``compare``."""
+    names = ("a", "b", "against")
+    head = ("model", "perplexity", "KL, nats per token", "same top token, %")
+    rows = []
+    for label, side in zip(("A", "B", "original"), (record[name] for name in names), strict=True):
+        cells = [_with_error(side["perplexity"], side["perplexity_error"]), "-", "-"]
+        if "kl" in side:
+            cells[1] = _with_error(side["kl"], side["kl_error"])
+            cells[2] = _with_error(100 * side["agreement"], _percent(side["agreement_error"]))
+        rows.append((f"{label}: {Path(side['path']).name}", *cells))
+    lines = [table(head, rows)]
+    for key, what in (("kl", "KL"), ("nll", "loss")):
+        found = record["difference"][key]
+        test = "the same in every window" if found["t"] is None else f"t = {found['t']:.2f}, p = {found['p']:.2g}"
+        lines.append(f"{what} of A - B: {_with_error(found['value'], found['error'])} nats per token, {test}")
+    lines.append(f"{record['windows']} windows, {record['tokens']} tokens of {record['text']['source']}")
+    return "\n".join(lines)
 
 
 @option_command(

@@ -59,8 +59,7 @@ def save(path: Path | None, record: Mapping[str, Any]) -> None:
 
 def option_command(
     kind: type[Checked],
-    argument: str,
-    *,
+    *arguments: str,
     names: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
     unset: Mapping[str, str] | None = None,
@@ -69,7 +68,7 @@ def option_command(
 
     Args:
         kind: a class of options.
-        argument: the field that is given by its place.
+        arguments: the fields that are given by their place, in their order in the class.
         names: fields that are offered; all, together with ``--config`` and ``--print-config``, if none is named.
         defaults: in place of those of the fields.
         unset: what the help says of a field that may be left out.
@@ -88,14 +87,14 @@ def option_command(
                 else:
                     work(given, values["json"], values["quiet"])
             except RecipeError as error:
-                flags = {name: _flag(name, argument) for name in table if name in told or name not in file}
+                flags = {name: _flag(name, arguments) for name in table if name in told or name not in file}
                 raise RecipeError(_with_flags(str(error), flags)) from error
 
         parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
         for name, option in table.items():
             default = own.get(name, option.default)
             told = (unset or {}).get(name) or option.told.unset
-            parameters.append(_parameter(option, default, told, positional=name == argument))
+            parameters.append(_parameter(option, default, told, positional=name in arguments))
         extra: dict[str, tuple[Any, Any]] = {"json": (Json, None), "quiet": (Quiet, False)}
         if not names:
             extra = {"config": (Config, None), "print_config": (PrintConfig, False)} | extra
@@ -110,9 +109,9 @@ def option_command(
     return decorate
 
 
-def _flag(name: str, argument: str) -> str:
+def _flag(name: str, arguments: Sequence[str]) -> str:
     """How the command line calls a field, a short form included."""
-    if name == argument:
+    if name in arguments:
         return name.upper()
     return "/".join(filter(None, [_SHORT.get(name), f"--{name.replace('_', '-')}"]))
 

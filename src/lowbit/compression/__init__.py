@@ -15,7 +15,7 @@ module          content
 ``shards``      what a finished step left, written and vouched for
 ``readback``    the same, read back as dense values
 ``blocks``      the loop over the blocks
-``perplexity``  the three perplexities of the record
+``perplexity``  perplexities of the record, and distances from the original
 ``record``      the plan of a run and its record, ``lowbit.json``
 ``output``      adapter, index and configuration: what makes a directory loadable
 ``readme``      ``README.md`` of an output

@@ -90,13 +90,21 @@ def _needs_adapter(options: Mapping[str, Any]) -> list[str]:
 def _perplexities(perplexity: Mapping[str, Any] | None) -> list[str]:
     if not perplexity:
         return []
-    rows = [
-        f"| {name} | {perplexity[name]:.2f} |"
+    distances = perplexity.get("against_base") or {}  # records of earlier versions have none
+    cells = {
+        name: [f"{perplexity[name]:.2f}"]
         for name in ("base", "compressed", "compensated")
         if perplexity[name] is not None
-    ]
+    }
+    head = ["model", "perplexity"]
+    if distances:
+        head += ["KL from the base, nats per token", "same top token"]
+        for name, row in cells.items():
+            found = distances.get(name)
+            row += [f"{found['kl']:.4g}", f"{100 * found['agreement']:.1f} %"] if found else ["", ""]
+    rows = [head, ["---"] * len(head), *([name, *row] for name, row in cells.items())]
     measured = f"Measured on {perplexity['tokens']} tokens of {_shown(perplexity['source'])}."
-    return ["| model | perplexity |", "| --- | --- |", *rows, "", measured, ""]
+    return [*(f"| {' | '.join(row)} |" for row in rows), "", measured, ""]
 
 
 _PLAIN = "The codes are symmetric: `transformers` loads them as they are, without a `quantization_config`."

@@ -10,7 +10,7 @@ module          content
 ``weights``     the values of a model, one block at a time
 ``decoder``     forward passes, one block in memory at a time
 ``taps``        the inputs of the linear layers of a block
-``likelihood``  likelihood of a text under versions of a model, in one pass over the blocks
+``likelihood``  likelihood of a text under models, and their distances from one of them, in one pass
 ``adapters``    an adapter directory, given to the blocks that it belongs to
 ==============  ==========================================================================================
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lowbit.formats.checkpoint import Checkpoint
-from lowbit.formats.dtypes import FLOATS
+from lowbit.formats.dtypes import FLOATS, name_of
 from lowbit.runs.errors import RecipeError
 
 from .inventory import Inventory
@@ -85,6 +85,10 @@ class Decoder:
         self.weights = Weights(self.inventory, torch.device(device), compute)
         # Of every class of blocks, the type of its results and what they hold behind the hidden state.
         self._forms: dict[type, tuple[type, tuple[Any, ...]]] = {}
+
+    def twin(self) -> Decoder:
+        """Another one of the same model, with room for other weights."""
+        return Decoder(self.inventory.checkpoint, dtype=name_of(self.storage), device=str(self.weights.device))
 
     @torch.no_grad()
     def embed(self, tokens: Sequence[Any]) -> list[Sample]:

@@ -15,10 +15,22 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["Checked", "CompressOptions", "EvalOptions", "Option", "Told", "option_table", "parse_options"]
+__all__ = [
+    "Checked",
+    "CompareOptions",
+    "CompressOptions",
+    "EvalOptions",
+    "Option",
+    "TextOptions",
+    "Told",
+    "option_table",
+    "parse_options",
+]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+_PLACE = "Model directory, compressed directory, hub id or GGUF file."
+_ADAPTER = "PEFT directory made for this base."
 _FIELD = "Field or column of records in which the text is."
 _CHAT = "Make texts of lists of messages, with the model's chat template."
 _SPECIAL = "Begin every row as the tokenizer begins a text (auto: BOS where it adds one), or with nothing."
@@ -341,24 +353,50 @@ class CompressOptions(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(Checked):
-    """What :func:`lowbit.recipes.evaluate.evaluate` measures: perplexity over windows of ``length`` tokens.
+class TextOptions(Checked):
+    """A text to measure models on, in windows of ``length`` tokens, and how they are run.
 
     Raises:
         RecipeError: a value outside what is allowed.
     """
 
-    path: Annotated[str, Told("Model directory, compressed directory, hub id or GGUF file.", least=1)]
     text: Annotated[
         str, Told("Text, JSONL, CSV, parquet or arrow file, hub dataset, or python-docs.", least=1, metavar="SOURCE")
     ]
     text_field: Annotated[str, Told(_FIELD, least=1)] = "text"
     chat_template: Annotated[bool, Told(_CHAT)] = False
     special_tokens: Annotated[Literal["auto", "none"], Told(_SPECIAL)] = "auto"
-    adapter: Annotated[Path | None, Told("PEFT directory, or packed factors, made for this base.")] = None
     skip_tokens: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     tokens: Annotated[int | None, Told("At most this many tokens.", least=2)] = None
     length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
     dtype: Annotated[Dtype, Told("Type of forward passes; auto is the model's own.")] = "auto"
     device: Annotated[str, Told("Torch device: cpu, cuda, cuda:1 ...", least=1)] = "cpu"
     threads: Annotated[int | None, Told("CPU threads; all by default.", least=1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(TextOptions):
+    """What :func:`lowbit.recipes.evaluate.evaluate` measures: perplexity, and the distance from another model.
+
+    Raises:
+        RecipeError: a value outside what is allowed.
+    """
+
+    path: Annotated[str, Told(_PLACE, least=1)]
+    adapter: Annotated[Path | None, Told(_ADAPTER)] = None
+    against: Annotated[str | None, Told("Original to measure the distance from.", least=1, metavar="MODEL")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(TextOptions):
+    """What :func:`lowbit.recipes.compare.compare` measures: two models, window by window, against their original.
+
+    Raises:
+        RecipeError: a value outside what is allowed.
+    """
+
+    a: Annotated[str, Told(_PLACE, least=1)]
+    b: Annotated[str, Told("The other one.", least=1)]
+    against: Annotated[str, Told("Original that both are measured against.", least=1, metavar="MODEL")]
+    adapter_a: Annotated[Path | None, Told("PEFT directory made for A.")] = None
+    adapter_b: Annotated[Path | None, Told("PEFT directory made for B.")] = None

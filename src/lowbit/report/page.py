@@ -85,13 +85,27 @@ def _perplexity(record: Mapping[str, Any]) -> dict[str, Any] | None:
         for name, value in values.items()
     ]
     text = ", ".join(f"{name} {shown}" for name, shown, _ in rows)
+    distances = measured.get("against_base") or {}  # records of earlier versions have none
     return {
         "bars": bars(rows, title="Perplexity of the three models", description=f"{text}."),
-        "rows": [(name, shown) for name, shown, _ in rows],
+        "rows": [(name, shown, *_distance(distances.get(name))) for name, shown, _ in rows],
+        "distances": bool(distances),
         "log": wide,
         "tokens": int(measured.get("tokens") or 0),
         "source": str(measured.get("source") or ""),
     }
+
+
+def _distance(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    """KL from the base model and agreement with it, with their standard errors where they have some."""
+    if not found:
+        return "", ""
+    kl, agreement = f"{found['kl']:.4g}", f"{100 * found['agreement']:.1f}"
+    if found["kl_error"] is not None:
+        kl += f" ± {found['kl_error']:.2g}"
+    if found["agreement_error"] is not None:
+        agreement += f" ± {100 * found['agreement_error']:.1f}"
+    return kl, f"{agreement} %"
 
 
 def _errors(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -254,6 +268,11 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if measured.get("compensated") is not None:
             small += f", without adapter {quantity(without)}"
         tiles.append(("perplexity", quantity(best), small))
+    distances = measured.get("against_base") or {}
+    nearest = distances.get("compensated") or distances.get("compressed")
+    if nearest:
+        small = f"nats per token; {percent(nearest['agreement'])} of top tokens are the same"
+        tiles.append(("KL from the original", f"{nearest['kl']:.3g}", small))
     before = _mean([float(m["relative_error_before"]) for m in modules if m.get("relative_error_before") is not None])
     after = _mean([float(m["relative_error_after"]) for m in modules if m.get("relative_error_after") is not None])
     if before is not None:

@@ -112,7 +112,7 @@ class EvaluationProgress(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """Perplexity of one variant: "base", "compressed" or "compensated"."""
+    """Perplexity of one variant: "base", "compressed", "compensated" ..."""
 
     name: str
     perplexity: float
