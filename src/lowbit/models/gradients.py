@@ -3,6 +3,10 @@
 The loss of a sample is the cross entropy at every position, *summed*, against labels drawn from the model's own
 distribution there. Of a block autograd keeps what one sample needs; what its linear layers got, and the gradients at
 their outputs, are handed on sample by sample.
+
+Passes run in the type in which the model computes, without a loss scale: because the loss is summed, slopes at the
+logits are of the order of 1. On SmolLM2 with the same labels bfloat16 changes G by 3 to 10 % and its trace by less than
+4 %, float16 by 1 %, in all depths; other labels for the same 1024 tokens change it by 40 to 150 %.
 """
 
 from __future__ import annotations
@@ -69,8 +73,7 @@ def head_gradient(decoder: Decoder, sample: Sample, draw: Callable[[torch.Tensor
         for hook in hooks:
             hook.remove()
     assert probability is not None
-    rows = torch.cat([x.reshape(-1, x.shape[-1]) for x in inputs]) if inputs else None
-    return HeadPass(torch.cat(pieces, dim=sample.axis), probability, rows)
+    return HeadPass(torch.cat(pieces, dim=sample.axis), probability, _rows(inputs) if inputs else None)
 
 
 def block_gradients(
@@ -114,10 +117,16 @@ def block_gradients(
         rest = iter(found)
         for name, calls in taps.items():
             if leader[name] == name:
-                take_input(name, number, torch.cat([tap.x.detach().reshape(-1, tap.x.shape[-1]) for tap in calls]))
+                take_input(name, number, _rows([tap.x.detach() for tap in calls]))
             slopes = [tap.x.new_zeros(tap.shape) if (slope := next(rest)) is None else slope for tap in calls]
-            take_gradient(name, number, torch.cat([slope.reshape(-1, slope.shape[-1]) for slope in slopes]))
+            take_gradient(name, number, _rows(slopes))
     return leader
+
+
+def _rows(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Vectors (tokens, width) of several tensors; not copied where it is one."""
+    rows = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 class _Tap(NamedTuple):
