@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny_models import contents
 
 import lowbit
 from lowbit.compression.arrays import Arrays
@@ -17,6 +20,7 @@ from lowbit.compression.statistics import OuterStatistics, collect_statistics, r
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
 from lowbit.runs.clock import Clock
+from lowbit.runs.errors import RecipeError
 from lowbit.runs.folder import RunFolder
 
 SAMPLES, LENGTH, SEED = 3, 24, 5
@@ -114,3 +118,97 @@ def test_moments_are_those_of_the_whole_model(tiny: Callable[..., Path], tmp_pat
         name: g.tolist() for name, (_, g) in found.items() if name in stored.entries
     }
     assert len(stored.entries) == len(found) // 2
+
+
+def test_the_moments_predict_the_divergence_of_a_small_error(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Half of tr(G D C Dᵀ), added up over all layers and averaged over labels, against the divergence itself."""
+    model = tiny()
+    net: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    moments = [collect(model, tmp_path / str(seed), seed=seed)[1] for seed in range(16)]
+    torch.manual_seed(0)
+    errors = {name: 1e-3 * torch.randn_like(net.get_submodule(name).weight) for name in moments[0]}
+    predicted = sum(
+        float((g @ errors[name] @ c * errors[name]).sum()) / 2 for found in moments for name, (c, g) in found.items()
+    ) / len(moments)
+    rows = torch.as_tensor(TOKENS)
+    with torch.no_grad():
+        before = net(input_ids=rows).logits.double().log_softmax(-1)
+        for name, error in errors.items():
+            net.get_submodule(name).weight += error
+        after = net(input_ids=rows).logits.double().log_softmax(-1)
+    measured = float((before.exp() * (before - after)).sum(-1).mean())
+    assert predicted == pytest.approx(measured, rel=0.2)
+
+
+class Killed(BaseException):
+    """The run ends here."""
+
+
+def boundaries(patch: pytest.MonkeyPatch, at: int | None = None) -> list[str]:
+    """Calls that change names or wait for the disk, as they come; the run ends before call number ``at``."""
+    calls: list[str] = []
+
+    def counting(name: str) -> Callable[..., Any]:
+        function = getattr(os, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) == at:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("fsync", "replace", "unlink"):
+        patch.setattr(os, name, counting(name))
+    return calls
+
+
+def kept(out: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(out).items() if not name.endswith(("holder.json", "lock"))}
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_ends_with_the_same_bytes(tiny: Callable[..., Path], tmp_path: Path, step: int) -> None:
+    """New directories killed everywhere, and one killed ever later; finished blocks are not computed again."""
+    model = tiny()
+    with pytest.MonkeyPatch.context() as patch:
+        calls = boundaries(patch)
+        assert collect(model, tmp_path / "whole")[2] == [1, 0]
+    whole = kept(tmp_path / "whole")
+    assert sorted(name for name in whole if "states" in name or "backward" in name) == []
+    for at in range(2, len(calls), step):
+        for out in (tmp_path / str(at), tmp_path / "again"):
+            with pytest.MonkeyPatch.context() as patch:
+                boundaries(patch, at if out.name != "again" else 2 * step)
+                with contextlib.suppress(Killed):
+                    collect(model, out)
+        journal = tmp_path / str(at) / ".lowbit" / "journal.jsonl"
+        done = journal.read_bytes().count(b'"visit"') if journal.exists() else 0
+        assert collect(model, tmp_path / str(at))[2] == [1, 0][done:]
+        assert kept(tmp_path / str(at)) == whole
+    collect(model, tmp_path / "again")
+    assert kept(tmp_path / "again") == whole
+
+
+@pytest.mark.parametrize("name", ["gradients-00001.safetensors", "head.safetensors", "embedding.safetensors"])
+def test_a_damaged_file_is_made_again(tiny: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    model, out = tiny(), tmp_path / "out"
+    collect(model, out)
+    whole = kept(out)
+    (out / name).write_bytes(whole[name][:-1] + bytes([whole[name][-1] ^ 1]))
+    collect(model, out)
+    assert kept(out) == whole
+
+
+def test_logits_that_are_not_finite_are_refused_with_their_sample(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = Decoder.logits
+
+    def broken(self: Decoder, sample: Any, start: int, stop: int) -> torch.Tensor:
+        return logits(self, sample, start, stop) * float("nan")
+
+    monkeypatch.setattr(Decoder, "logits", broken)
+    with pytest.raises(RecipeError, match="the logits are NaN or infinite in calibration sample 0"):
+        collect(tiny(), tmp_path / "out")

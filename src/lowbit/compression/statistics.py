@@ -271,7 +271,7 @@ def _head(
             try:
                 found = head_gradient(decoder, sample, draw)
             except SpecError as error:
-                if error.clause != "F-4":
+                if error.clause != "A-4":
                     raise
                 raise RecipeError(f"the logits are NaN or infinite in calibration sample {number}") from error
             gradients.append(found.gradient.contiguous())
