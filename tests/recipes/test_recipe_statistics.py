@@ -19,6 +19,7 @@ from lowbit.compression.arrays import Arrays
 from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
+from lowbit.models.policy import Unsupported
 from lowbit.runs.clock import Clock
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.folder import RunFolder
@@ -212,3 +213,9 @@ def test_logits_that_are_not_finite_are_refused_with_their_sample(
     monkeypatch.setattr(Decoder, "logits", broken)
     with pytest.raises(RecipeError, match="the logits are NaN or infinite in calibration sample 0"):
         collect(tiny(), tmp_path / "out")
+
+
+def test_blocks_that_leave_tensors_for_others_are_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Gradients through keys and values that layers share would be missing."""
+    with pytest.raises(Unsupported, match="block 0 leaves tensors for later ones"):
+        collect(tiny("gemma3n_text"), tmp_path / "out")

@@ -23,6 +23,7 @@ import torch
 from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
 from lowbit.models.decoder import Decoder, Sample
 from lowbit.models.gradients import block_gradients, embedding_gradient, head_gradient
+from lowbit.models.policy import Reason, Unsupported
 from lowbit.models.surgery import aligned
 from lowbit.reference.errors import SpecError
 from lowbit.runs.clock import Clock, peak_memory
@@ -77,7 +78,8 @@ def collect_statistics(
     ``embedding.safetensors``; and in the journal a line ``{"step": index, "visit": ...}`` for every block.
 
     Raises:
-        RecipeError: logits or gradients that are not finite, or a block that autograd cannot follow.
+        RecipeError: logits or gradients that are not finite, a block that autograd cannot follow, or one that leaves
+            tensors for later blocks (keys and values shared between layers).
     """
     steps = _Steps(folder, journal, len(decoder.inventory.blocks))
     steps.verify(tell)
@@ -234,12 +236,17 @@ def _forward(decoder: Decoder, samples: list[Sample], steps: _Steps, tell: OnEve
     if done:
         for sample, hidden in zip(samples, steps.read(steps.state(done - 1), decoder), strict=True):
             sample.hidden = hidden
+    given = samples[0].given()
     if done <= blocks:
         tell(Step(f"forward pass through {blocks} blocks"))
     for index in range(done, blocks + 1):
         if index:
             with decoder.weights.block(index - 1), clock("forward"):
                 decoder.advance(index - 1, samples)
+            found = samples[0].given()
+            if len(found) != len(given) or any(a is not b for a, b in zip(found, given, strict=True)):
+                detail = f"block {index - 1} leaves tensors for later ones, a way that gradients are not taken"
+                raise Unsupported.of(Reason.CARRIES, decoder.inventory.source, decoder.inventory.name, detail)
         for sample in samples:
             sample.hidden = aligned(sample.hidden)  # as it is when it is read back
         with clock("write"):

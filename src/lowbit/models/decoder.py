@@ -62,6 +62,10 @@ class Sample:
         """Number of positions."""
         return self.hidden.shape[self.axis]
 
+    def given(self) -> list[torch.Tensor]:
+        """The tensors that blocks are called with besides, those that blocks left for each other among them."""
+        return list(_tensors(self.calls))
+
     def fork(self) -> Sample:
         """A sample at the same place that goes its own way."""
         return Sample(self.hidden, _rebuilt(self.calls, self.calls, {}), self.axis)
