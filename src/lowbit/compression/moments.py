@@ -16,7 +16,7 @@ from lowbit.runs.errors import RecipeError
 
 from .arrays import Arrays
 
-__all__ = ["BlockMoments", "collect_moments"]
+__all__ = ["BlockMoments", "MomentTrees", "collect_moments"]
 
 _LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
 
@@ -29,23 +29,23 @@ class BlockMoments(NamedTuple):
     routed: dict[str, Routed]  # stack → where the tokens of its experts went
 
 
-class _Trees:
-    """Sums that grow sample by sample.
+class MomentTrees:
+    """Sums that grow sample by sample, of what ``what`` says before the name of a layer.
 
     A leaf of a tree is a run of consecutive samples, as many as fit :data:`_LEAF_TOKENS`: which samples meet in a leaf
     depends on their numbers alone.
     """
 
-    def __init__(self, arrays: Arrays, block: str, length: int) -> None:
+    def __init__(self, arrays: Arrays, what: str, length: int) -> None:
         self.nodes: dict[str, Any] = {}
         self.seconds = 0.0
         self._arrays = arrays
-        self._block = block
+        self._what = what
         self._tile = max(1, _LEAF_TOKENS // length)
         self._waiting: dict[str, list[tuple[int, torch.Tensor]]] = {}
 
     def take(self, name: str, sample: int, x: torch.Tensor) -> None:
-        """Inputs ``x`` (tokens, in) of one sample, in the order of samples."""
+        """Vectors ``x`` (tokens, width) of one sample, in the order of samples."""
         if name in self._waiting and self._waiting[name][0][0] // self._tile != sample // self._tile:
             self._add(name)
         self._waiting.setdefault(name, []).append((sample, x))
@@ -69,9 +69,7 @@ class _Trees:
                 bad = next((sample for sample, x in inputs if not bool(torch.isfinite(x).all())), None)
                 if error.clause != "A-4" or bad is None:
                     raise
-                raise RecipeError(
-                    f"the inputs of {self._block}.{name} are NaN or infinite in calibration sample {bad}"
-                ) from error
+                raise RecipeError(f"{self._what}{name} are NaN or infinite in calibration sample {bad}") from error
             self.nodes[name] = backend.moment_merge(self.nodes[name], leaf) if name in self.nodes else leaf
         self.seconds += time.perf_counter() - started
 
@@ -83,7 +81,7 @@ def collect_moments(decoder: Decoder, index: int, samples: list[Sample], arrays:
         RecipeError: inputs that are not finite.
     """
     inventory = decoder.inventory
-    trees = _Trees(arrays, inventory.path(index, "").removesuffix("."), samples[0].length)
+    trees = MomentTrees(arrays, f"the inputs of {inventory.path(index, '')}", samples[0].length)
     with clock("forward"):
         groups, routed = collect_inputs(decoder, index, samples, trees.take)
         trees.finish()

@@ -7,6 +7,7 @@
   projections, soft caps and scalings are all the model's.
 
 One sample per forward pass, whatever the number of samples, so a result never depends on how samples are grouped.
+Weights ask for no gradients, so a pass leaves no graph unless the hidden state asks for them.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class Sample:
         """Number of positions."""
         return self.hidden.shape[self.axis]
 
+    def given(self) -> list[torch.Tensor]:
+        """The tensors that blocks are called with besides, those that blocks left for each other among them."""
+        return list(_tensors(self.calls))
+
     def fork(self) -> Sample:
         """A sample at the same place that goes its own way."""
         return Sample(self.hidden, _rebuilt(self.calls, self.calls, {}), self.axis)
@@ -109,6 +114,11 @@ class Decoder:
                 calls = _rebuilt(calls, samples[0].calls, {})
             samples.append(Sample(hidden, calls, 1 if hidden.shape[1] == row.shape[1] else -2))
         return samples
+
+    def entering(self, ids: Any) -> torch.Tensor:
+        """What enters the first block for one row of token ids. Needs :meth:`Weights.outer`."""
+        row = torch.as_tensor(ids, dtype=torch.long, device=self.weights.device).reshape(1, -1)
+        return self._record(row, lambda _, at: at)[0]
 
     def _record(
         self, row: torch.Tensor, answer: Callable[[int, torch.Tensor], torch.Tensor]
@@ -186,19 +196,18 @@ class Decoder:
         form, rest = self._forms[type(block)]
         return form((hidden, *rest)) if form in (tuple, list) else hidden
 
-    @torch.no_grad()
     def run(self, index: int, sample: Sample) -> torch.Tensor:
         """Output of block ``index``, whose weights are in memory, for one sample."""
         call = sample.calls[index]
         result = self.inventory.blocks[index](sample.hidden, *call[0], **call[1])
         return result[0] if isinstance(result, (tuple, list)) else result  # type: ignore[no-any-return]
 
+    @torch.no_grad()
     def advance(self, index: int, samples: Sequence[Sample]) -> None:
         """Take every sample through block ``index``, whose weights are in memory."""
         for sample in samples:
             sample.hidden = self.run(index, sample)
 
-    @torch.no_grad()
     def logits(self, sample: Sample, start: int, stop: int) -> torch.Tensor:
         """Logits (positions, vocabulary) at positions ``start`` to ``stop`` of a sample that left the last block.
 

@@ -17,7 +17,7 @@ from lowbit.runs.errors import RecipeError
 from .decoder import Decoder, Sample, Stop
 from .experts import Routed
 
-__all__ = ["collect_inputs"]
+__all__ = ["collect_inputs", "group_by_input"]
 
 
 class _Inputs:
@@ -96,7 +96,7 @@ def collect_inputs(
         once = all(len(seen.tensors.get(name, ())) == 1 for name in names)
         if sample == 0 and once and all(routes.calls == 1 for routes in routed.values()):
             calls = len(names) + len(routed)
-        _group(f"{decoder.inventory.block_prefix}.{index}", sample, seen.tensors, leader)
+        group_by_input(f"{decoder.inventory.block_prefix}.{index}", sample, seen.tensors, leader)
         for name, tensors in seen.tensors.items():
             if leader[name] == name:
                 rows = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
@@ -110,7 +110,7 @@ def collect_inputs(
     return leader, {name: routed[path] for name, path in modules.items()}
 
 
-def _group(path: str, sample: int, inputs: Mapping[str, list[torch.Tensor]], leader: dict[str, str]) -> None:
+def group_by_input(path: str, sample: int, inputs: Mapping[str, list[torch.Tensor]], leader: dict[str, str]) -> None:
     """Group the layers of one sample by the identity of their inputs, and check that groups never change."""
 
     def together(name: str, other: str) -> bool:
