@@ -16,7 +16,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 UV     := $(VENV)/uv/bin/uv
 LOWEST := $(VENV)/lowest
 
-.PHONY: demo test test-slow crash test-extras test-architectures fuzz lint types unit check install lock-check lowest conform
+.PHONY: demo test test-slow crash test-extras test-architectures fuzz stress lint types unit check install lock-check lowest conform
 .PHONY: bench docs clean
 
 demo: $(READY)
@@ -63,6 +63,10 @@ test-extras: $(READY)
 # Readers under damaged files, a hundred thousand each: hours. Inputs that fail are kept in fuzz-failures.
 fuzz: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --runs $(RUNS)
+
+# The kit with 2,000 examples a check, three backends, five seeds: ten hours. What stands in stress.jsonl is not run again.
+stress: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m tests.stress
 
 # Every decoder type that transformers has, as a small model, against plain transformers; writes docs/results/architectures.md.
 test-architectures: $(READY)

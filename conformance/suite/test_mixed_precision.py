@@ -27,7 +27,8 @@ class Allocation(NamedTuple):
 def allocations(draw: st.DrawFn, *, convex: bool = False, whole: bool = False) -> Allocation:
     """So few blocks that every allocation can be tried. ``convex``: falling gains, steps of one size for all blocks.
 
-    ``whole``: integers, so that sums and comparisons of slopes are exact or far apart.
+    ``whole``: integers, so that sums and comparisons of slopes are exact or far apart. Convex errors are integers times
+    a power of two: rounded, they would be convex no more, and a hull may skip what only its rounding has bent.
     """
     dtype = draw(strategies.float_dtypes())
     n, widths = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -37,7 +38,8 @@ def allocations(draw: st.DrawFn, *, convex: bool = False, whole: bool = False) -
         sizes = np.tile(draw(st.integers(1, 9)) * np.arange(1, widths + 1), (n, 1))
     else:
         sizes = np.cumsum(draw(arrays(np.int64, (n, widths), elements=st.integers(1, 9), fill=st.nothing())), axis=1)
-    errors = np.cumsum(gains, axis=1)[:, ::-1] * (1.0 if whole else draw(st.sampled_from(strategies.UNITS)))
+    units = (2.0**-6, 1.0, 2.0**3) if convex else (1.0,) if whole else strategies.UNITS
+    errors = np.cumsum(gains, axis=1)[:, ::-1] * draw(st.sampled_from(units))
     low, high = int(sizes[:, 0].sum()), int(sizes[:, -1].sum())
     return Allocation(errors.astype(dtype), sizes.astype(np.int32), draw(st.integers(low, high + 2)))
 

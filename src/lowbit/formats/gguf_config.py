@@ -245,6 +245,8 @@ def _one(value: Any) -> Any:
 
 
 def _settings(layout: _Layout, stated: Stated, shapes: Mapping[str, Any], read: Callable[[str], F32]) -> Stated:
+    if not 0 < stated["block_count"] <= len(shapes):  # tables and lists of all blocks are made of it
+        raise ValueError(f"{stated['block_count']} blocks in a file of {len(shapes)} tensors")
     heads = stated["attention.head_count"]
     stated.setdefault("attention.head_count_kv", heads)
     width = stated["embedding_length"] // heads
@@ -267,8 +269,9 @@ def _settings(layout: _Layout, stated: Stated, shapes: Mapping[str, Any], read: 
 
 def _tokens(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Stated:
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    tokens, _ = shapes["token_embd.weight"]
     return {
-        "vocab_size": shapes["token_embd.weight"][0],
+        "vocab_size": tokens,
         "tie_word_embeddings": "output.weight" not in shapes,
         **{setting: metadata.get(f"tokenizer.ggml.{name}_token_id") for setting, name in names.items()},
     }

@@ -5,8 +5,9 @@ distribution there. Of a block autograd keeps what one sample needs; what its li
 their outputs, are handed on sample by sample.
 
 Passes run in the type in which the model computes, without a loss scale: because the loss is summed, slopes at the
-logits are of the order of 1. On SmolLM2 with the same labels bfloat16 changes G by 3 to 10 % and its trace by less than
-4 %, float16 by 1 %, in all depths; other labels for the same 1024 tokens change it by 40 to 150 %.
+logits are of the order of 1. On SmolLM2 with the same labels for 512 tokens bfloat16 changes G by 2 to 11 % in most
+layers and its trace by up to 3.4 %, float16 by up to 1.7 % and 0.4 %; other labels for 1024 tokens change it by 15 to
+258 %.
 """
 
 from __future__ import annotations

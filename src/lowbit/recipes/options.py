@@ -30,7 +30,7 @@ __all__ = [
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _PLACE = "Model directory, compressed directory, hub id or GGUF file."
-_ADAPTER = "PEFT directory made for this base."
+_ADAPTER = "PEFT directory, or packed factors, made for this base."
 _FIELD = "Field or column of records in which the text is."
 _CHAT = "Make texts of lists of messages, with the model's chat template."
 _SPECIAL = "Begin every row as the tokenizer begins a text (auto: BOS where it adds one), or with nothing."
@@ -398,5 +398,5 @@ class CompareOptions(TextOptions):
     a: Annotated[str, Told(_PLACE, least=1)]
     b: Annotated[str, Told("The other one.", least=1)]
     against: Annotated[str, Told("Original that both are measured against.", least=1, metavar="MODEL")]
-    adapter_a: Annotated[Path | None, Told("PEFT directory made for A.")] = None
-    adapter_b: Annotated[Path | None, Told("PEFT directory made for B.")] = None
+    adapter_a: Annotated[Path | None, Told("PEFT directory, or packed factors, made for A.")] = None
+    adapter_b: Annotated[Path | None, Told("PEFT directory, or packed factors, made for B.")] = None
