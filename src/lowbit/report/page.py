@@ -10,11 +10,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from lowbit._hints import hint
 from lowbit.console import byte_size, share
 
+from .parts import Cell, bit_map, flat_pairs, frontier_figure, nats, page_of, uniform_text
 from .svg import Series, bars, line_chart, linear_axis, log_axis
 
 __all__ = ["render"]
@@ -23,6 +21,7 @@ _STYLES = 8  # line colours of the style sheet
 _KINDS = 12  # small charts at most; further kinds of layer are in the table only
 _LOG_RATIO = 20.0  # bars that differ by more than this are drawn on a logarithmic scale
 _SPECTRUM_FLOOR = 1e-4
+_RIVALS = 6  # uniform settings beside the ones that were chosen
 _PARTS = {
     "packed": "packed weights",
     "scales": "scales",
@@ -248,6 +247,12 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if measured.get("compensated") is not None:
             small += f", without adapter {quantity(without)}"
         tiles.append(("perplexity", quantity(best), small))
+    if decision := record.get("decision"):
+        predicted, measured = decision["kl_predicted"], decision.get("kl_measured")
+        small = f"nats per token, predicted; no choice of this size is below {nats(decision['lower_bound'])}"
+        if measured is not None:
+            small = f"nats per token, measured; {nats(predicted)} predicted"
+        tiles.append(("KL to the original", nats(predicted if measured is None else measured), small))
     before = _mean([float(m["relative_error_before"]) for m in modules if m.get("relative_error_before") is not None])
     after = _mean([float(m["relative_error_after"]) for m in modules if m.get("relative_error_after") is not None])
     if before is not None:
@@ -262,8 +267,11 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _method(options: Mapping[str, Any]) -> str:
+def _method(options: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
     """One line that says what was done."""
+    if decision:
+        size, quantizer = decision.get("size") or decision["bytes"], str(options.get("quantizer", "")).upper()
+        return f"bits and ranks of {len(decision['settings'])} modules chosen for {byte_size(size)} · {quantizer}"
     parts = []
     bits = options.get("bits")
     if bits and int(bits) < 16:
@@ -278,19 +286,31 @@ def _method(options: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_flat(item) for item in value) or "none"
-    return "none" if value is None else str(value)
+def _frontier(decision: Mapping[str, Any]) -> dict[str, Any] | None:
+    points = decision.get("frontier")
+    return frontier_figure(points, decision, measured=decision.get("kl_measured")) if points else None
 
 
-def _pairs(record: Mapping[str, Any], part: str) -> list[tuple[str, str]]:
-    value = record.get(part)
-    return (
-        [(str(key).replace("_", " "), _flat(item)) for key, item in value.items()] if isinstance(value, Mapping) else []
-    )
+def _rivals(decision: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Uniform settings of the nearest sizes below and above the chosen one, the best first."""
+    uniform = [point for point in decision.get("frontier", ()) if point.get("setting")]
+    near = sorted(uniform, key=lambda p: abs(math.log(p["bytes"] / decision["bytes"])))[:_RIVALS]
+    own = decision["kl_predicted"] if near else 0.0
+    return [
+        (uniform_text(p), f"{p['bytes']:,}", nats(p["kl"]), f"{p['kl'] / own:.2f}×" if own > 0 else "–")
+        for p in sorted(near, key=lambda p: (p["kl"], p["bytes"]))
+    ]
+
+
+def _bits(modules: Sequence[Mapping[str, Any]], decision: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = [(str(m["name"]), int(m["block"]), Cell(m["bits"], m["rank"])) for m in modules]
+    known = {name for name, _, _ in found}
+    outer = [
+        (name, None, Cell(setting[0], setting[2]))
+        for name, setting in decision.get("settings", {}).items()
+        if name not in known
+    ]
+    return bit_map([*found, *outer])
 
 
 def _module_rows(modules: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -323,40 +343,35 @@ def render(record: Mapping[str, Any]) -> str:
     schema = str(record.get("schema"))
     if schema.rpartition("/")[0] != "lowbit.compress":
         raise ValueError(f"a report needs a record of schema lowbit.compress/1, got {schema!r}")
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ImportError(f"the report needs jinja2: {hint('report')}") from error
-    loader = PackageLoader("lowbit.report", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     modules = list(record["modules"])
     options: Mapping[str, Any] = record.get("options") or {}
-    rank = options.get("rank") if options.get("compensate") not in (None, "none") else None
     name = str(options.get("model") or record["model"]["architecture"])
+    decision: Mapping[str, Any] = record.get("decision") or {}
+    rank = None if decision or options.get("compensate") in (None, "none") else options.get("rank")
     figures: dict[str, Callable[[], Any]] = {
         "perplexity": lambda: _perplexity(record),
         "errors": lambda: _errors(modules),
         "spectra": lambda: _spectra(modules, rank),
         "bytes": lambda: _bytes(record),
+        "frontier": lambda: _frontier(decision),
+        "rivals": lambda: _rivals(decision),
+        "bits": lambda: _bits(modules, decision),
     }
-    style = Markup(environment.loader.get_source(environment, "style.css")[0]) if environment.loader else Markup()
-    return environment.get_template("report.html.j2").render(
+    return page_of(
+        "report.html.j2",
         {
             "name": name,
-            "method": _method(options),
-            "style": style,
+            "method": _method(options, decision),
             "tiles": _tiles(record),
             "module_rows": _module_rows(modules),
-            "model": _pairs(record, "model"),
-            "options": _pairs(record, "options"),
-            "calibration": _pairs(record, "calibration"),
-            "inputs": _pairs(record, "inputs"),
-            "versions": _pairs(record, "versions"),
-            "machine": _pairs(record, "machine"),
-            "loads_with": _pairs(record, "loads_with"),
+            "model": flat_pairs(record, "model"),
+            "options": flat_pairs(record, "options"),
+            "calibration": flat_pairs(record, "calibration"),
+            "inputs": flat_pairs(record, "inputs"),
+            "versions": flat_pairs(record, "versions"),
+            "machine": flat_pairs(record, "machine"),
+            "loads_with": flat_pairs(record, "loads_with"),
             "version": str((record.get("versions") or {}).get("lowbit", "")),
             **{key: figure() for key, figure in figures.items()},
-        }
+        },
     )
