@@ -19,6 +19,7 @@ from lowbit.runs.events import (
     BlockDone,
     BlockResumed,
     BlockStarted,
+    Estimated,
     Evaluated,
     EvaluationProgress,
     Event,
@@ -38,6 +39,7 @@ __all__ = [
     "byte_size",
     "complain",
     "duration",
+    "estimated",
     "jsonable",
     "printable",
     "save_record",
@@ -188,6 +190,8 @@ class Console:
                 self.say(f"note: {event.message}")
             case Step():
                 self.say(event.what)
+            case Estimated():
+                self.say(estimated(event))
             case BlockStarted():
                 if not self._blocks:
                     self._began, self._blocks = time.perf_counter(), event.total - event.index
@@ -271,6 +275,29 @@ class Console:
         self.say(
             f"compressed in {duration(event.seconds - event.evaluation)}{measured}, peak {byte_size(event.peak_memory)}"
         )
+
+
+def estimated(event: Estimated) -> str:
+    """``about 2 to 4 min, 0.9 GB of memory; 120 MB in place of 269 MB``, before any of it."""
+    low, high = round_duration(event.seconds_low), round_duration(event.seconds_high)
+    if low == high:
+        took = high
+    else:
+        same = low.partition(" ")[2] == high.partition(" ")[2]
+        took = f"{low.partition(' ')[0] if same else low} to {high}"
+    return (
+        f"about {took} and {byte_size(event.memory)} of memory; {byte_size(event.bytes_shipped)} in place of "
+        f"{byte_size(event.bytes_given)}"
+    )
+
+
+def round_duration(seconds: float) -> str:
+    """With the digits that an estimate has: ``40 s``, ``12 min``, ``3 h``."""
+    for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= 1.5 * length or unit == "s":
+            value = seconds / length
+            return f"{value:.2g} {unit}" if value < 9.95 else f"{max(10, 5 * round(value / 5))} {unit}"
+    raise AssertionError("unreachable")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -312,8 +312,9 @@ def test_plain_lines_when_there_is_no_terminal(workplace: Path, capsys: Any) -> 
         "tokenizing text.txt",
         "model: 14 linear layers in 2 blocks, calibrated on 4 x 32 tokens",
     ]
-    assert re.fullmatch(r"about .* s for 2 blocks, by the first layer", lines[4])
-    assert re.fullmatch(r"block   1/2  7 layers, error \d+\.\d+ %  .* s, peak .* [MG]B(, .* left)?", lines[5])
+    assert re.fullmatch(r"about .* and .* [MG]B of memory; .*B in place of .*B", lines[4])
+    assert re.fullmatch(r"about .* s for 2 blocks, by the first layer", lines[5])
+    assert re.fullmatch(r"block   1/2  7 layers, error \d+\.\d+ %  .* s, peak .* [MG]B(, .* left)?", lines[6])
     assert captured.out.splitlines()[-1].endswith("loads with: from_pretrained")
 
 

@@ -49,6 +49,7 @@ CHANGED: dict[str, Any] = {
     "evaluate_tokens": 99,
     "evaluate_skip": -5,
     "evaluate_length": 33,
+    "dry_run": True,
 }
 
 

@@ -15,6 +15,7 @@ from lowbit.runs.events import (
     BlockDone,
     BlockResumed,
     BlockStarted,
+    Estimated,
     Evaluated,
     EvaluationProgress,
     Event,
@@ -134,6 +135,23 @@ def test_an_estimate_after_the_first_layer(monkeypatch: pytest.MonkeyPatch) -> N
     for event in (BlockStarted(0, 30), *[ModuleDone("q", 0.05, None, 3.0, 1 / 12)] * 2, BlockStarted(1, 30)):
         console.on_event(event)
     assert stream.getvalue() == "about 28 min 00 s for 30 blocks, by the first layer\n"
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        ((100, 225), "about 1.7 to 3.8 min"),
+        ((40, 90), "about 40 s to 1.5 min"),
+        ((4, 4.01), "about 4 s"),
+        ((620, 1396), "about 10 to 25 min"),
+        ((4000, 9000), "about 65 min to 2.5 h"),
+        ((6000, 40_000), "about 1.7 to 10 h"),
+    ],
+)
+def test_an_estimate_before_the_work(seconds: tuple[float, float], text: str) -> None:
+    stream = io.StringIO()
+    Console(stream=stream).on_event(Estimated(*seconds, 912_000_000, 269_030_016, 119_987_616))
+    assert stream.getvalue() == f"{text} and 912 MB of memory; 120 MB in place of 269 MB\n"
 
 
 def test_a_block_without_adapter_shows_one_error() -> None:

@@ -17,6 +17,64 @@ SHAPES = {
 }
 
 
+SETTINGS: list[list[Any]] = [
+    *([bits, 64, *patch] for bits in (2, 3, 4, 5, 6, 8) for patch in ((0, 16), (8, 8), (32, 8), (32, 16))),
+    [16, None, 0, 16],
+]
+_OUTER = (49152, 576)
+
+
+def make_plan(*, blocks: int = 30, seed: int = 0) -> dict[str, Any]:
+    """A ``lowbit.plan/1`` record of the same model: a bit less is four times the divergence, a rank takes a share."""
+    rng = np.random.default_rng(seed)
+    modules: list[dict[str, Any]] = []
+    places = [(f"model.layers.{b}.{name}", b, shape) for b in range(blocks) for name, shape in SHAPES.items()]
+    for name, block, (m, k) in [*places, ("model.embed_tokens", None, _OUTER)]:
+        scale = 0.3 * 10 ** rng.uniform(-2, 0) / blocks
+        row: dict[str, Any] = {"name": name, "block": block, "shape": [m, k], "bytes": [], "kl": []}
+        for bits, group, rank, factor_bits in SETTINGS:
+            size = m * k * bits // 8 + (5 * m * k // (2 * group) if group else 0) + rank * (m + k) * factor_bits // 8
+            loss = 0.0 if bits == 16 else scale * 4.0 ** (3 - bits) * (0.4 if rank else 1) * (0.7 if rank > 8 else 1)
+            fits = rank == 0 or block is not None
+            row["bytes"].append(size if fits else None)
+            row["kl"].append(loss if fits else None)
+        modules.append(row)
+    record = make_record(blocks=blocks)
+    parts = ("versions", "options", "inputs", "calibration", "machine", "model")
+    return {
+        "schema": "lowbit.plan/1",
+        **{part: record[part] for part in parts},
+        "settings": [list(setting) for setting in SETTINGS],
+        "modules": modules,
+        "fixed_bytes": 61 * 576 * 2 + 40_000,
+        "bytes_given": 98_000_000,
+        "bytes_16": 269_030_016,
+    }
+
+
+def decide(plan: dict[str, Any], record: dict[str, Any], *, frontier: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """``record`` with settings of several kinds that ``plan`` has."""
+    chosen = {
+        m["name"]: SETTINGS[(1 + 2 * number) % 12 if m["block"] is not None else 20]
+        for number, m in enumerate(plan["modules"])
+    }
+    places = {name: SETTINGS.index(setting) for name, setting in chosen.items()}
+    for module in record["modules"]:
+        module["bits"], _, module["rank"], _ = chosen[module["name"]]
+    kl = sum(module["kl"][places[module["name"]]] for module in plan["modules"])
+    size = sum(module["bytes"][places[module["name"]]] for module in plan["modules"]) + plan["fixed_bytes"]
+    record["decision"] = {
+        "size": 70_000_000,
+        "bytes": size,
+        "kl_predicted": kl,
+        "lower_bound": kl * 0.999,
+        "settings": chosen,
+    }
+    if frontier is not None:
+        record["decision"]["frontier"] = frontier
+    return record
+
+
 def make_record(*, blocks: int = 30, rank: int = 32, seed: int = 0, compensate: str = "eora") -> dict[str, Any]:
     """A ``lowbit.compress/1`` record of a model the shape of SmolLM2-135M."""
     rng = np.random.default_rng(seed)

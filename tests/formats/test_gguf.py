@@ -400,6 +400,7 @@ def test_gemma_of_27b_has_a_scale_of_its_own(tmp_path: Path) -> None:
         ("llama", {"expert_count": 8}, "expert_count = 8 is a mixture of experts"),
         ("llama", {"swin_norm": True}, "swin_norm = True is unknown here and may change what is computed"),
         ("llama", {"block_count": None}, "its metadata make no llama model: lacks 'block_count'"),
+        ("llama", {"block_count": 16385}, "its metadata make no llama model: 16385 blocks in a file of"),
         ("llama", {"feed_forward_length": [96, 64]}, "intermediate_size"),
         ("gpt2", {"rope.freq_base": 10000.0}, "gpt2: rope.freq_base = 10000.0 is unknown here"),
         ("gemma3", {"attention.sliding_window": None}, "lacks 'attention.sliding_window'"),

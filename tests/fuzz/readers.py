@@ -25,12 +25,13 @@ from lowbit.models.decoder import Decoder
 from lowbit.reference import lut as tables
 from lowbit.reference.errors import SpecError
 from lowbit.report import render
+from lowbit.report.plan import render_plan, require_plan
 from lowbit.report.schema import require_record
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.files import digest
 from lowbit.runs.folder import SUMS, RunFolder
 from tests.formats.conftest import tiny_config
-from tests.formats.records import make_record
+from tests.formats.records import decide, make_plan, make_record
 from tests.formats.test_factors import several
 from tests.formats.test_gguf import write_gguf
 from tests.recipes.tiny_models import save_tiny
@@ -114,7 +115,19 @@ def record(folder: Path) -> None:
     found["modules"] = found["modules"][:2]
     for module in found["modules"]:
         module["spectrum"] = module["spectrum"][:6]
+    curve = [{"bytes": 10**6, "kl": 0.5}, {"bytes": 2 * 10**6, "kl": 0.0}]
+    uniform = {"bytes": 10**6, "kl": 0.75, "setting": [3, 64, 0, 16], "outer": None}
+    decide(make_plan(blocks=1), found, frontier=[*curve, uniform])
     (folder / "lowbit.json").write_text(json.dumps(found))
+
+
+def plan(folder: Path) -> None:
+    found = make_plan(blocks=1)
+    found["modules"] = [found["modules"][0], found["modules"][-1]]
+    found["settings"] = found["settings"][-6:]
+    for module in found["modules"]:
+        module |= {"bytes": module["bytes"][-6:], "kl": module["kl"][-6:]}
+    (folder / "plan.json").write_text(json.dumps(found))
 
 
 def artefact(folder: Path) -> None:
@@ -208,6 +221,15 @@ def read_record(folder: Path) -> None:
     render(found)
 
 
+def read_plan(folder: Path) -> None:
+    try:
+        found = json.loads((folder / "plan.json").read_bytes())
+    except (ValueError, RecursionError):
+        return
+    require_plan(found, "plan.json")
+    render_plan(found)
+
+
 def documents(name: str) -> Callable[[Path], object]:
     return lambda folder: list(read_documents(str(folder / name)))
 
@@ -239,6 +261,7 @@ READERS: dict[str, Reader] = {
     "packed factors": Reader(packed_factors, "factors.safetensors", mutate_safetensors, read_factors, FILES),
     "forms of factors": Reader(packed_factors, "factors.json", mutate_json, read_factors, FILES),
     "record": Reader(record, "lowbit.json", mutate_json, read_record, RECIPE),
+    "plan": Reader(plan, "plan.json", mutate_json, read_plan, RECIPE),
     "table": Reader(artefact, "t.json", mutate_json, lambda f: lut.read_artefact(f / "t.json"), (lut.TableFileError,)),
     "published": Reader(
         published, "t.json", mutate_json, lambda f: lut.read_published(f / "t.json"), (lut.TableFileError,)

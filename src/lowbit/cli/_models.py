@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lowbit.console import Console, share, size_change, table
+from lowbit.console import Console, estimated, share, size_change, table
 from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions, parse_options
+from lowbit.runs.events import Estimated
 
 from ._parameters import answers, option_command, save
 
@@ -29,6 +31,11 @@ def compress(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     console.say(f"reading {Path(options.model).name}")
     with console.watch():
         result = work(options, console.on_event)
+    if options.dry_run:
+        if quiet:  # otherwise it was said among the events
+            console.answer(estimated(Estimated(**{f.name: result.record[f.name] for f in fields(Estimated)})))
+        save(json, result.record)
+        return
     console.answer(_summary(result.record, str(result.out)))
     run_facts = {
         "out": str(result.out),

@@ -22,10 +22,10 @@ from .compensate import Patch, compensate
 from .method import Method
 from .quantize import Stored, quantize
 
-__all__ = ["LayerSolver", "Solution", "part_bytes"]
+__all__ = ["SPECTRUM_SIDE", "LayerSolver", "Solution", "part_bytes"]
 
 _SPECTRUM = 256  # singular values kept in the record
-_SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
+SPECTRUM_SIDE = 1024  # smaller side of the largest layer whose spectrum is computed: it costs a full eigensolve
 _ROUGHLY = 1e-3  # distance from the optimum at which the directions of an adapter to come are good enough
 _NOTHING = 2.0**-16  # share of an input's energy that is rounding: the entries of a float32 moment carry 2^-24
 
@@ -94,7 +94,7 @@ class LayerSolver:
         spectrum: list[float] | None = None
         # Without a spectrum, the share that the chosen rank captured is still known from the objectives.
         energy = {str(method.rank): max(0.0, 1 - after / before)} if patch is not None and before > 0 else {}
-        if method.spectrum and min(linear.shape) <= _SPECTRUM_SIDE:
+        if method.spectrum and min(linear.shape) <= SPECTRUM_SIDE:
             with self.clock("spectrum"):
                 error = self.arrays.give(w - stored.weight)
                 values = self.arrays.take(self.arrays.backend.error_spectrum(error, c))

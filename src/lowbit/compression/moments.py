@@ -16,9 +16,9 @@ from lowbit.runs.errors import RecipeError
 
 from .arrays import Arrays
 
-__all__ = ["BlockMoments", "MomentTrees", "collect_moments"]
+__all__ = ["LEAF_TOKENS", "BlockMoments", "MomentTrees", "collect_moments"]
 
-_LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
+LEAF_TOKENS = 4096  # tokens of one product xᵀx: fewer, and adding up float64 sums costs more than the products
 
 
 class BlockMoments(NamedTuple):
@@ -32,7 +32,7 @@ class BlockMoments(NamedTuple):
 class MomentTrees:
     """Sums that grow sample by sample, of what ``what`` says before the name of a layer.
 
-    A leaf of a tree is a run of consecutive samples, as many as fit :data:`_LEAF_TOKENS`: which samples meet in a leaf
+    A leaf of a tree is a run of consecutive samples, as many as fit :data:`LEAF_TOKENS`: which samples meet in a leaf
     depends on their numbers alone.
     """
 
@@ -41,7 +41,7 @@ class MomentTrees:
         self.seconds = 0.0
         self._arrays = arrays
         self._what = what
-        self._tile = max(1, _LEAF_TOKENS // length)
+        self._tile = max(1, LEAF_TOKENS // length)
         self._waiting: dict[str, list[tuple[int, torch.Tensor]]] = {}
 
     def take(self, name: str, sample: int, x: torch.Tensor) -> None:

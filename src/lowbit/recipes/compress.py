@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from lowbit.compression.arrays import Arrays
 from lowbit.compression.blocks import compress_blocks
+from lowbit.compression.estimate import Work, estimate
 from lowbit.compression.layer import LayerSolver
 from lowbit.compression.method import Method
 from lowbit.compression.output import output_config, output_index, save_adapter, shipped_files
@@ -36,7 +37,7 @@ from lowbit.report import render
 from lowbit.report.schema import require_record
 from lowbit.runs.clock import Clock, peak_memory
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Event, Finished, Note, OnEvent, Started, Step
+from lowbit.runs.events import Estimated, Event, Finished, Note, OnEvent, Started, Step
 from lowbit.runs.files import digest, make_folder, remove_tree, write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
@@ -67,7 +68,8 @@ def compress(
     A ``checkpoint`` that is open already is taken in place of what ``options.model`` names.
 
     Writes, besides the checkpoint: ``adapter/`` (PEFT), ``lowbit.json``, ``report.html`` and a ``README.md`` that says
-    how to load it. ``config.json`` comes last, so that a directory that loads is complete.
+    how to load it. ``config.json`` comes last, so that a directory that loads is complete. With ``options.dry_run``
+    nothing is written, and the record is the estimate of time, memory and size, schema ``lowbit.estimate/1``.
 
     Raises:
         RecipeError: anything that a user can put right; finished blocks stay, and the same command continues.
@@ -76,6 +78,8 @@ def compress(
     clock = Clock()
     with thread_count(options.threads) as threads, _one_kind_of_error():
         record, done = _compress(options, checkpoint, tell, threads, clock)
+    if options.dry_run:
+        return CompressResult(record, clock.elapsed(), peak_memory(), options.out, clock.timings())
     before, after = (record["totals"][f"bytes_{when}"] for when in ("given", "shipped"))
     timings = clock.timings()
     evaluation = timings.get("evaluate", 0.0)
@@ -106,6 +110,11 @@ def _compress(
         decoder.inventory.check_length(options.evaluate_length)
     method.check(decoder.inventory)
     arrays = Arrays.load(options.backend, device=options.device, threads=options.threads)
+    if options.dry_run:
+        tell(Step(f"tokenizing {Path(options.calibration).name}"))
+        found = _estimate(options, decoder, method, arrays, *_tokens(options, checkpoint.tokenizer()), clock)
+        tell(found)
+        return {"schema": "lowbit.estimate/1", "model": model_name(options.model), **asdict(found)}, False
     folder = RunFolder(options.out, record=_RECORD, last=_LAST)
     with folder.held(), _one_kind_of_error():
         finished = folder.finished()
@@ -128,6 +137,8 @@ def _compress(
         tell(Started(options.model, str(options.out), blocks, layers, options.samples, options.length, shards.finished))
         for remark in method.remarks(inventory):
             tell(Note(remark))
+        if not shards.finished:
+            tell(_estimate(options, decoder, method, arrays, rows, windows, clock))
         with clock("write"):
             shards.write_outer(arrays)
         compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)
@@ -142,6 +153,21 @@ def _compress(
             written = _write_rest(folder, checkpoint, shards, adapter, record)
             folder.complete(written, output_config(decoder.inventory, method, shards))
         return record, False
+
+
+def _estimate(
+    options: CompressOptions,
+    decoder: Decoder,
+    method: Method,
+    arrays: Arrays,
+    rows: TokenRows,
+    windows: TokenRows | None,
+    clock: Clock,
+) -> Estimated:
+    """What the run will take, with the seconds until now."""
+    evaluated = (0, 0) if windows is None else windows.ids.shape
+    with clock("estimate"):
+        return estimate(decoder, method, arrays, Work(*rows.ids.shape, *evaluated), elapsed=clock.elapsed())
 
 
 def _require_original(checkpoint: Checkpoint, folder: Path, tell: OnEvent) -> None:

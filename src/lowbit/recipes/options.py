@@ -36,7 +36,7 @@ _CHAT = "Make texts of lists of messages, with the model's chat template."
 _SPECIAL = "Begin every row as the tokenizer begins a text (auto: BOS where it adds one), or with nothing."
 
 # Options that say where things are or how a run is watched: changing them does not change one byte of the result.
-_PLACES = ("model", "out", "calibration", "evaluate", "threads")
+_PLACES = ("model", "out", "calibration", "evaluate", "threads", "dry_run")
 
 
 class Told(NamedTuple):
@@ -254,6 +254,7 @@ class CompressOptions(Checked):
     evaluate_tokens: Annotated[int | None, Told("Tokens to measure on.", least=2)] = 16384
     evaluate_skip: Annotated[int, Told("Tokens to skip first; negative counts from the end.")] = 0
     evaluate_length: Annotated[int, Told("Tokens per window.", least=2)] = 1024
+    dry_run: Annotated[bool, Told("Say what it will take in time, memory and bytes, and do nothing else.")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,11 +10,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from lowbit._hints import hint
 from lowbit.console import byte_size, share, size_change
 
+from .parts import Cell, bit_map, flat_pairs, frontier_figure, nats, page_of, uniform_text
 from .svg import Series, bars, line_chart, linear_axis, log_axis
 
 __all__ = ["render"]
@@ -23,6 +21,7 @@ _STYLES = 8  # line colours of the style sheet
 _KINDS = 12  # small charts at most; further kinds of layer are in the table only
 _LOG_RATIO = 20.0  # bars that differ by more than this are drawn on a logarithmic scale
 _SPECTRUM_FLOOR = 1e-4
+_RIVALS = 6  # uniform settings beside the ones that were chosen
 _PARTS = {
     "packed": "packed weights",
     "scales": "scales",
@@ -268,11 +267,16 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if measured.get("compensated") is not None:
             small += f", without adapter {quantity(without)}"
         tiles.append(("perplexity", quantity(best), small))
-    distances = measured.get("against_base") or {}
-    nearest = distances.get("compensated") or distances.get("compressed")
+    nearest = _nearest(record)
+    decision = record.get("decision")
     if nearest:
         small = f"nats per token; {percent(nearest['agreement'])} of top tokens are the same"
+        if decision:
+            small += f"; {nats(decision['kl_predicted'])} predicted"
         tiles.append(("KL from the original", f"{nearest['kl']:.3g}", small))
+    elif decision:
+        small = f"nats per token, predicted; no choice of this size is below {nats(decision['lower_bound'])}"
+        tiles.append(("KL from the original", nats(decision["kl_predicted"]), small))
     before = _mean([float(m["relative_error_before"]) for m in modules if m.get("relative_error_before") is not None])
     after = _mean([float(m["relative_error_after"]) for m in modules if m.get("relative_error_after") is not None])
     if before is not None:
@@ -287,8 +291,11 @@ def _tiles(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _method(options: Mapping[str, Any]) -> str:
+def _method(options: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
     """One line that says what was done."""
+    if decision:
+        size, quantizer = decision.get("size") or decision["bytes"], str(options.get("quantizer", "")).upper()
+        return f"bits and ranks of {len(decision['settings'])} modules chosen for {byte_size(size)} · {quantizer}"
     parts = []
     bits = options.get("bits")
     if bits and int(bits) < 16:
@@ -303,19 +310,37 @@ def _method(options: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_flat(item) for item in value) or "none"
-    return "none" if value is None else str(value)
+def _frontier(decision: Mapping[str, Any], nearest: Mapping[str, Any]) -> dict[str, Any] | None:
+    points = decision.get("frontier")
+    return frontier_figure(points, decision, measured=nearest.get("kl")) if points else None
 
 
-def _pairs(record: Mapping[str, Any], part: str) -> list[tuple[str, str]]:
-    value = record.get(part)
-    return (
-        [(str(key).replace("_", " "), _flat(item)) for key, item in value.items()] if isinstance(value, Mapping) else []
-    )
+def _nearest(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the result is from the original, as it is served; empty where that was not measured."""
+    distances = (record.get("perplexity") or {}).get("against_base") or {}
+    return dict(distances.get("compensated") or distances.get("compressed") or {})
+
+
+def _rivals(decision: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Uniform settings of the nearest sizes below and above the chosen one, the best first."""
+    uniform = [point for point in decision.get("frontier", ()) if point.get("setting")]
+    near = sorted(uniform, key=lambda p: abs(math.log(p["bytes"] / decision["bytes"])))[:_RIVALS]
+    own = decision["kl_predicted"] if near else 0.0
+    return [
+        (uniform_text(p), f"{p['bytes']:,}", nats(p["kl"]), f"{p['kl'] / own:.2f}×" if own > 0 else "–")
+        for p in sorted(near, key=lambda p: (p["kl"], p["bytes"]))
+    ]
+
+
+def _bits(modules: Sequence[Mapping[str, Any]], decision: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = [(str(m["name"]), int(m["block"]), Cell(m["bits"], m["rank"])) for m in modules]
+    known = {name for name, _, _ in found}
+    outer = [
+        (name, None, Cell(setting[0], setting[2]))
+        for name, setting in decision.get("settings", {}).items()
+        if name not in known
+    ]
+    return bit_map([*found, *outer])
 
 
 def _module_rows(modules: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -348,40 +373,35 @@ def render(record: Mapping[str, Any]) -> str:
     schema = str(record.get("schema"))
     if schema.rpartition("/")[0] != "lowbit.compress":
         raise ValueError(f"a report needs a record of schema lowbit.compress/1, got {schema!r}")
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ImportError(f"the report needs jinja2: {hint('report')}") from error
-    loader = PackageLoader("lowbit.report", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     modules = list(record["modules"])
     options: Mapping[str, Any] = record.get("options") or {}
-    rank = options.get("rank") if options.get("compensate") not in (None, "none") else None
     name = str(options.get("model") or record["model"]["architecture"])
+    decision: Mapping[str, Any] = record.get("decision") or {}
+    rank = None if decision or options.get("compensate") in (None, "none") else options.get("rank")
     figures: dict[str, Callable[[], Any]] = {
         "perplexity": lambda: _perplexity(record),
         "errors": lambda: _errors(modules),
         "spectra": lambda: _spectra(modules, rank),
         "bytes": lambda: _bytes(record),
+        "frontier": lambda: _frontier(decision, _nearest(record)),
+        "rivals": lambda: _rivals(decision),
+        "bits": lambda: _bits(modules, decision),
     }
-    style = Markup(environment.loader.get_source(environment, "style.css")[0]) if environment.loader else Markup()
-    return environment.get_template("report.html.j2").render(
+    return page_of(
+        "report.html.j2",
         {
             "name": name,
-            "method": _method(options),
-            "style": style,
+            "method": _method(options, decision),
             "tiles": _tiles(record),
             "module_rows": _module_rows(modules),
-            "model": _pairs(record, "model"),
-            "options": _pairs(record, "options"),
-            "calibration": _pairs(record, "calibration"),
-            "inputs": _pairs(record, "inputs"),
-            "versions": _pairs(record, "versions"),
-            "machine": _pairs(record, "machine"),
-            "loads_with": _pairs(record, "loads_with"),
+            "model": flat_pairs(record, "model"),
+            "options": flat_pairs(record, "options"),
+            "calibration": flat_pairs(record, "calibration"),
+            "inputs": flat_pairs(record, "inputs"),
+            "versions": flat_pairs(record, "versions"),
+            "machine": flat_pairs(record, "machine"),
+            "loads_with": flat_pairs(record, "loads_with"),
             "version": str((record.get("versions") or {}).get("lowbit", "")),
             **{key: figure() for key, figure in figures.items()},
-        }
+        },
     )

@@ -1,4 +1,4 @@
-"""The schema of ``lowbit.json``, and a check against it that needs no package.
+"""The schemas of ``lowbit.json`` and ``plan.json``, and a check against them that needs no package.
 
 Only the part of JSON Schema that the file uses is understood; a keyword outside it is an error, not a pass. Any full
 validator reads the same file.
@@ -15,7 +15,7 @@ from typing import Any
 
 from lowbit.runs.errors import RecipeError
 
-__all__ = ["load_schema", "problems", "require_record"]
+__all__ = ["first_problem", "load_schema", "problems", "require_record"]
 
 _TYPES: dict[str, Any] = {
     "object": dict,
@@ -27,11 +27,14 @@ _TYPES: dict[str, Any] = {
     "number": (int, float),
 }
 _LARGEST: dict[type, float] = {int: 1 << 63, float: math.inf}
-_SILENT = {"$schema", "$id", "$defs", "title", "description", "properties", "items", "additionalProperties"}
+_SILENT = {
+    *("$schema", "$id", "$defs", "title", "description"),
+    *("properties", "additionalProperties", "items", "prefixItems"),
+}
 
 
 def load_schema(name: str = "lowbit-compress-1") -> dict[str, Any]:
-    """A schema shipped with the package: ``lowbit-compress-1``."""
+    """A schema shipped with the package: ``lowbit-compress-1`` or ``lowbit-plan-1``."""
     text = resources.files("lowbit.report").joinpath("data", f"{name}.schema.json").read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
@@ -43,14 +46,19 @@ def require_record(record: Any, where: str) -> None:
     Raises:
         RecipeError: naming the first place that is wrong.
     """
-    level = [record]
+    if (wrong := first_problem(record, load_schema())) is not None:
+        raise RecipeError(f"{where}: no record of a finished run ({wrong}); choose another output directory")
+
+
+def first_problem(record: Any, schema: dict[str, Any]) -> str | None:
+    """The first place of a record that is wrong, as much of it as a message needs."""
+    level = [record] if isinstance(record, (dict, list)) else []
     for _ in range(50):  # whoever walks it, walks by recursion
         level = [
             v for one in level for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, (dict, list))
         ]
-    wrong = "nested too deeply" if level else next(problems(record, load_schema()), None)
-    if wrong is not None:
-        raise RecipeError(f"{where}: no record of a finished run ({wrong[:200]}); choose another output directory")
+    wrong = "nested too deeply" if level else next(problems(record, schema), None)
+    return None if wrong is None else wrong[:200]
 
 
 def _is(value: Any, kind: str) -> bool:
@@ -96,6 +104,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = N
         elif keyword == "minItems":
             if isinstance(value, list) and len(value) < rule:
                 yield f"{place}: fewer than {rule} items"
+        elif keyword == "maxItems":
+            if isinstance(value, list) and len(value) > rule:
+                yield f"{place}: more than {rule} items"
         elif keyword not in _SILENT:
             raise ValueError(f"keyword {keyword} is not understood")
     if isinstance(value, dict):
@@ -104,6 +115,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = N
             rule = known.get(name, schema.get("additionalProperties"))
             if isinstance(rule, dict):
                 yield from problems(item, rule, top, f"{place}.{name}")
-    if isinstance(value, list) and "items" in schema:
+    if isinstance(value, list):
+        first = schema.get("prefixItems", [])
         for number, item in enumerate(value):
-            yield from problems(item, schema["items"], top, f"{place}[{number}]")
+            rule = first[number] if number < len(first) else schema.get("items")
+            if rule is not None:
+                yield from problems(item, rule, top, f"{place}[{number}]")

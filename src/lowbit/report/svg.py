@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Axis", "Series", "bars", "line_chart", "linear_axis", "log_axis"]
+__all__ = ["Axis", "Series", "bars", "fitted_axis", "line_chart", "linear_axis", "log_axis"]
 
 
 def _n(value: float) -> str:
@@ -59,13 +59,28 @@ def log_axis(low: float, high: float, text: Callable[[float], str], *, base: int
     return Axis(float(base) ** first, float(base) ** last, ticks, log=True)
 
 
+def fitted_axis(low: float, high: float, text: Callable[[float], str]) -> Axis:
+    """Logarithmic axis over ``low`` .. ``high`` and no more; ticks at the fewest round numbers that are four."""
+    if not high > low:
+        low, high = low / 2, high * 2
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + i / 10 for i in range(90))):
+        ticks = [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
+        if len(ticks) >= 4:
+            break
+    every = max(1, math.ceil(len(ticks) / 8))
+    return Axis(low, high, tuple((tick, text(tick)) for tick in ticks[::every]), log=True)
+
+
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart."""
+    """One line of a chart, or its points alone."""
 
     label: str
     points: Sequence[tuple[float, float]]
     style: str  # class of the style sheet: s0, s1, ... or before, after
+    joined: bool = True
 
 
 def _open(width: int, height: int, title: str, description: str, key: str) -> str:
@@ -132,10 +147,10 @@ def line_chart(
         parts.append(f'<text class="note" x="{at}" y="{top - 6}" text-anchor="middle">{escape(mark[1])}</text>')
     for line in series:
         points = [(px(a), py(b)) for a, b in line.points if math.isfinite(b)]
-        if len(points) > 1:
+        if len(points) > 1 and line.joined:
             path = " ".join(f"{a},{b}" for a, b in points)
             parts.append(f'<polyline class="line {line.style}" points="{path}"/>')
-        if dots or len(points) == 1:
+        if dots or not line.joined or len(points) == 1:
             parts += [f'<circle class="dot {line.style}" cx="{a}" cy="{b}" r="3"/>' for a, b in points]
     if x_label:
         parts.append(

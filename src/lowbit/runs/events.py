@@ -14,6 +14,7 @@ __all__ = [
     "BlockDone",
     "BlockResumed",
     "BlockStarted",
+    "Estimated",
     "Evaluated",
     "EvaluationProgress",
     "Event",
@@ -46,6 +47,17 @@ class Started(Event):
     samples: int
     length: int
     resumed_blocks: int  # blocks that an earlier, interrupted run has finished
+
+
+@dataclass(frozen=True)
+class Estimated(Event):
+    """What the work to come will take, before it begins."""
+
+    seconds_low: float  # of the whole run, what has passed included: between these two, if the machine stays as busy
+    seconds_high: float
+    memory: int  # peak resident set, about
+    bytes_given: int  # of the weight files that were opened
+    bytes_shipped: int  # of those of the result, the adapter included
 
 
 @dataclass(frozen=True)
