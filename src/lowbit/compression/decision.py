@@ -82,7 +82,6 @@ class Table:
     def __init__(self, record: Mapping[str, Any], *, keep: Sequence[str] = (), bits_of: Sequence[tuple[str, int]] = ()):
         self.settings = [Setting(*setting) for setting in record["settings"]]
         self.names: list[str] = [module["name"] for module in record["modules"]]
-        self.values: list[int] = [int(np.prod(module["shape"])) for module in record["modules"]]
         self.weights: int = record["bytes_16"] // 2  # values of the whole model
         self.given: int = record["bytes_given"]  # size of the files that the model came in
         self._fixed: int = record["fixed_bytes"]
