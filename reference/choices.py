@@ -19,6 +19,7 @@ Deliberately not here: where the losses come from. Source: Sinha and Zoltners 19
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,12 @@ __all__ = ["allocate_choices", "choice_frontier"]
 
 STATES = 2**14
 """Partial allocations that are kept while the rest is decided: beyond, those that lose most against the price go."""
+
+BRANCHES = 2
+"""Modules of which every option is tried: an embedding and a head take as much as a hundred other modules."""
+
+Step = tuple[float, int, int]
+"""Loss saved per byte, module, option."""
 
 
 def options(cost: npt.ArrayLike, loss: npt.ArrayLike, clause: str) -> tuple[I64, F64]:
@@ -60,7 +67,7 @@ def walk(c: I64, l: F64) -> list[int]:
         path.append(int(steepest[np.argmin(c[steepest])]))
 
 
-def steps(c: I64, l: F64) -> list[tuple[float, int, int]]:
+def steps(c: I64, l: F64) -> list[Step]:
     """All steps along the hulls, (loss saved per byte, module, option), steepest first, equal ones by lower module."""
     found = []
     for j in range(len(c)):
@@ -102,7 +109,7 @@ def allocate_choices(
 
     >>> found = allocate_choices([[1, 2, 4], [1, 2, 4]], [[9.0, 6.0, 1.0], [9.0, 5.0, 1.0]], budget=5)
     >>> found.choice.tolist(), found.cost, found.loss, found.lower_bound
-    ([0, 2], 5, 10.0, 10.0)
+    ([2, 0], 5, 10.0, 10.0)
     """
     c, l = options(cost, loss, "K-13")
     tolerance = checks.number(tolerance, "tolerance", "K-13", low=0.0)
@@ -110,25 +117,83 @@ def allocate_choices(
     budget = checks.whole(budget, "budget", "K-13", low=0)
     if budget < least:
         raise SpecError("K-13", f"budget {budget} is below {least}, the cost of the cheapest choices")
-    rows = np.arange(len(c))
-    at = np.array([walk(*row)[0] for row in zip(c, l, strict=True)], np.int64)
-    room, λ, stopped = budget - least, 0.0, np.zeros(len(c), bool)
-    for slope, j, o in steps(c, l):
+    ladder = steps(c, l)
+    at, λ, largest = climb(c, l, budget, ladder, {})
+    best, bound = float(l[np.arange(len(c)), at].sum()), relaxed(c, l, λ, budget, {})
+    if best > (1 + tolerance) * bound:
+        at, best, branched = branch(c, l, budget, ladder, {}, (at, λ, largest), best - bound, BRANCHES)
+        priced = l + λ * c
+        lost, bound_ = priced - priced.min(axis=1, keepdims=True), max(bound, branched)
+        if best > (1 + tolerance) * bound_:
+            found, complete = decide(c, lost, best - bound, λ, budget)
+            if found is not None and float(l[np.arange(len(c)), found].sum()) < best:
+                at, best = found, float(l[np.arange(len(c)), found].sum())
+            bound_ = best if complete else bound_
+        bound = bound_
+    return Choices(at.astype(np.int32), int(c[np.arange(len(c)), at].sum()), best, min(bound, best))
+
+
+def climb(c: I64, l: F64, budget: int, ladder: Sequence[Step], fixed: Mapping[int, int]) -> tuple[I64, float, int]:
+    """The steps that fit, steepest first; the price of a byte; the module of the largest step that did not fit, or −1.
+
+    ``fixed`` modules have their option already and take no step.
+    """
+    at = np.lexsort((l, c), axis=1)[:, 0]  # where every walk begins
+    at[list(fixed)] = list(fixed.values())
+    room = budget - int(c[np.arange(len(c)), at].sum())
+    λ, stopped, largest = 0.0, np.zeros(len(c), bool), (0, -1)
+    for slope, j, o in ladder:
+        if j in fixed:
+            continue
         price = int(c[j, o] - c[j, at[j]])
         if not stopped[j] and price <= room:
             at[j], room = o, room - price
         else:  # the first gives the price of a byte; later steps of other modules may still fit
+            largest = max(largest, (0 if stopped[j] else price, j))
             λ, stopped[j] = max(λ, slope), True
+    return at, λ, largest[1]
+
+
+def relaxed(c: I64, l: F64, λ: float, budget: int, fixed: Mapping[int, int]) -> float:
+    """(K.11), where ``fixed`` modules have one option."""
     priced = l + λ * c
-    lost = priced - priced.min(axis=1, keepdims=True)
-    bound = max(0.0, float(priced.min(axis=1).sum() - λ * budget))  # (K.11)
-    best = float(l[rows, at].sum())
-    if best > (1 + tolerance) * bound:
-        found, complete = decide(c, lost, best - bound, λ, budget)
-        if found is not None and float(l[rows, found].sum()) < best:
-            at, best = found, float(l[rows, found].sum())
-        bound = best if complete else bound
-    return Choices(at.astype(np.int32), int(c[rows, at].sum()), best, min(bound, best))
+    least = priced.min(axis=1)
+    least[list(fixed)] = priced[list(fixed), list(fixed.values())]
+    return max(0.0, float(least.sum() - λ * budget))
+
+
+def branch(
+    c: I64,
+    l: F64,
+    budget: int,
+    ladder: Sequence[Step],
+    fixed: Mapping[int, int],
+    found: tuple[I64, float, int],
+    gap: float,
+    depth: int,
+) -> tuple[I64, float, float]:
+    """One module whose step is far larger than all others leaves a gap: with every option of it in turn, there is none.
+
+    Returns the best choices, their loss, and what no choice is below.
+    """
+    at, λ, largest = found
+    best = float(l[np.arange(len(c)), at].sum())
+    if largest < 0 or depth == 0:
+        return at, best, best - gap
+    priced = l[largest] + λ * c[largest]
+    others, bound = np.delete(c, [largest, *fixed], axis=0).min(axis=1).sum(), best
+    spent = sum(int(c[j, o]) for j, o in fixed.items())
+    for o in np.flatnonzero(priced - priced.min() <= gap * (1 + 1e-9)):
+        if spent + int(c[largest, o]) + others > budget:
+            continue
+        deeper = {**fixed, largest: int(o)}
+        inner = climb(c, l, budget, ladder, deeper)
+        loss, low = float(l[np.arange(len(c)), inner[0]].sum()), relaxed(c, l, inner[1], budget, deeper)
+        if low < best:
+            tried, loss, low = branch(c, l, budget, ladder, deeper, inner, loss - low, depth - 1)
+            at, best = (tried, loss) if loss < best else (at, best)
+        bound = min(bound, low)
+    return at, best, min(bound, best)
 
 
 def decide(c: I64, lost: F64, gap: float, λ: float, budget: int) -> tuple[I64 | None, bool]:

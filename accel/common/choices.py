@@ -22,6 +22,7 @@ __all__ = ["Array", "check_options", "frontier", "solve"]
 Array = npt.NDArray[Any]
 
 _STATES = 2**14  # partial allocations that are kept
+_BRANCHES = 2  # modules of which every option is tried
 
 
 def check_options(clause: str, cost: Array, loss: Array) -> tuple[Array, Array]:
@@ -91,27 +92,85 @@ def solve(clause: str, c: Array, l: Array, budget: int, tolerance: float) -> Cho
     least = int(c.min(axis=1).sum()) if len(c) else 0
     if budget < least:
         raise SpecError(clause, f"budget {budget} is below {least}, the cost of the cheapest choices")
-    rows, hulls = np.arange(len(c)), _hulls(c, l)
-    at, room, byte = hulls.start.copy(), budget - least, 0.0
-    stopped: set[int] = set()
-    steps = zip(hulls.slope.tolist(), hulls.module.tolist(), hulls.option.tolist(), strict=True)
-    for slope, j, o in steps:
-        if j not in stopped and (price := int(c[j, o] - c[j, at[j]])) <= room:
-            at[j], room = o, room - price
-        else:
-            byte = max(byte, slope)
-            stopped.add(j)
-    priced = l + byte * c
-    lost = priced - priced.min(axis=1, keepdims=True)
-    bound = max(0.0, float(priced.min(axis=1).sum() - byte * budget))
-    best = float(l[rows, at].sum())
+    market = _Market(c, l, budget, _hulls(c, l))
+    first = market.climb({})
+    at, best, bound, byte = first.at, first.loss, first.bound, first.byte
     if best > (1 + tolerance) * bound:
-        found, complete = _decide(c, lost, best - bound, byte, budget)
-        if found is not None and (better := float(l[rows, found].sum())) < best:
-            at, best = found, better
-        if complete:
-            bound = best
-    return Choices(at.astype(np.int32), int(c[rows, at].sum()), best, min(bound, best))
+        at, best, branched = market.branch({}, first, _BRANCHES)
+        gap, bound = best - bound, max(bound, branched)
+        if best > (1 + tolerance) * bound:
+            priced = l + byte * c
+            found, complete = _decide(c, priced - priced.min(axis=1, keepdims=True), gap, byte, budget)
+            if found is not None and (better := market.loss(found)) < best:
+                at, best = found, better
+            if complete:
+                bound = best
+    return Choices(at.astype(np.int32), int(c[np.arange(len(c)), at].sum()), best, min(bound, best))
+
+
+class _Climb(NamedTuple):
+    at: Array
+    loss: float
+    bound: float  # that no choice is below
+    byte: float  # its price
+    blocked: int  # module of the largest step that did not fit, or -1
+
+
+class _Market(NamedTuple):
+    c: Array
+    l: Array
+    budget: int
+    hulls: _Hulls
+
+    def loss(self, at: Array) -> float:
+        return float(self.l[np.arange(len(at)), at].sum())
+
+    def climb(self, fixed: dict[int, int]) -> _Climb:
+        """The steps that fit, steepest first, where ``fixed`` modules have their option already."""
+        rows, keys, values = np.arange(len(self.c)), list(fixed), list(fixed.values())
+        at = self.hulls.start.copy()
+        at[keys] = values
+        room, byte, largest = self.budget - int(self.c[rows, at].sum()), 0.0, (0, -1)
+        stopped: set[int] = set()
+        steps = zip(self.hulls.slope.tolist(), self.hulls.module.tolist(), self.hulls.option.tolist(), strict=True)
+        for slope, j, o in steps:
+            if j in fixed:
+                continue
+            if j not in stopped:
+                price = int(self.c[j, o] - self.c[j, at[j]])
+                if price <= room:
+                    at[j], room = o, room - price
+                    continue
+                largest = max(largest, (price, j))
+                stopped.add(j)
+            byte = max(byte, slope)
+        priced = self.l + byte * self.c
+        least = priced.min(axis=1)
+        least[keys] = priced[keys, values]
+        bound = max(0.0, float(least.sum() - byte * self.budget))
+        return _Climb(at, self.loss(at), bound, byte, largest[1])
+
+    def branch(self, fixed: dict[int, int], found: _Climb, depth: int) -> tuple[Array, float, float]:
+        """The best choices with every option of the module that blocks in turn, their loss and a bound."""
+        at, best, j = found.at, found.loss, found.blocked
+        if j < 0 or depth == 0:
+            return at, best, found.bound
+        priced = self.l[j] + found.byte * self.c[j]
+        spent = sum(int(self.c[i, o]) for i, o in fixed.items())
+        others = int(np.delete(self.c, [j, *fixed], axis=0).min(axis=1).sum())
+        bound = best
+        for o in np.flatnonzero(priced - priced.min() <= (best - found.bound) * (1 + 1e-9)).tolist():
+            if spent + int(self.c[j, o]) + others > self.budget:
+                continue
+            deeper = {**fixed, j: o}
+            inner = self.climb(deeper)
+            low = inner.bound
+            if low < best:
+                tried, loss, low = self.branch(deeper, inner, depth - 1)
+                if loss < best:
+                    at, best = tried, loss
+            bound = min(bound, low)
+        return at, best, min(bound, best)
 
 
 def _decide(c: Array, lost: Array, gap: float, byte: float, budget: int) -> tuple[Array | None, bool]:

@@ -17,7 +17,8 @@ from lowbit.compression.estimate import Work, estimate
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
 from lowbit.models.taps import collect_inputs
-from lowbit.recipes.compress import _method, compress
+from lowbit.recipes.compress import compress
+from lowbit.recipes.inputs import _method
 from lowbit.recipes.options import CompressOptions
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import BlockStarted, Estimated, Event

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crash import REFUSED, Death, Disk, boundaries, kill, lose_power, run, start
@@ -45,11 +46,11 @@ class Subject:
 def subjects(
     tiny: Callable[..., Path], text: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Subject, Subject]:
-    """An untied and a tied model."""
+    """An untied model by one setting; a tied one by a decision, with the statistics that it takes."""
 
-    def subject(model: Path) -> Subject:
+    def subject(model: Path, **chosen: Any) -> Subject:
         def make(out: Path) -> CompressOptions:
-            settings = {"samples": 2, "length": 16, "group_size": 16, "rank": 2, "backend": "reference", "bits": 3}
+            settings = {"samples": 2, "length": 16, "group_size": 16, "backend": "reference", **chosen}
             evaluation = {"evaluate": str(text), "evaluate_tokens": 32, "evaluate_length": 16}
             return parse_options(
                 CompressOptions, model=str(model), out=out, calibration=str(text), **settings, **evaluation
@@ -65,7 +66,9 @@ def subjects(
         assert contents(out) == whole
         return Subject(make, whole, count, seconds)
 
-    return subject(tiny()), subject(tiny(tie_word_embeddings=True))
+    return subject(tiny(), rank=2, bits=3), subject(
+        tiny(tie_word_embeddings=True), bits_per_weight=7.0, quantizer="rtn", clip_search=False
+    )
 
 
 def some(few: int, all_of_them: int) -> pytest.MarkDecorator:

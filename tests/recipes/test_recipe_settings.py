@@ -27,7 +27,7 @@ from lowbit.formats.errors import AdapterError
 from lowbit.models.adapters import adapter_factors, split_factors
 from lowbit.models.decoder import Decoder
 from lowbit.models.inventory import Inventory
-from lowbit.recipes import compress as recipe
+from lowbit.recipes import inputs as recipe
 from lowbit.recipes.compress import CompressResult, compress
 from lowbit.recipes.evaluate import evaluate
 from lowbit.recipes.options import CompressOptions, EvalOptions

@@ -30,6 +30,7 @@ def _add(name: str, work: Callable[..., Any], **settings: Any) -> None:
 
 
 _add("compress", _models.compress)
+_add("plan", _models.plan)
 _add("eval", _models.evaluate)
 _add("compare", _models.compare)
 _add("demo", _models.demo)

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowbit.console import Console, estimated, share, size_change, table
-from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions, parse_options
+from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions, PlanOptions, parse_options
 from lowbit.runs.events import Estimated
 
 from ._parameters import answers, option_command, save
 
-__all__ = ["compare", "compress", "demo", "evaluate"]
+if TYPE_CHECKING:
+    from lowbit.recipes.plan import PlanResult
+
+__all__ = ["compare", "compress", "demo", "evaluate", "plan"]
 
 _DEMO = {"out": Path("demo-out"), "samples": 16}
 _DEMO_TEXT = {"evaluate": "python-docs", "evaluate_skip": -8192, "evaluate_tokens": 8192}
@@ -82,6 +85,52 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
         if distances:
             lines.append(f"KL from the original, nats per token: {', '.join(distances)}")
     lines.append(f"report: {out}/report.html; loads with: {record['loads_with']['transformers']}")
+    return "\n".join(lines)
+
+
+@option_command(
+    PlanOptions,
+    "model",
+    names=(
+        *("model", "out", "size", "bits_per_weight", "max_kl", "keep", "bits_of", "group_size", "symmetric"),
+        *("quantizer", "clip_search", "compensate", "calibration", "text_field", "chat_template", "special_tokens"),
+        *("samples", "length", "sampling", "seed", "device", "backend", "dtype", "threads"),
+    ),
+    unset={"out": "MODEL, if that is a plan"},
+)
+def plan(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
+    """What a model would lose at every size: statistics once, then any size in a second; MODEL may be a plan."""
+    from lowbit.recipes.plan import is_plan
+    from lowbit.recipes.plan import plan as work
+
+    console = Console(quiet=quiet, answers=answers(json))
+    model = Path(given.get("model", ""))
+    if is_plan(model):
+        given.setdefault("out", model)
+    else:
+        _say_loading(console)
+        console.say(f"reading {model.name}")
+    with console.watch():
+        result = work(parse_options(PlanOptions, **given), console.on_event)
+    console.answer(_frontier(result))
+    save(json, {**result.record, "decision": result.settled})
+
+
+def _frontier(result: PlanResult) -> str:
+    """The closing lines of ``plan``: sizes from the smallest on, and what is decided."""
+    table, record = result.table, result.record
+    lines = [f"{result.out}: {record['bytes_given']:,} bytes given, {record['bytes_16']:,} in 16 bits", ""]
+    lines.append(f"{'size':>12}  bits per weight  predicted KL per token")
+    for decision in result.sizes(12):
+        bits = 8 * decision.bytes / table.weights
+        lines.append(f"{decision.bytes / 1e6:>9.1f} MB  {bits:>15.2f}  {decision.kl:>22.4f}")
+    if result.decision is not None:
+        found = result.decision
+        lines += [
+            "",
+            f"decided: {found.bytes:,} bytes, predicted KL {found.kl:.4f} per token (no choice below "
+            f"{found.lower_bound:.4f})",
+        ]
     return "\n".join(lines)
 
 

@@ -12,7 +12,10 @@ from lowbit.models.weights import stored_as
 from .arrays import Arrays
 from .method import Method
 
-__all__ = ["Patch", "code_factors", "compensate"]
+__all__ = ["DAMPING", "Patch", "best_patch", "code_factors", "compensate"]
+
+DAMPING = 0.1
+"""Of the moment of gradients, share of its mean diagonal, wherever a patch is weighed with it."""
 
 
 class Patch(NamedTuple):
@@ -30,7 +33,14 @@ class Patch(NamedTuple):
         return self.b.to(torch.float32) @ self.a.to(torch.float32)
 
 
-def compensate(method: Method, arrays: Arrays, d: torch.Tensor, c: Any, magnitude: torch.Tensor) -> Patch:
+def best_patch(arrays: Arrays, error: Any, c: Any, g: Any, *, rank: int, tolerance: float = 1e-6) -> Any:
+    """The patch that leaves least of an error, at the layer's output or, where ``g`` is known, at the model's."""
+    if g is None:
+        return arrays.backend.eora_certified(error, c, rank=rank, tolerance=tolerance)
+    return arrays.backend.divergence_patch(error, c, g, rank=rank, damping=DAMPING, tolerance=tolerance)
+
+
+def compensate(method: Method, arrays: Arrays, d: torch.Tensor, c: Any, g: Any, magnitude: torch.Tensor) -> Patch:
     """Factors for the error ``d`` (m, k), rounded to the type they are stored in.
 
     Args:
@@ -38,6 +48,7 @@ def compensate(method: Method, arrays: Arrays, d: torch.Tensor, c: Any, magnitud
         arrays: of the backend that computes.
         d: error of the weight, float32 (m, k).
         c: second moment of the inputs, an array (k, k).
+        g: second moment of the gradients at the outputs, an array (m, m), or None.
         magnitude: mean absolute input by column, float32 (k,).
     """
     backend = arrays.backend
@@ -45,7 +56,7 @@ def compensate(method: Method, arrays: Arrays, d: torch.Tensor, c: Any, magnitud
     bound: float | None = None
     solver: str = method.compensate
     if method.compensate == "eora":
-        solution = backend.eora_certified(error, c, rank=method.rank)
+        solution = best_patch(arrays, error, c, g, rank=method.rank)
         b, a, bound, solver = solution.B, solution.A, float(solution.lower_bound), str(solution.method)
     elif method.compensate == "svd":
         b, a = backend.svd_patch(error, rank=method.rank)

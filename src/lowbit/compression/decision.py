@@ -30,6 +30,7 @@ _BITS = (2, 3, 4, 5, 6, 8)
 _RANKS = (4, 8, 16, 32, 64, 128)
 _FACTOR_BITS = (4, 8, DENSE)
 
+_GAP = 1e-3  # between a decision and its lower bound: predictions are far less certain
 _SPEC = "reference"  # the backend that decides: it needs nothing but NumPy, and a second
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -134,7 +135,10 @@ class Table:
             raise RecipeError(
                 f"{size:,} bytes are too few: the smallest that this model can be made here is {self.least:,} bytes"
             )
-        found = load(_SPEC).allocate_choices(self._bytes, self._loss, budget=size - self._fixed)
+        return self._solved(size)
+
+    def _solved(self, size: int) -> Decision:
+        found = load(_SPEC).allocate_choices(self._bytes, self._loss, budget=size - self._fixed, tolerance=_GAP)
         rows = np.arange(len(self.names))
         places = self._place[rows, found.choice]
         settings = {name: self.settings[place] for name, place in zip(self.names, places, strict=True)}
@@ -144,7 +148,7 @@ class Table:
         """The smallest files, within a thousandth, whose predicted cost is at most ``kl`` nats per token.
 
         Raises:
-            RecipeError: ``kl`` is negative.
+            RecipeError: ``kl`` is negative, or only files larger than the given ones are that close.
         """
         if not kl >= 0:
             raise RecipeError(f"max_kl {kl}: give nats per token, 0 or more")
@@ -153,7 +157,7 @@ class Table:
         high = next(size for size, loss in curve if loss <= kl)
         while high - low > max(1, high // 1000):
             middle = (low + high) // 2
-            low, high = (low, middle) if self.within(middle).kl <= kl else (middle, high)
+            low, high = (low, middle) if self._solved(middle).kl <= kl else (middle, high)
         return self.within(high)
 
 

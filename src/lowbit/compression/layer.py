@@ -8,7 +8,7 @@ its A does not reach, with B left free.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from lowbit.models.linears import Linear
 from lowbit.runs.clock import Clock
 
 from .arrays import Arrays
-from .compensate import Patch, compensate
+from .compensate import Patch, best_patch, compensate
 from .method import Method
 from .quantize import Stored, quantize
 
@@ -57,17 +57,24 @@ class _Aim(NamedTuple):
 class _Round(NamedTuple):
     before: float  # squared output error of the compressed layer
     after: float  # the same with its adapter
+    cost: float  # what the rounds are compared by: that error, or the nats that it costs at the model's output
     stored: Stored
     patch: Patch | None
 
 
 @dataclass(frozen=True)
 class LayerSolver:
-    """Solves layers, one at a time, by one method on one backend."""
+    """Solves layers, one at a time, by one method on one backend.
+
+    Attributes:
+        outputs: full name of a layer → second moment of the gradients at its outputs, float32 (m, m), where one is
+            known: then what an error costs at the model's output decides, and not its size.
+    """
 
     method: Method
     arrays: Arrays
     clock: Clock
+    outputs: Callable[[str], torch.Tensor | None] = lambda _: None
 
     def solve(
         self, name: str, block: int, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor
@@ -87,10 +94,12 @@ class LayerSolver:
         """
         if self.method.settings:
             return replace(self, method=self.method.of(name)).solve(name, block, linear, w, c, magnitude)
-        best, full_rank = self._best_round(name, linear, w, c, magnitude)
+        moment = self.outputs(name)
+        g = None if moment is None else self.arrays.give(moment)
+        best, full_rank = self._best_round(name, linear, w, c, g, magnitude)
         with self.clock("errors"):
             norm = self._error(w, c)
-        method, (before, after, stored, patch) = self.method, best
+        method, (before, after, cost, stored, patch) = self.method, best
         spectrum: list[float] | None = None
         # Without a spectrum, the share that the chosen rank captured is still known from the objectives.
         energy = {str(method.rank): max(0.0, 1 - after / before)} if patch is not None and before > 0 else {}
@@ -110,7 +119,7 @@ class LayerSolver:
             "sparsity": round(stored.zeros, 6) if method.sparsity else None,
             "objective_uncompensated": before,
             "objective_compensated": after if patch is not None else None,
-            "optimum_lower_bound": patch.lower_bound if patch is not None else None,
+            "optimum_lower_bound": patch.lower_bound if patch is not None and g is None else None,
             "relative_error_before": _ratio(before, norm),
             "relative_error_after": _ratio(after, norm) if patch is not None else None,
             "weight_norm": norm,
@@ -119,6 +128,8 @@ class LayerSolver:
             "energy": energy,
             "bytes": _bytes(stored, patch),
         }
+        if g is not None:
+            measures["kl"] = cost
         return Solution(
             stored.tensors,
             None if patch is None else (patch.b, patch.a),
@@ -128,12 +139,12 @@ class LayerSolver:
         )
 
     def _best_round(
-        self, name: str, linear: Linear, w: torch.Tensor, c: Any, magnitude: torch.Tensor
+        self, name: str, linear: Linear, w: torch.Tensor, c: Any, g: Any, magnitude: torch.Tensor
     ) -> tuple[_Round, bool]:
         """The best of all rounds, and whether an adapter left nothing to weigh errors with."""
         method, arrays, clock = self.method, self.arrays, self.clock
         whole = _Aim(c, method.adapter_damping)
-        target, aim = w, self._aim(name, linear, w, whole)
+        target, aim = w, self._aim(name, linear, w, whole, g)
         full_rank = method.adapter_aware and aim is whole
         best: _Round | None = None
         for turn in range(method.rounds):
@@ -142,23 +153,28 @@ class LayerSolver:
             d = w - stored.weight
             with clock("errors"):
                 before = self._error(d, c)
-            after, patch = before, None
+            after, patch, left = before, None, d
             if method.patches:
                 with clock("compensate"):
-                    patch = compensate(method, arrays, d, c, magnitude)
+                    patch = compensate(method, arrays, d, c, g, magnitude)
                 product = patch.product
+                left = d - product
                 with clock("errors"):
-                    after = self._error(d - product, c)
+                    after = self._error(left, c)
                 if not method.adapter_aware:
                     target = w - product
                 elif turn + 1 < method.rounds:
                     aim = self._behind(whole, arrays.give(patch.a.to(torch.float32)))
-            if best is None or after < best.after:
-                best = _Round(before, after, stored, patch)
+            cost = after
+            if g is not None:
+                with clock("errors"):
+                    cost = max(0.0, float(arrays.backend.divergence(arrays.give(left), c, g)))
+            if best is None or cost < best.cost:
+                best = _Round(before, after, cost, stored, patch)
         assert best is not None
         return best, full_rank
 
-    def _aim(self, name: str, linear: Linear, w: torch.Tensor, whole: _Aim) -> _Aim:
+    def _aim(self, name: str, linear: Linear, w: torch.Tensor, whole: _Aim, g: Any) -> _Aim:
         """What the compression of ``w`` works with: the ``whole`` moment, or what the adapter will leave of it.
 
         Which directions the adapter will take is guessed from the error of a compression that knows nothing of the
@@ -169,8 +185,8 @@ class LayerSolver:
         with self.clock("quantize"):
             plain = quantize(self.method, self.arrays, name, linear, w, None)
         with self.clock("compensate"):
-            error = self.arrays.give(w - plain.weight)
-            guess = self.arrays.backend.eora_certified(error, whole.moment, rank=self.method.rank, tolerance=_ROUGHLY)
+            error, rank = self.arrays.give(w - plain.weight), self.method.rank
+            guess = best_patch(self.arrays, error, whole.moment, g, rank=rank, tolerance=_ROUGHLY)
             return self._behind(whole, guess.A)
 
     def _behind(self, whole: _Aim, a: Any) -> _Aim:

@@ -70,22 +70,26 @@ def quantize(method: Method, arrays: Arrays, name: str, linear: Linear, target: 
     return _pack(method, arrays, name, linear, codes, scale, zero_point)
 
 
-def quantize_outer(method: Method, arrays: Arrays, rows: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+def quantize_outer(
+    method: Method, arrays: Arrays, rows: Iterable[torch.Tensor], moment: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """Codes of an embedding or a head (m, k), which comes in ``rows``: tensors by the last part of their names.
 
-    Rounded to nearest on grids whose clipping is searched: an embedding has no inputs to weigh its errors with. All
-    pieces but the last have a multiple of :data:`OUTER_ROWS` rows, so that the zero points of each fill whole words.
+    On grids whose clipping is searched: weighed with ``moment`` if the method does, otherwise to nearest. All pieces
+    but the last have a multiple of :data:`OUTER_ROWS` rows, so that the zero points of each fill whole words.
 
     Args:
         method: that of the module.
         arrays: of the backend that computes.
         rows: pieces (…, k) of the weight, from the first row to the last.
+        moment: what errors are weighed with, (k, k): of the inputs of a head, of the gradients behind an embedding.
     """
     parts: dict[str, list[torch.Tensor]] = {}
-    plain = replace(method.blind(), clip_search=True)
+    own = replace(method if moment is not None else method.blind(), clip_search=True)
+    c = None if moment is None else arrays.give(moment.to(arrays.moment_dtype))
     for piece in rows:
         w = arrays.give(piece.to(torch.float32).contiguous())
-        codes, scale, zero_point = (arrays.take(part) for part in _round(plain, arrays, w, None))
+        codes, scale, zero_point = (arrays.take(part) for part in _round(own, arrays, w, c))
         packed = compressed_tensors.pack_module(
             "", codes, stored_as(method.storage, scale, "a scale"), zero_point, bits=method.bits, scheme=method.scheme
         )

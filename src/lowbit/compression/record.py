@@ -20,7 +20,7 @@ from .setting import DENSE
 from .shards import Shards
 from .sizes import bytes_16
 
-__all__ = ["PLAN_PARTS", "make_plan", "make_record"]
+__all__ = ["PLAN_PARTS", "make_plan", "make_record", "model_facts"]
 
 _SCHEMA = "lowbit.compress/1"
 
@@ -81,6 +81,20 @@ def make_plan(
     }
 
 
+def model_facts(decoder: Decoder, method: Method) -> dict[str, Any]:
+    """What a record says of the model that was given."""
+    inventory = decoder.inventory
+    return {
+        "architecture": inventory.name,
+        "blocks": len(inventory.blocks),
+        "parameters": inventory.parameters(),
+        "hidden_size": getattr(inventory.checkpoint.config, "hidden_size", None),
+        "dtype": name_of(method.storage),
+        "quantization": inventory.checkpoint.quantization,
+        "forward_dtype": name_of(decoder.weights.dtype),
+    }
+
+
 def make_record(
     plan: Mapping[str, Any],
     decoder: Decoder,
@@ -113,13 +127,7 @@ def make_record(
         "inputs": plan["inputs"],
         "machine": plan["machine"],
         "model": {
-            "architecture": inventory.name,
-            "blocks": len(inventory.blocks),
-            "parameters": inventory.parameters(),
-            "hidden_size": getattr(inventory.checkpoint.config, "hidden_size", None),
-            "dtype": name_of(method.storage),
-            "quantization": inventory.checkpoint.quantization,
-            "forward_dtype": name_of(decoder.weights.dtype),
+            **model_facts(decoder, method),
             "kept": [kept for line in lines[1:] for kept in line["kept"]],
             "remarks": list(method.remarks(inventory)),
         },

@@ -96,10 +96,14 @@ class Shards:
 
     # ---- written -------------------------------------------------------------------------------------------------
 
-    def write_outer(self, arrays: Arrays) -> None:
+    def write_outer(self, arrays: Arrays, moment: Callable[[str], torch.Tensor | None] = lambda _: None) -> None:
         """Embeddings, final norm and head, as codes where the method says so, otherwise untouched but for their type.
 
         Nothing if they are there already.
+
+        Args:
+            arrays: of the backend that computes codes.
+            moment: name of a module → what the errors of its rows are weighed with, (k, k), if that is known.
 
         Raises:
             RecipeError: a value of theirs, or of the norms and biases of any block, does not fit the type.
@@ -122,7 +126,7 @@ class Shards:
                     found = {home: _by_rows(self._decoder, conversion, one) for home, one in found.items()}
                 tensors |= found
                 continue
-            parts = _coded(self._decoder, self._method.of(name), arrays, name)
+            parts = _coded(self._decoder, self._method.of(name), arrays, name, moment(name))
             stem = self._inventory.home(conversion.first, packed=True).removesuffix(".weight")
             tensors |= {f"{stem}.{part}": TensorSource.of(tensor) for part, tensor in parts.items()}
             modules.append(_outer_entry(name, self._method.of(name), parts))
@@ -248,11 +252,13 @@ def _by_rows(decoder: Decoder, conversion: Conversion, whole: TensorSource) -> T
     return whole._replace(rows=rows)
 
 
-def _coded(decoder: Decoder, own: Method, arrays: Arrays, name: str) -> dict[str, torch.Tensor]:
+def _coded(
+    decoder: Decoder, own: Method, arrays: Arrays, name: str, moment: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
     """An embedding or a head as codes, a few rows of it dense in memory at a time."""
     step = max(1, _ROWS_VALUES // decoder.inventory.outer_modules[name][1] // OUTER_ROWS) * OUTER_ROWS
     try:
-        return quantize_outer(own, arrays, decoder.weights.rows(f"{name}.weight", step))
+        return quantize_outer(own, arrays, decoder.weights.rows(f"{name}.weight", step), moment)
     except (SpecError, RecipeError) as error:
         raise RecipeError(f"{name}: {error}") from error
 

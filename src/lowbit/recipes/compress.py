@@ -9,13 +9,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lowbit.compression.arrays import Arrays
 from lowbit.compression.blocks import compress_blocks
@@ -28,20 +25,20 @@ from lowbit.compression.readme import readme
 from lowbit.compression.record import PLAN_PARTS, make_plan, make_record
 from lowbit.compression.shards import Shards
 from lowbit.compression.sizes import model_name
-from lowbit.data.text import TokenRows, load_rows
-from lowbit.formats.checkpoint import Checkpoint, open_checkpoint
-from lowbit.formats.errors import CheckpointError
+from lowbit.data.text import TokenRows
+from lowbit.formats.checkpoint import Checkpoint
 from lowbit.models.decoder import Decoder
-from lowbit.models.machine import check_device, thread_count
+from lowbit.models.machine import thread_count
 from lowbit.report import render
 from lowbit.report.schema import require_record
 from lowbit.runs.clock import Clock, peak_memory
-from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Estimated, Event, Finished, Note, OnEvent, Started, Step
 from lowbit.runs.files import digest, make_folder, remove_tree, write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
+from .inputs import one_kind_of_error, open_job, tokens_of
 from .options import CompressOptions
+from .planning import Moments, decided
 
 __all__ = ["CompressResult", "compress"]
 
@@ -76,7 +73,7 @@ def compress(
     """
     tell = on_event or (lambda _: None)
     clock = Clock()
-    with thread_count(options.threads) as threads, _one_kind_of_error():
+    with thread_count(options.threads) as threads, one_kind_of_error():
         record, done = _compress(options, checkpoint, tell, threads, clock)
     if options.dry_run:
         return CompressResult(record, clock.elapsed(), peak_memory(), options.out, clock.timings())
@@ -87,49 +84,41 @@ def compress(
     return CompressResult(record, clock.elapsed(), peak_memory(), options.out, timings, done)
 
 
-@contextlib.contextmanager
-def _one_kind_of_error() -> Iterator[None]:
-    try:
-        yield
-    except CheckpointError as error:
-        raise RecipeError(str(error)) from error
-
-
 def _compress(
     options: CompressOptions, checkpoint: Checkpoint | None, tell: OnEvent, threads: int, clock: Clock
 ) -> tuple[dict[str, Any], bool]:
     """The record, and whether an earlier run had written it."""
-    check_device(options.device)
     with clock("read"):
-        checkpoint = checkpoint or open_checkpoint(options.model)
-        _require_original(checkpoint, Path(options.model).expanduser(), tell)
-        decoder = Decoder(checkpoint, dtype=options.dtype, device=options.device)
-    method = _method(options, decoder.storage)
-    decoder.inventory.check_length(options.length)
+        job = open_job(options, tell, checkpoint)
+    checkpoint, decoder, arrays, method = job.checkpoint, job.decoder, job.arrays, job.method
     if options.evaluate is not None:
         decoder.inventory.check_length(options.evaluate_length)
     method.check(decoder.inventory)
-    arrays = Arrays.load(options.backend, device=options.device, threads=options.threads)
     if options.dry_run:
         tell(Step(f"tokenizing {Path(options.calibration).name}"))
-        found = _estimate(options, decoder, method, arrays, *_tokens(options, checkpoint.tokenizer()), clock)
-        tell(found)
-        return {"schema": "lowbit.estimate/1", "model": model_name(options.model), **asdict(found)}, False
+        expected = _estimate(options, decoder, method, arrays, *tokens_of(options, checkpoint.tokenizer()), clock)
+        tell(expected)
+        return {"schema": "lowbit.estimate/1", "model": model_name(options.model), **asdict(expected)}, False
     folder = RunFolder(options.out, record=_RECORD, last=_LAST)
-    with folder.held(), _one_kind_of_error():
+    with folder.held(), one_kind_of_error():
         finished = folder.finished()
         with clock("read"):
             tell(Step(f"hashing the files of {Path(options.model).name}"))
             inputs = checkpoint.fingerprint()
             tell(Step(f"tokenizing {Path(options.calibration).name}"))
-            rows, windows = _tokens(options, checkpoint.tokenizer())
-        chosen = {"model": model_name(options.model), **options.signature()}
-        plan = make_plan(chosen, inputs, rows, windows, decoder, arrays, threads)
+            rows, windows = tokens_of(options, checkpoint.tokenizer())
+        asked = {"model": model_name(options.model), **options.signature()}
+        plan = make_plan(asked, inputs, rows, windows, decoder, arrays, threads)
         if finished:
             record = folder.reuse(plan, PLAN_PARTS)
             require_record(record, str(options.out / _RECORD))
             return record, True
-        shards = Shards(folder, folder.begin(plan), decoder, method)
+        journal = folder.begin(plan)
+        decision, moments = None, Moments(None, decoder.inventory)
+        if options.decides:
+            beside = options.plan or folder.work / "plan"
+            method, decision, moments = decided(options, job, rows, inputs, beside, tell, threads, clock)
+        shards = Shards(folder, journal, decoder, method)
         shards.verify(tell)
         inventory = decoder.inventory
         layers = sum(linear.experts or 1 for linears in inventory.linears for linear in linears)
@@ -140,16 +129,19 @@ def _compress(
         if not shards.finished:
             tell(_estimate(options, decoder, method, arrays, rows, windows, clock))
         with clock("write"):
-            shards.write_outer(arrays)
-        compress_blocks(decoder, rows.ids, LayerSolver(method, arrays, clock), shards, tell)
+            shards.write_outer(arrays, moments.rows)
+        solver = LayerSolver(method, arrays, clock, moments.outputs)
+        compress_blocks(decoder, rows.ids, solver, shards, tell)
         perplexity = None
         if windows is not None:
             with clock("evaluate"):
                 perplexity = measure_perplexity(decoder, shards, method, windows, tell)
         with clock("write"):
             checkpoint.unchanged()
-            adapter = save_adapter(folder.out, inventory, shards, base_model=chosen["model"]) if method.patches else []
+            adapter = save_adapter(folder.out, inventory, shards, base_model=asked["model"]) if method.patches else []
             record = make_record(plan, decoder, method, shards, perplexity, shipped_files(adapter))
+            if decision is not None:
+                record["decision"] = decision
             written = _write_rest(folder, checkpoint, shards, adapter, record)
             folder.complete(written, output_config(decoder.inventory, method, shards))
         return record, False
@@ -168,82 +160,6 @@ def _estimate(
     evaluated = (0, 0) if windows is None else windows.ids.shape
     with clock("estimate"):
         return estimate(decoder, method, arrays, Work(*rows.ids.shape, *evaluated), elapsed=clock.elapsed())
-
-
-def _require_original(checkpoint: Checkpoint, folder: Path, tell: OnEvent) -> None:
-    """Say it of a model that was compressed before, and refuse one whose adapter would be left out."""
-    if (folder / "adapter" / "adapter_config.json").exists():
-        raise RecipeError(
-            f"{checkpoint.source}: its adapter in {folder / 'adapter'} would be left out; start from the "
-            "full-precision model, or merge the adapter into it first"
-        )
-    if checkpoint.quantization is not None:
-        tell(
-            Note(
-                f"{checkpoint.source} was compressed before: what that lost is taken for the model, and no measure of "
-                "this run shows it"
-            )
-        )
-
-
-def _method(options: CompressOptions, storage: torch.dtype) -> Method:
-    """The options with nothing left open."""
-    # Joint pruning and quantization fits no grid, but the guess at its adapter does, and may search.
-    clips = options.clips or (options.clip_search is None and options.compensate == "eora" and options.bits < 16)
-    return Method(
-        bits=options.bits,
-        scheme=options.scheme,
-        group_size=options.group_size,
-        quantizer=options.quantizer,
-        act_order=options.orders,
-        static_groups=options.static_groups,
-        clip_search=clips,
-        damping=options.damps,
-        sparsity=options.sparsity,
-        pruner=options.pruner,
-        compensate=options.compensate,
-        rank=options.rank,
-        rounds=options.rounds,
-        adapter_aware=options.aware,
-        adapter_bits=options.adapter_bits,
-        adapter_damping=options.adapter_damps,
-        spectrum=options.spectrum,
-        storage=storage,
-    )
-
-
-def _tokens(options: CompressOptions, tokenizer: Any) -> tuple[TokenRows, TokenRows | None]:
-    """Rows to calibrate on, and windows to evaluate on if that is asked for."""
-    rows = load_rows(
-        options.calibration,
-        tokenizer,
-        samples=options.samples,
-        length=options.length,
-        seed=options.seed if options.sampling == "random" else None,
-        **_as_text(options),
-    )
-    if options.evaluate is None:
-        return rows, None
-    tokens = options.evaluate_tokens
-    windows = load_rows(
-        options.evaluate,
-        tokenizer,
-        samples=None if tokens is None else max(1, tokens // options.evaluate_length),
-        length=options.evaluate_length,
-        skip=options.evaluate_skip,
-        purpose="evaluation",
-        **_as_text(options),
-    )
-    return rows, windows
-
-
-def _as_text(options: CompressOptions) -> dict[str, Any]:
-    """How text becomes tokens, the same for both."""
-    return {
-        "field": options.text_field,
-        "chat_template": options.chat_template,
-        "special_tokens": options.special_tokens,
-    }
 
 
 def _write_rest(

@@ -21,6 +21,7 @@ __all__ = [
     "CompressOptions",
     "EvalOptions",
     "Option",
+    "PlanOptions",
     "TextOptions",
     "Told",
     "option_table",
@@ -36,7 +37,7 @@ _CHAT = "Make texts of lists of messages, with the model's chat template."
 _SPECIAL = "Begin every row as the tokenizer begins a text (auto: BOS where it adds one), or with nothing."
 
 # Options that say where things are or how a run is watched: changing them does not change one byte of the result.
-_PLACES = ("model", "out", "calibration", "evaluate", "threads", "dry_run")
+_PLACES = ("model", "out", "calibration", "evaluate", "plan", "threads", "dry_run")
 
 
 class Told(NamedTuple):
@@ -203,10 +204,30 @@ class CompressOptions(Checked):
 
     model: Annotated[str, Told("Local directory, hub id or GGUF file.", least=1)]
     out: Annotated[Path, Told("Output directory.")]
+    size: Annotated[
+        str | None,
+        Told("Decide bits and ranks of every module, so that all files are at most this large: 70MB.", least=1),
+    ] = None
+    bits_per_weight: Annotated[
+        float | None, Told("The same by bits per weight of the model, everything included.", least=1, most=16)
+    ] = None
+    max_kl: Annotated[
+        float | None, Told("The smallest files whose predicted KL to the original, per token, is this.", least=0)
+    ] = None
+    plan: Annotated[Path | None, Told("Directory of a plan to decide from; made on the way if not said.")] = None
+    keep: Annotated[
+        str | None, Told("Modules that stay as they are: names or patterns with *, separated by commas.", least=1)
+    ] = None
+    bits_of: Annotated[
+        str | None, Told("Bits that are not to be decided: PATTERN=N, separated by commas.", least=1)
+    ] = None
     bits: Annotated[Literal[2, 3, 4, 5, 6, 8, 16], Told("Bits of a code; 16 only prunes.")] = 3
     group_size: Annotated[int | None, Told("Columns per scale; 0 or -1 for one scale per row.", least=-1)] = 64
     symmetric: Annotated[bool, Told("Symmetric codes: transformers loads them as they are.")] = False
-    quantizer: Annotated[Literal["rtn", "gptq"], Told("How weights are rounded.")] = "rtn"
+    quantizer: Annotated[
+        Literal["rtn", "gptq"] | None,
+        Told("How weights are rounded; rtn, or gptq where bits are decided, if not said.", unset="auto"),
+    ] = None
     act_order: Annotated[
         bool | None, Told("GPTQ: columns by falling importance; with static groups if not said.", unset="auto")
     ] = None
@@ -257,10 +278,21 @@ class CompressOptions(Checked):
     dry_run: Annotated[bool, Told("Say what it will take in time, memory and bytes, and do nothing else.")] = False
 
     def __post_init__(self) -> None:
+        if self.quantizer is None:
+            object.__setattr__(self, "quantizer", "gptq" if self.decides else "rtn")
         super().__post_init__()
         object.__setattr__(self, "group_size", None if self.group_size in (0, -1) else self.group_size)
 
     def _contradiction(self) -> str | None:
+        if sum(value is not None for value in (self.size, self.bits_per_weight, self.max_kl)) > 1:
+            return "size, bits_per_weight and max_kl ask for the same thing: give one of them"
+        if not self.decides and (self.plan or self.keep or self.bits_of):
+            return "plan, keep and bits_of belong to a decision: give size, bits_per_weight or max_kl as well"
+        if self.decides and self.sparsity:
+            return "sparsity is not decided: leave it out, or give bits and rank in place of a size"
+        for name, option in option_table(CompressOptions).items():
+            if self.decides and name in ("bits", "rank", "adapter_bits") and getattr(self, name) != option.default:
+                return f"{name} is what a size decides: leave it out, or pin it for some modules with bits_of and keep"
         if self.bits == 16 and self.sparsity is None:
             return "bits 16 keeps the weights dense: choose fewer bits or add sparsity 2:4"
         if self.bits == 16 and self.quantizer == "gptq":
@@ -282,6 +314,31 @@ class CompressOptions(Checked):
         if self.rounds > 1 and self.compensate == "none":
             return "rounds above 1 alternate with a compensation: choose eora, svd or act-svd"
         return None
+
+    @property
+    def decides(self) -> bool:
+        """Whether bits and ranks are decided module by module."""
+        return self.size is not None or self.bits_per_weight is not None or self.max_kl is not None
+
+    @property
+    def kept(self) -> list[str]:
+        """Patterns of modules that stay as they are."""
+        return [word.strip() for word in (self.keep or "").split(",") if word.strip()]
+
+    @property
+    def pinned(self) -> list[tuple[str, int]]:
+        """Patterns of modules, and the bits that those get.
+
+        Raises:
+            RecipeError: not of the form PATTERN=N.
+        """
+        found = []
+        for word in filter(None, (word.strip() for word in (self.bits_of or "").split(","))):
+            pattern, equals, bits = word.rpartition("=")
+            if not equals or not pattern or not bits.strip().isdigit():
+                raise RecipeError(f"option bits_of: {word!r} is not of the form PATTERN=N")
+            found.append((pattern.strip(), int(bits)))
+        return found
 
     @property
     def _joint(self) -> bool:
@@ -351,6 +408,19 @@ class CompressOptions(Checked):
             "adapter_aware": self.aware,
             "damping": self.damps,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(CompressOptions):
+    """What :func:`lowbit.recipes.plan.plan` can be told: of a compression, what concerns its statistics and decision.
+
+    Raises:
+        RecipeError: a value outside what is allowed, or options that contradict each other.
+    """
+
+    @property
+    def decides(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ _POINTS = 200  # of a curve that a record keeps
 _SIZES = 12  # rows of the table
 _DENSE = [16, None, 0, 16]
 _EXACT = 2**53  # bytes that a sum may reach
+_WORST = 1e100  # nats, far beyond any divergence: scales of a figure are finite below
 
 
 def require_plan(record: Any, where: str) -> None:
@@ -53,7 +54,7 @@ def _mismatch(record: Mapping[str, Any]) -> str | None:
             return f"{place}: no setting fits it"
         largest += max(size for size in sizes if size is not None)
         worst += max(loss for loss in losses if loss is not None)
-    if not 0 < largest < _EXACT or not math.isfinite(worst):
+    if not 0 < largest < _EXACT or not worst < _WORST:
         return f"$.modules: {largest} bytes and {worst} nats in all"
     return None
 

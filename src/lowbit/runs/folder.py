@@ -121,6 +121,8 @@ class RunFolder:
                 for name in (name for line in Journal(self._journal).lines for name in line.get("files", {})):
                     (self.out / name).unlink(missing_ok=True)
                 self._journal.unlink(missing_ok=True)
+                for inner in (path for path in self.work.iterdir() if path.is_dir()):
+                    remove_tree(inner)  # what the other plan had made on its way
             write_json(self._plan, plan)
         with writing(self.out):
             self._refused.unlink(missing_ok=True)
