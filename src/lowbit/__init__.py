@@ -20,8 +20,9 @@ from .backends import BackendError, available, load
 if TYPE_CHECKING:
     from lowbit.recipes.compress import CompressResult
     from lowbit.recipes.evaluate import EvalResult
+    from lowbit.recipes.plan import PlanResult
 
-__all__ = ["SPEC_VERSION", "BackendError", "__version__", "available", "compress", "evaluate", "load"]
+__all__ = ["SPEC_VERSION", "BackendError", "__version__", "available", "compress", "evaluate", "load", "plan"]
 
 
 def compress(
@@ -65,6 +66,37 @@ def compress(
     return work(
         parse_options(CompressOptions, model=checkpoint.source, out=out, **options), on_event, checkpoint=checkpoint
     )
+
+
+def plan(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    on_event: Callable[[Any], None] | None = None,
+    **options: Any,
+) -> PlanResult:
+    """What a model would lose at every size, as the command ``lowbit plan`` says it; needs the extra ``hf``.
+
+    ``lowbit.plan("model", "plan", size="70MB").decision``
+
+    Args:
+        model: directory, hub id or GGUF file; or the directory of a plan, which is then read.
+        out: directory of the plan; needed unless ``model`` is one.
+        on_event: called with every :class:`lowbit.runs.events.Event`.
+        options: fields of :class:`lowbit.recipes.options.PlanOptions`.
+
+    Raises:
+        RecipeError: anything wrong with the inputs, in one message.
+    """
+    from lowbit.recipes.decide import is_plan
+    from lowbit.recipes.options import PlanOptions, parse_options
+    from lowbit.recipes.plan import plan as work
+
+    folder = os.fspath(model)
+    if out is None and is_plan(folder):
+        out = folder
+    given = options if out is None else {"out": os.fspath(out), **options}
+    return work(parse_options(PlanOptions, model=folder, **given), on_event)
 
 
 def evaluate(

@@ -248,9 +248,10 @@ class Console:
         known = [a for _, a in self._errors if a is not None]
         after = f" -> {share(math.fsum(known) / len(known))}" if known else ""
         self._left = "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
+        solved = f"{len(self._errors)} layers, error {share(before)}{after}  " if self._errors else ""
         self.say(
-            f"block {event.index + 1:>3}/{event.total}  {len(self._errors)} layers, error {share(before)}{after}"
-            f"  {duration(event.seconds)}, peak {byte_size(event.peak_memory)}"
+            f"block {event.index + 1:>3}/{event.total}  {solved}{duration(event.seconds)}, peak "
+            + byte_size(event.peak_memory)
             + (f", {self._left}" if self._left and event.index + 1 < event.total else "")
         )
         self._bar("blocks", event.total, event.index + 1, left=self._left)

@@ -134,7 +134,7 @@ def test_help_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("lowbit ", {"compress", "eval", "compare", "demo", "check", "conform", "bench", "info"}),
+        ("lowbit ", {"compress", "plan", "eval", "compare", "demo", "check", "conform", "bench", "info"}),
         ("lowbit compress --quantizer ", {"rtn", "gptq"}),
         ("lowbit compress --special", {"--special-tokens"}),
     ],

@@ -51,12 +51,18 @@ CHANGED: dict[str, Any] = {
     "evaluate_length": 33,
     "dry_run": True,
 }
+PLACES = {"model": "m", "out": Path("o")}
+DECIDED: list[dict[str, Any]] = [
+    {"size": "70MB", "plan": Path("p"), "keep": "lm_head", "bits_of": "down_proj=6"},
+    {"bits_per_weight": 3.5},
+    {"max_kl": 0.05},
+]
 
 
 def test_what_is_printed_is_read_back(tmp_path: Path) -> None:
-    assert set(CHANGED) == set(option_table(CompressOptions))
+    assert set(CHANGED).union(*DECIDED) == set(option_table(CompressOptions))
     file = tmp_path / "run.toml"
-    for given in (CHANGED, {"model": "m", "out": "o"}):
+    for given in (CHANGED, PLACES, *(PLACES | decided for decided in DECIDED)):
         file.write_text(config_text(CompressOptions, given), encoding="utf-8")
         found = parse_options(CompressOptions, **read_config(file, CompressOptions))
         assert found == parse_options(CompressOptions, **given)

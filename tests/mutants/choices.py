@@ -81,3 +81,25 @@ edit(
     "allocate_choices",
     ("(1 + tolerance)", "(1 + 100 * tolerance + 0.01)"),
 )
+edit(
+    "K-13",
+    "a branch over the budget",
+    FILE,
+    "allocate_choices",
+    ("if spent + int(c[largest, o]) + others > budget:", "if False:"),
+)
+edit(
+    "K-13a",
+    "bound of the best branch for that of all",
+    FILE,
+    "allocate_choices",
+    ("bound = min(bound, low)", "bound = max(bound, low)"),
+)
+edit(
+    "K-13",
+    "branches end the search",
+    FILE,
+    "allocate_choices",
+    ("if best > (1 + tolerance) * bound_:", "if False:"),
+    ("return at, best, min(bound, best)", "return at, best, best"),
+)

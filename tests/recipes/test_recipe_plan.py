@@ -19,12 +19,12 @@ from lowbit.compression import shards
 from lowbit.compression.setting import Setting
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
-from lowbit.recipes import plan as module
 from lowbit.recipes import planning
 from lowbit.recipes.compress import compress
+from lowbit.recipes.decide import is_plan, read_plan
 from lowbit.recipes.evaluate import evaluate
 from lowbit.recipes.options import CompressOptions, EvalOptions, PlanOptions, parse_options
-from lowbit.recipes.plan import plan, read_plan
+from lowbit.recipes.plan import plan
 from lowbit.report.schema import load_schema, problems
 from lowbit.runs.errors import RecipeError
 
@@ -295,6 +295,6 @@ def test_rows_of_an_embedding_are_weighed(planned: Path, asked: Callable[..., di
 
 
 def test_a_plan_says_which_model_it_is_of(planned: Path) -> None:
-    assert module.is_plan(planned)
-    assert not module.is_plan(planned.parent)
+    assert is_plan(planned)
+    assert not is_plan(planned.parent)
     assert read_plan(planned)["options"]["model"] == "llama"

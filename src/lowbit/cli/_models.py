@@ -100,7 +100,7 @@ def _summary(record: Mapping[str, Any], out: str) -> str:
 )
 def plan(given: dict[str, Any], json: Path | None, quiet: bool) -> None:
     """What a model would lose at every size: statistics once, then any size in a second; MODEL may be a plan."""
-    from lowbit.recipes.plan import is_plan
+    from lowbit.recipes.decide import is_plan
     from lowbit.recipes.plan import plan as work
 
     console = Console(quiet=quiet, answers=answers(json))

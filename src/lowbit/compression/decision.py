@@ -118,7 +118,8 @@ class Table:
 
     def frontier(self) -> list[tuple[int, float]]:
         """Vertices of the convex curve of least nats against bytes."""
-        curve = load(_SPEC).choice_frontier(self._bytes, self._loss)
+        backend = load(_SPEC)
+        curve = backend.choice_frontier(self._bytes, self._loss)
         return [(int(c) + self._fixed, float(l)) for c, l in zip(curve.cost, curve.loss, strict=True)]
 
     def within(self, size: int) -> Decision:
@@ -138,7 +139,8 @@ class Table:
         return self._solved(size)
 
     def _solved(self, size: int) -> Decision:
-        found = load(_SPEC).allocate_choices(self._bytes, self._loss, budget=size - self._fixed, tolerance=_GAP)
+        backend = load(_SPEC)
+        found = backend.allocate_choices(self._bytes, self._loss, budget=size - self._fixed, tolerance=_GAP)
         rows = np.arange(len(self.names))
         places = self._place[rows, found.choice]
         settings = {name: self.settings[place] for name, place in zip(self.names, places, strict=True)}

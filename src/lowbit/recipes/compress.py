@@ -32,10 +32,12 @@ from lowbit.models.machine import thread_count
 from lowbit.report import render
 from lowbit.report.schema import require_record
 from lowbit.runs.clock import Clock, peak_memory
+from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import Estimated, Event, Finished, Note, OnEvent, Started, Step
 from lowbit.runs.files import digest, make_folder, remove_tree, write_bytes, write_json, writing
 from lowbit.runs.folder import RunFolder
 
+from .decide import is_plan
 from .inputs import one_kind_of_error, open_job, tokens_of
 from .options import CompressOptions
 from .planning import Moments, decided
@@ -96,7 +98,12 @@ def _compress(
     method.check(decoder.inventory)
     if options.dry_run:
         tell(Step(f"tokenizing {Path(options.calibration).name}"))
-        expected = _estimate(options, decoder, method, arrays, *tokens_of(options, checkpoint.tokenizer()), clock)
+        rows, windows = tokens_of(options, checkpoint.tokenizer())
+        if options.decides:
+            if options.plan is None or not is_plan(options.plan):
+                raise RecipeError("what a decision takes is known when there is a plan: make one, and give it as plan")
+            method, _, _ = decided(options, job, rows, checkpoint.fingerprint(), options.plan, tell, threads, clock)
+        expected = _estimate(options, decoder, method, arrays, rows, windows, clock)
         tell(expected)
         return {"schema": "lowbit.estimate/1", "model": model_name(options.model), **asdict(expected)}, False
     folder = RunFolder(options.out, record=_RECORD, last=_LAST)

@@ -19,6 +19,7 @@ __all__ = [
     "Checked",
     "CompareOptions",
     "CompressOptions",
+    "DecisionOptions",
     "EvalOptions",
     "Option",
     "PlanOptions",
@@ -192,18 +193,13 @@ def parse_options(kind: type[Options], /, **given: Any) -> Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions(Checked):
-    """Everything that :func:`lowbit.recipes.compress.compress` can be told.
-
-    ``bits=16`` keeps the weights dense: with ``sparsity`` that prunes only. ``group_size`` 0, -1 or None means one
-    scale per output row. ``rank`` is ignored with ``compensate="none"``.
+class DecisionOptions(Checked):
+    """What bits and ranks of all modules are decided for, and what is not to be decided.
 
     Raises:
         RecipeError: a value outside what is allowed, or options that contradict each other.
     """
 
-    model: Annotated[str, Told("Local directory, hub id or GGUF file.", least=1)]
-    out: Annotated[Path, Told("Output directory.")]
     size: Annotated[
         str | None,
         Told("Decide bits and ranks of every module, so that all files are at most this large: 70MB.", least=1),
@@ -221,6 +217,53 @@ class CompressOptions(Checked):
     bits_of: Annotated[
         str | None, Told("Bits that are not to be decided: PATTERN=N, separated by commas.", least=1)
     ] = None
+
+    def _contradiction(self) -> str | None:
+        if sum(value is not None for value in (self.size, self.bits_per_weight, self.max_kl)) > 1:
+            return "size, bits_per_weight and max_kl ask for the same thing: give one of them"
+        if not self.decides and (self.plan or self.keep or self.bits_of):
+            return "plan, keep and bits_of belong to a decision: give size, bits_per_weight or max_kl as well"
+        return None
+
+    @property
+    def decides(self) -> bool:
+        """Whether bits and ranks are decided module by module."""
+        return self.size is not None or self.bits_per_weight is not None or self.max_kl is not None
+
+    @property
+    def kept(self) -> list[str]:
+        """Patterns of modules that stay as they are."""
+        return [word.strip() for word in (self.keep or "").split(",") if word.strip()]
+
+    @property
+    def pinned(self) -> list[tuple[str, int]]:
+        """Patterns of modules, and the bits that those get.
+
+        Raises:
+            RecipeError: not of the form PATTERN=N.
+        """
+        found = []
+        for word in filter(None, (word.strip() for word in (self.bits_of or "").split(","))):
+            pattern, equals, bits = word.rpartition("=")
+            if not equals or not pattern or not bits.strip().isdigit():
+                raise RecipeError(f"option bits_of: {word!r} is not of the form PATTERN=N")
+            found.append((pattern.strip(), int(bits)))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions(DecisionOptions):
+    """Everything that :func:`lowbit.recipes.compress.compress` can be told.
+
+    ``bits=16`` keeps the weights dense: with ``sparsity`` that prunes only. ``group_size`` 0, -1 or None means one
+    scale per output row. ``rank`` is ignored with ``compensate="none"``.
+
+    Raises:
+        RecipeError: a value outside what is allowed, or options that contradict each other.
+    """
+
+    model: Annotated[str, Told("Local directory, hub id or GGUF file.", least=1)]
+    out: Annotated[Path, Told("Output directory.")]
     bits: Annotated[Literal[2, 3, 4, 5, 6, 8, 16], Told("Bits of a code; 16 only prunes.")] = 3
     group_size: Annotated[int | None, Told("Columns per scale; 0 or -1 for one scale per row.", least=-1)] = 64
     symmetric: Annotated[bool, Told("Symmetric codes: transformers loads them as they are.")] = False
@@ -284,10 +327,8 @@ class CompressOptions(Checked):
         object.__setattr__(self, "group_size", None if self.group_size in (0, -1) else self.group_size)
 
     def _contradiction(self) -> str | None:
-        if sum(value is not None for value in (self.size, self.bits_per_weight, self.max_kl)) > 1:
-            return "size, bits_per_weight and max_kl ask for the same thing: give one of them"
-        if not self.decides and (self.plan or self.keep or self.bits_of):
-            return "plan, keep and bits_of belong to a decision: give size, bits_per_weight or max_kl as well"
+        if problem := super()._contradiction():
+            return problem
         if self.decides and self.sparsity:
             return "sparsity is not decided: leave it out, or give bits and rank in place of a size"
         for name, option in option_table(CompressOptions).items():
@@ -314,31 +355,6 @@ class CompressOptions(Checked):
         if self.rounds > 1 and self.compensate == "none":
             return "rounds above 1 alternate with a compensation: choose eora, svd or act-svd"
         return None
-
-    @property
-    def decides(self) -> bool:
-        """Whether bits and ranks are decided module by module."""
-        return self.size is not None or self.bits_per_weight is not None or self.max_kl is not None
-
-    @property
-    def kept(self) -> list[str]:
-        """Patterns of modules that stay as they are."""
-        return [word.strip() for word in (self.keep or "").split(",") if word.strip()]
-
-    @property
-    def pinned(self) -> list[tuple[str, int]]:
-        """Patterns of modules, and the bits that those get.
-
-        Raises:
-            RecipeError: not of the form PATTERN=N.
-        """
-        found = []
-        for word in filter(None, (word.strip() for word in (self.bits_of or "").split(","))):
-            pattern, equals, bits = word.rpartition("=")
-            if not equals or not pattern or not bits.strip().isdigit():
-                raise RecipeError(f"option bits_of: {word!r} is not of the form PATTERN=N")
-            found.append((pattern.strip(), int(bits)))
-        return found
 
     @property
     def _joint(self) -> bool:

@@ -26,14 +26,14 @@ from lowbit.runs.events import OnEvent, Step
 from lowbit.runs.files import write_json
 from lowbit.runs.folder import RunFolder
 
+from .decide import RECORD, chosen, table_of, told
 from .inputs import Job, one_kind_of_error, open_job, tokens_of
 from .options import CompressOptions
-from .plan import chosen, table_of, told
 
 __all__ = ["Moments", "decided", "make_plan_folder"]
 
 _SCHEMA = "lowbit.plan/1"
-_RECORD, _LAST = "plan.json", "plan.html"
+_LAST = "plan.html"
 
 _DIGITS, _PADDING = 64, 8  # bytes of a header by which offsets of a module, and the end of a file, may differ
 
@@ -79,7 +79,7 @@ def _planned(
         raise RecipeError(
             f"{inventory.source}: it is not decided yet what the experts of a mixture get; give --bits and --rank"
         )
-    folder = RunFolder(out, record=_RECORD, last=_LAST)
+    folder = RunFolder(out, record=RECORD, last=_LAST)
     with folder.held():
         finished = folder.finished()
         signature = {name: value for name, value in options.signature().items() if name not in _LATER}
@@ -88,7 +88,7 @@ def _planned(
         plan |= {"schema": _SCHEMA}
         if finished:
             record = folder.reuse(plan, PLAN_PARTS)
-            require_plan(record, str(out / _RECORD))
+            require_plan(record, str(out / RECORD))
             return record
         journal = folder.begin(plan)
         settings = offered(_group_sizes(method), adapters=method.patches)
@@ -125,7 +125,7 @@ def _planned(
         inside = f"{folder.work.name}/"
         files = [item for line in journal.lines for item in line["files"].items()]
         written = {name: sha for name, sha in files if not name.startswith(inside)}
-        written[_RECORD] = write_json(out / _RECORD, record, scratch=folder.work)
+        written[RECORD] = write_json(out / RECORD, record, scratch=folder.work)
         folder.complete(written, render_plan(record).encode())
         return record
 
