@@ -122,7 +122,7 @@ def test_factors_too_large_for_their_type_are_refused() -> None:
     arrays = Arrays.load("reference", device="cpu", threads=None)
     how = method(compensate="svd", storage=torch.float16)
     with pytest.raises(RecipeError, match=r"a factor of its adapter holds .*, which float16 cannot hold"):
-        compensate(how, arrays, torch.full((M, K), 1e12), None, torch.ones(K))
+        compensate(how, arrays, torch.full((M, K), 1e12), None, None, torch.ones(K))
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "numba"])

@@ -67,7 +67,7 @@ def subjects(
         return Subject(make, whole, count, seconds)
 
     return subject(tiny(), rank=2, bits=3), subject(
-        tiny(tie_word_embeddings=True), bits_per_weight=7.0, quantizer="rtn", clip_search=False
+        tiny(tie_word_embeddings=True), bits_per_weight=9.0, quantizer="rtn", clip_search=False
     )
 
 

@@ -16,7 +16,7 @@ from tiny_models import contents
 
 import lowbit
 from lowbit.compression.arrays import Arrays
-from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients
+from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients, read_tokens
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
 from lowbit.models.policy import Unsupported
@@ -73,6 +73,8 @@ def whole_model(model: Path, seed: int = SEED) -> tuple[dict[str, torch.Tensor],
         if isinstance(module, kinds):
             module.register_forward_hook(hook(name))
     inputs: dict[str, torch.Tensor] = {}
+    rows: dict[str, list[torch.Tensor]] = {}
+    norms: dict[str, list[Any]] = {}
     outputs: dict[str, torch.Tensor] = {}
     probability: Any = 0
     for number, row in enumerate(torch.as_tensor(TOKENS)):
@@ -87,10 +89,18 @@ def whole_model(model: Path, seed: int = SEED) -> tuple[dict[str, torch.Tensor],
                 if x.is_floating_point():
                     x = x.reshape(-1, x.shape[-1]).double()
                     inputs[name] = inputs.get(name, 0) + x.T @ x
+                    rows[name] = [*rows.get(name, []), x]
                 if y.grad is not None:
                     g = y.grad.reshape(-1, y.shape[-1]).double()
                     outputs[name] = outputs.get(name, 0) + g.T @ g
-    return inputs, outputs, (net, probability / TOKENS.size)
+                    norms[name] = [*norms.get(name, []), g.square().sum(1)]
+    heads = inputs["lm_head"]
+    for name in [n for n in norms.keys() & rows.keys() if len(torch.cat(rows[n])) == len(torch.cat(norms[n]))]:
+        alike = [n for n in norms.keys() & rows.keys() if torch.equal(torch.cat(rows[n]), torch.cat(rows[name]))]
+        weight = sum(torch.cat(norms[n]) for n in alike)
+        x = torch.cat(rows[name]) * (weight / weight.mean()).sqrt()[:, None]
+        inputs[name] = x.T @ x
+    return inputs, outputs, (net, probability / TOKENS.size, heads)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -101,7 +111,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_moments_are_those_of_the_whole_model(tiny: Callable[..., Path], tmp_path: Path, kind: str) -> None:
     model = tiny(kind)
     outer, found, order = collect(model, tmp_path / "out")
-    inputs, outputs, (net, probability) = whole_model(model)
+    inputs, outputs, (net, probability, heads) = whole_model(model)
     assert order == [1, 0]
     assert len(found) == {"llama": 14, "gpt2": 8, "opt": 12, "gemma3_text": 14}[kind]
     for name, (c, g) in found.items():
@@ -110,15 +120,17 @@ def test_moments_are_those_of_the_whole_model(tiny: Callable[..., Path], tmp_pat
     assert torch.allclose(outer.probability, probability, rtol=1e-5)
     assert outer.counts.tolist() == np.bincount(TOKENS.reshape(-1), minlength=264).tolist()
     assert outer.head is not None
-    assert close(outer.head * TOKENS.size, inputs["lm_head"])
+    assert close(outer.head * TOKENS.size, heads)
     name, embedding = next((n, m) for n, m in net.named_modules() if m is net.get_input_embeddings())
     scale = float(getattr(embedding, "embed_scale", 1.0))  # of the rows that are looked up
     assert close(outer.embedding * TOKENS.size, outputs[name] * scale**2)
     stored = read_gradients(tmp_path / "out", 1)
-    assert {name: stored.read(name).tolist() for name in stored.entries} == {
-        name: g.tolist() for name, (_, g) in found.items() if name in stored.entries
-    }
-    assert len(stored.entries) == len(found) // 2
+    names = [name for name in stored.entries if not name.endswith(".tokens")]
+    assert {name: stored.read(name).tolist() for name in names} == {name: found[name][1].tolist() for name in names}
+    assert len(names) == len(found) // 2
+    for weights in read_tokens(tmp_path / "out", 1, names[0].partition(".1.")[0] + ".1.").values():
+        assert weights.shape == TOKENS.shape
+        assert float(weights.mean()) == pytest.approx(1.0)
 
 
 def test_the_moments_predict_the_divergence_of_a_small_error(tiny: Callable[..., Path], tmp_path: Path) -> None:
