@@ -58,7 +58,8 @@ def test_sizes_that_do_not_fit_are_refused(script: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_peak_memory_on_three_gigabytes(script: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chosen", ["bits=4", "bits_per_weight=5.0, quantizer='rtn', clip_search=False"])
+def test_peak_memory_on_three_gigabytes(script: Any, tmp_path: Path, chosen: str) -> None:
     """Under 2 GB plus the largest block, measured by the kernel."""
     script.write_checkpoint(tmp_path / "model", gigabytes=3.0)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -69,7 +70,8 @@ def test_peak_memory_on_three_gigabytes(script: Any, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lowbit.recipes.compress import compress;"
         "from lowbit.recipes.options import CompressOptions as O;"
-        "compress(O(model=sys.argv[1], out=Path(sys.argv[2]), bits=4, samples=2, length=1024))"
+        "compress(O(model=sys.argv[1], out=Path(sys.argv[2]), samples=2, length=1024, "
+        f"{chosen}))"
     )
     run = subprocess.run(
         ["/usr/bin/time", "-v", sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "out")],

@@ -16,6 +16,7 @@ from tiny_models import contents
 
 import lowbit
 from lowbit.compression.arrays import Arrays
+from lowbit.compression.moments import collect_moments
 from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients, read_tokens
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
@@ -231,3 +232,26 @@ def test_blocks_that_leave_tensors_for_others_are_refused(tiny: Callable[..., Pa
     """Gradients through keys and values that layers share would be missing."""
     with pytest.raises(Unsupported, match="block 0 leaves tensors for later ones"):
         collect(tiny("gemma3n_text"), tmp_path / "out")
+
+
+def test_a_compression_counts_tokens_as_it_is_told(tiny: Callable[..., Path]) -> None:
+    """All weight on one of three samples gives the moments of that sample alone; equal weights change no bit."""
+    decoder = Decoder(open_checkpoint(tiny()))
+    arrays = Arrays.load("reference", device="cpu", threads=None)
+
+    def moments(tokens: Any, weights: Any = None) -> dict[str, Any]:
+        with decoder.weights.outer(head=False):
+            samples = decoder.embed(list(tokens))
+        with decoder.weights.block(0):
+            nodes = collect_moments(decoder, 0, samples, arrays, Clock(), weights).nodes
+        return {name: arrays.take(arrays.backend.moment_total(node).matrix) for name, node in nodes.items()}
+
+    plain, last = moments(TOKENS), moments(TOKENS[2:])
+    equal = moments(TOKENS, {name: torch.ones(SAMPLES, LENGTH) for name in plain})
+    alone = torch.zeros(SAMPLES, LENGTH)
+    alone[2] = SAMPLES
+    one = moments(TOKENS, dict.fromkeys(plain, alone))
+    for name in plain:
+        assert torch.equal(equal[name], plain[name])
+        assert close(one[name], last[name].double())
+        assert not close(one[name], plain[name].double())
