@@ -22,10 +22,13 @@ from lowbit.formats.packed import compressed_tensors
 from lowbit.formats.peft import read_adapter, write_adapter
 from lowbit.formats.safetensors_file import SafetensorsFile, write_tensors
 from lowbit.models.decoder import Decoder
+from lowbit.recipes.decide import read_plan as open_plan
+from lowbit.recipes.decide import table_of
+from lowbit.recipes.options import DecisionOptions
 from lowbit.reference import lut as tables
 from lowbit.reference.errors import SpecError
 from lowbit.report import render
-from lowbit.report.plan import render_plan, require_plan
+from lowbit.report.plan import render_plan
 from lowbit.report.schema import require_record
 from lowbit.runs.errors import RecipeError
 from lowbit.runs.files import digest
@@ -222,12 +225,10 @@ def read_record(folder: Path) -> None:
 
 
 def read_plan(folder: Path) -> None:
-    try:
-        found = json.loads((folder / "plan.json").read_bytes())
-    except (ValueError, RecursionError):
-        return
-    require_plan(found, "plan.json")
+    found = open_plan(folder)
     render_plan(found)
+    table = table_of(found, DecisionOptions())
+    table.below(0.1 + table.frontier()[-1][1])
 
 
 def documents(name: str) -> Callable[[Path], object]:

@@ -134,3 +134,22 @@ def test_what_is_offered_has_no_setting_twice() -> None:
     assert {s.rank for s in offered((64,), adapters=False)} == {0}
     widths = [(s.bits, s.group_size) for s in settings]
     assert [w for w, _ in itertools.groupby(widths)] == list(dict.fromkeys(widths))  # equal widths stand together
+
+
+def test_a_loss_that_pins_forbid_is_refused_with_the_best_there_is() -> None:
+    pinned = Table(record(), bits_of=[("*", 3)])
+    best = pinned.frontier()[-1][1]
+    assert pinned.below(best).kl <= best
+    with pytest.raises(RecipeError, match=rf"the best that the settings left allow is {best:.3g}"):
+        pinned.below(best * 0.99)
+
+
+def test_a_search_may_pass_sizes_above_the_given_one() -> None:
+    """Where the answer lies below it: only that is held to the size of the given files."""
+    found = record()
+    table = Table(found)
+    answer = table.below(table.frontier()[len(table.frontier()) // 2][1])
+    found["bytes_given"] = answer.bytes
+    assert Table(found).below(answer.kl).bytes <= answer.bytes
+    with pytest.raises(RecipeError, match="more than the model takes as it is"):
+        Table(found).below(0.0)

@@ -150,12 +150,14 @@ class Table:
         """The smallest files, within a thousandth, whose predicted cost is at most ``kl`` nats per token.
 
         Raises:
-            RecipeError: ``kl`` is negative, or only files larger than the given ones are that close.
+            RecipeError: ``kl`` is negative, or no files, or only files larger than the given ones, are that close.
         """
         if not kl >= 0:
             raise RecipeError(f"max_kl {kl}: give nats per token, 0 or more")
         curve = self.frontier()
         low = max((size for size, loss in curve if loss > kl), default=self.least)
+        if curve[-1][1] > kl:
+            raise RecipeError(f"max_kl {kl}: the best that the settings left allow is {curve[-1][1]:.3g}")
         high = next(size for size, loss in curve if loss <= kl)
         while high - low > max(1, high // 1000):
             middle = (low + high) // 2
