@@ -16,8 +16,7 @@ from tiny_models import contents
 
 import lowbit
 from lowbit.compression.arrays import Arrays
-from lowbit.compression.moments import collect_moments
-from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients, read_tokens
+from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients
 from lowbit.formats.checkpoint import open_checkpoint
 from lowbit.models.decoder import Decoder
 from lowbit.models.policy import Unsupported
@@ -74,8 +73,6 @@ def whole_model(model: Path, seed: int = SEED) -> tuple[dict[str, torch.Tensor],
         if isinstance(module, kinds):
             module.register_forward_hook(hook(name))
     inputs: dict[str, torch.Tensor] = {}
-    rows: dict[str, list[torch.Tensor]] = {}
-    norms: dict[str, list[Any]] = {}
     outputs: dict[str, torch.Tensor] = {}
     probability: Any = 0
     for number, row in enumerate(torch.as_tensor(TOKENS)):
@@ -90,18 +87,10 @@ def whole_model(model: Path, seed: int = SEED) -> tuple[dict[str, torch.Tensor],
                 if x.is_floating_point():
                     x = x.reshape(-1, x.shape[-1]).double()
                     inputs[name] = inputs.get(name, 0) + x.T @ x
-                    rows[name] = [*rows.get(name, []), x]
                 if y.grad is not None:
                     g = y.grad.reshape(-1, y.shape[-1]).double()
                     outputs[name] = outputs.get(name, 0) + g.T @ g
-                    norms[name] = [*norms.get(name, []), g.square().sum(1)]
-    heads = inputs["lm_head"]
-    for name in [n for n in norms.keys() & rows.keys() if len(torch.cat(rows[n])) == len(torch.cat(norms[n]))]:
-        alike = [n for n in norms.keys() & rows.keys() if torch.equal(torch.cat(rows[n]), torch.cat(rows[name]))]
-        weight = sum(torch.cat(norms[n]) for n in alike)
-        x = torch.cat(rows[name]) * (weight / weight.mean()).sqrt()[:, None]
-        inputs[name] = x.T @ x
-    return inputs, outputs, (net, probability / TOKENS.size, heads)
+    return inputs, outputs, (net, probability / TOKENS.size)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -112,7 +101,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_moments_are_those_of_the_whole_model(tiny: Callable[..., Path], tmp_path: Path, kind: str) -> None:
     model = tiny(kind)
     outer, found, order = collect(model, tmp_path / "out")
-    inputs, outputs, (net, probability, heads) = whole_model(model)
+    inputs, outputs, (net, probability) = whole_model(model)
     assert order == [1, 0]
     assert len(found) == {"llama": 14, "gpt2": 8, "opt": 12, "gemma3_text": 14}[kind]
     for name, (c, g) in found.items():
@@ -121,17 +110,15 @@ def test_moments_are_those_of_the_whole_model(tiny: Callable[..., Path], tmp_pat
     assert torch.allclose(outer.probability, probability, rtol=1e-5)
     assert outer.counts.tolist() == np.bincount(TOKENS.reshape(-1), minlength=264).tolist()
     assert outer.head is not None
-    assert close(outer.head * TOKENS.size, heads)
+    assert close(outer.head * TOKENS.size, inputs["lm_head"])
     name, embedding = next((n, m) for n, m in net.named_modules() if m is net.get_input_embeddings())
     scale = float(getattr(embedding, "embed_scale", 1.0))  # of the rows that are looked up
     assert close(outer.embedding * TOKENS.size, outputs[name] * scale**2)
     stored = read_gradients(tmp_path / "out", 1)
-    names = [name for name in stored.entries if not name.endswith(".tokens")]
-    assert {name: stored.read(name).tolist() for name in names} == {name: found[name][1].tolist() for name in names}
-    assert len(names) == len(found) // 2
-    for weights in read_tokens(tmp_path / "out", 1, names[0].partition(".1.")[0] + ".1.").values():
-        assert weights.shape == TOKENS.shape
-        assert float(weights.mean()) == pytest.approx(1.0)
+    assert {name: stored.read(name).tolist() for name in stored.entries} == {
+        name: g.tolist() for name, (_, g) in found.items() if name in stored.entries
+    }
+    assert len(stored.entries) == len(found) // 2
 
 
 def test_the_moments_predict_the_divergence_of_a_small_error(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -232,26 +219,3 @@ def test_blocks_that_leave_tensors_for_others_are_refused(tiny: Callable[..., Pa
     """Gradients through keys and values that layers share would be missing."""
     with pytest.raises(Unsupported, match="block 0 leaves tensors for later ones"):
         collect(tiny("gemma3n_text"), tmp_path / "out")
-
-
-def test_a_compression_counts_tokens_as_it_is_told(tiny: Callable[..., Path]) -> None:
-    """All weight on one of three samples gives the moments of that sample alone; equal weights change no bit."""
-    decoder = Decoder(open_checkpoint(tiny()))
-    arrays = Arrays.load("reference", device="cpu", threads=None)
-
-    def moments(tokens: Any, weights: Any = None) -> dict[str, Any]:
-        with decoder.weights.outer(head=False):
-            samples = decoder.embed(list(tokens))
-        with decoder.weights.block(0):
-            nodes = collect_moments(decoder, 0, samples, arrays, Clock(), weights).nodes
-        return {name: arrays.take(arrays.backend.moment_total(node).matrix) for name, node in nodes.items()}
-
-    plain, last = moments(TOKENS), moments(TOKENS[2:])
-    equal = moments(TOKENS, {name: torch.ones(SAMPLES, LENGTH) for name in plain})
-    alone = torch.zeros(SAMPLES, LENGTH)
-    alone[2] = SAMPLES
-    one = moments(TOKENS, dict.fromkeys(plain, alone))
-    for name in plain:
-        assert torch.equal(equal[name], plain[name])
-        assert close(one[name], last[name].double())
-        assert not close(one[name], plain[name].double())

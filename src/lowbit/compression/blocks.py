@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,17 +36,8 @@ from .shards import Shards
 __all__ = ["compress_blocks"]
 
 
-def compress_blocks(
-    decoder: Decoder,
-    tokens: Any,
-    solver: LayerSolver,
-    shards: Shards,
-    tell: OnEvent,
-    weights: Callable[[int], Mapping[str, torch.Tensor]] = lambda _: {},
-) -> None:
+def compress_blocks(decoder: Decoder, tokens: Any, solver: LayerSolver, shards: Shards, tell: OnEvent) -> None:
     """Compress every block that ``shards`` lacks, calibrated on ``tokens`` (samples, length).
-
-    ``weights(index)`` says how much the tokens of a block count, by the leaders of its groups; all alike without.
 
     Raises:
         RecipeError: a layer that cannot be compressed, by name; finished blocks stay.
@@ -67,7 +58,7 @@ def compress_blocks(
         with contextlib.ExitStack() as stack:
             with clock("read"):
                 stack.enter_context(decoder.weights.block(index))
-            moments = collect_moments(decoder, index, samples, solver.arrays, clock, weights(index))
+            moments = collect_moments(decoder, index, samples, solver.arrays, clock)
             if not moments.routed:  # an expert's first layer makes the inputs of its last
                 stack.close()
             unseen = [linear.name for linear in decoder.inventory.linears[index] if linear.name not in moments.groups]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -75,31 +74,16 @@ class MomentTrees:
         self.seconds += time.perf_counter() - started
 
 
-def collect_moments(
-    decoder: Decoder,
-    index: int,
-    samples: list[Sample],
-    arrays: Arrays,
-    clock: Clock,
-    weights: Mapping[str, torch.Tensor] | None = None,
-) -> BlockMoments:
+def collect_moments(decoder: Decoder, index: int, samples: list[Sample], arrays: Arrays, clock: Clock) -> BlockMoments:
     """Statistics of every group of layers of block ``index``, whose weights are in memory, over all samples.
-
-    ``weights`` (samples, tokens) by the leader of a group say how much each of its tokens counts, 1 in the mean.
 
     Raises:
         RecipeError: inputs that are not finite.
     """
     inventory = decoder.inventory
     trees = MomentTrees(arrays, f"the inputs of {inventory.path(index, '')}", samples[0].length)
-
-    def take(name: str, sample: int, x: torch.Tensor) -> None:
-        if weights and name in weights:
-            x = x.to(torch.float32) * weights[name][sample].sqrt().to(x.device)[:, None]
-        trees.take(name, sample, x)
-
     with clock("forward"):
-        groups, routed = collect_inputs(decoder, index, samples, take)
+        groups, routed = collect_inputs(decoder, index, samples, trees.take)
         trees.finish()
     clock.move("forward", "statistics", trees.seconds)
     groups = {name: leader for name, leader in groups.items() if leader in trees.nodes}

@@ -36,7 +36,7 @@ from lowbit.runs.journal import Journal
 from .arrays import Arrays
 from .moments import MomentTrees
 
-__all__ = ["Moments", "OuterStatistics", "Visit", "collect_statistics", "read_gradients", "read_outer", "read_tokens"]
+__all__ = ["Moments", "OuterStatistics", "Visit", "collect_statistics", "read_gradients", "read_outer"]
 
 Moments = Mapping[str, tuple[Any, Any]]
 """Linear layer of a block → arrays C (in, in) and G (out, out)."""
@@ -44,7 +44,6 @@ Moments = Mapping[str, tuple[Any, Any]]
 Visit = Callable[[int, Moments], Any]
 """What to make of the moments of block ``index``: something that JSON holds."""
 
-_TOKENS = ".tokens"  # behind the name of a group's first layer: the weights of its tokens
 _HEAD, _EMBEDDING = "head.safetensors", "embedding.safetensors"
 
 
@@ -72,14 +71,11 @@ def collect_statistics(
     """Statistics of a model on ``tokens`` (samples, length); continues where ``journal`` ends.
 
     ``visit(index, moments)`` is called for every block, the last first. C is the mean over the tokens that reach the
-    layer, each weighed by the squared norm of the gradients at the outputs of its group: to some tokens the model
-    hardly listens, and those may have the largest inputs of all. G sums over the same tokens, but is a mean over all
-    tokens of the text, so that ½ tr(G D C Dᵀ) of every layer is in nats per token of the text. Layers that no token
-    reaches or that nothing listens to, and stacks of experts, are left out.
+    layer. G sums over those too, but is a mean over all tokens of the text, so that ½ tr(G D C Dᵀ) of every layer is in
+    nats per token of the text. Layers that no token reaches, and stacks of experts, are left out.
 
-    Leaves in ``folder.out`` a file for every block: G, float32 by full name of the layer, and the weights of the tokens
-    of each group; ``head.safetensors`` and ``embedding.safetensors``; and in the journal a line
-    ``{"step": index, "visit": ...}`` for every block.
+    Leaves in ``folder.out`` a file of G for every block, float32 by full name of the layer, ``head.safetensors`` and
+    ``embedding.safetensors``; and in the journal a line ``{"step": index, "visit": ...}`` for every block.
 
     Raises:
         RecipeError: logits or gradients that are not finite, a block that autograd cannot follow, or one that leaves
@@ -120,13 +116,6 @@ def read_outer(folder: Path) -> OuterStatistics:
 def read_gradients(folder: Path, index: int) -> SafetensorsFile:
     """G of the linear layers of block ``index``, by their full names, as :func:`collect_statistics` left them."""
     return SafetensorsFile(folder / _gradients(index))
-
-
-def read_tokens(folder: Path, index: int, path: str) -> dict[str, torch.Tensor]:
-    """Weights (samples, tokens), 1 in the mean, by the first layer of each group of block ``index`` at ``path``."""
-    file = SafetensorsFile(folder / _gradients(index))
-    names = [name for name in file.entries if name.endswith(_TOKENS)]
-    return {name.removeprefix(path).removesuffix(_TOKENS): file.read(name) for name in names}
 
 
 def _gradients(index: int) -> str:
@@ -323,32 +312,23 @@ def _block(
     path = decoder.inventory.path(index, "")
     inputs = MomentTrees(arrays, f"the inputs of {path}", length)
     outputs = MomentTrees(arrays, f"the gradients at the outputs of {path}", length)
-    norms: dict[str, list[torch.Tensor]] = {}
-
-    def weighed(name: str, sample: int, x: torch.Tensor, norm: torch.Tensor) -> None:
-        norms.setdefault(name, []).append(norm)
-        inputs.take(name, sample, x.to(torch.float32) * norm[:, None])
-
     states = steps.read(steps.state(index), decoder)
     standing = (replace(sample, hidden=hidden) for sample, hidden in zip(samples, states, strict=True))
     with decoder.weights.block(index), clock("backward"):
-        groups = block_gradients(decoder, index, standing, gradients, weighed, outputs.take)
+        groups = block_gradients(decoder, index, standing, gradients, inputs.take, outputs.take)
         inputs.finish()
         outputs.finish()
     clock.move("backward", "statistics", inputs.seconds + outputs.seconds)
     moments: dict[str, tuple[Any, Any]] = {}
     found: dict[str, torch.Tensor] = {}
     with clock("statistics"):
-        means: dict[str, Any] = {}
-        for name in list(inputs.nodes):
-            squares = torch.stack(norms[name]).to(torch.float64).square().cpu()
-            mean = float(squares.mean())
-            weighed_sum = arrays.take(arrays.backend.moment_total(inputs.nodes.pop(name)).matrix)
-            if mean > 0:  # otherwise the model does not listen to the group at all
-                means[name] = arrays.give((weighed_sum / mean).to(arrays.moment_dtype))
-                found[f"{path}{name}{_TOKENS}"] = (squares / mean).to(torch.float32)
+        means = {
+            name: arrays.give(arrays.take(arrays.backend.moment_total(inputs.nodes.pop(name)).matrix).to(kind))
+            for kind in [arrays.moment_dtype]
+            for name in list(inputs.nodes)
+        }
         for linear in decoder.inventory.linears[index]:
-            if linear.name in outputs.nodes and groups[linear.name] in means:
+            if linear.name in outputs.nodes:
                 total = _mean(arrays, outputs.nodes.pop(linear.name), length * len(samples), arrays.moment_dtype)
                 found[path + linear.name] = total.to(torch.float32)
                 moments[linear.name] = (means[groups[linear.name]], arrays.give(total))

@@ -33,9 +33,6 @@ __all__ = ["HeadPass", "Take", "block_gradients", "embedding_gradient", "head_gr
 Take = Callable[[str, int, torch.Tensor], None]
 """Layer, number of the sample, vectors (tokens, width)."""
 
-TakeWeighed = Callable[[str, int, torch.Tensor, torch.Tensor], None]
-"""The same with how much each vector matters, float32 (tokens,)."""
-
 _POSITIONS = 128  # positions whose logits are in memory at a time
 
 
@@ -85,15 +82,14 @@ def block_gradients(
     index: int,
     samples: Iterable[Sample],
     gradients: list[torch.Tensor],
-    take_input: TakeWeighed,
+    take_input: Take,
     take_gradient: Take,
 ) -> dict[str, str]:
     """Take ``gradients``, by sample at the output of block ``index``, to its input: the list is changed in place.
 
-    The block's weights are in memory and ``samples`` stand before it. ``take_input(leader, sample, x, norm)`` receives
-    the inputs (tokens, in) of every group of linear layers that see the same tensor, and the norms (tokens,) of the
-    gradients at all outputs of the group; ``take_gradient(layer, sample, g)`` the gradients (tokens, out) at the
-    outputs of each. Stacks of experts are left out.
+    The block's weights are in memory and ``samples`` stand before it. ``take_input(leader, sample, x)`` receives the
+    inputs (tokens, in) of every group of linear layers that see the same tensor, ``take_gradient(layer, sample, g)``
+    the gradients (tokens, out) at the outputs of each. Stacks of experts are left out.
 
     Returns:
         Linear layer → leader of its group, where a layer that is never called is missing.
@@ -120,15 +116,11 @@ def block_gradients(
         gradients[number] = torch.zeros_like(start) if below is None else below.contiguous()
         group_by_input(path, number, {name: [tap.x for tap in calls] for name, calls in taps.items()}, leader)
         rest = iter(found)
-        squares: dict[str, torch.Tensor] = {}
         for name, calls in taps.items():
+            if leader[name] == name:
+                take_input(name, number, _rows([tap.x.detach() for tap in calls]))
             slopes = [tap.x.new_zeros(tap.shape) if (slope := next(rest)) is None else slope for tap in calls]
-            rows = _rows(slopes)
-            square = rows.to(torch.float32).square().sum(dim=1)
-            squares[leader[name]] = squares[leader[name]] + square if leader[name] in squares else square
-            take_gradient(name, number, rows)
-        for name, square in squares.items():
-            take_input(name, number, _rows([tap.x.detach() for tap in taps[name]]), square.sqrt())
+            take_gradient(name, number, _rows(slopes))
     return leader
 
 

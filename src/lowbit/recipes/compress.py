@@ -138,7 +138,7 @@ def _compress(
         with clock("write"):
             shards.write_outer(arrays, moments.rows)
         solver = LayerSolver(method, arrays, clock, moments.outputs)
-        compress_blocks(decoder, rows.ids, solver, shards, tell, moments.tokens)
+        compress_blocks(decoder, rows.ids, solver, shards, tell)
         perplexity = None
         if windows is not None:
             with clock("evaluate"):

@@ -15,7 +15,7 @@ from lowbit.compression.method import Method
 from lowbit.compression.record import PLAN_PARTS, make_plan, model_facts
 from lowbit.compression.setting import DENSE, Setting
 from lowbit.compression.sizes import bytes_16, model_name, module_bytes, shipped_bytes
-from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients, read_outer, read_tokens
+from lowbit.compression.statistics import OuterStatistics, collect_statistics, read_gradients, read_outer
 from lowbit.data.text import TokenRows
 from lowbit.models.inventory import Inventory
 from lowbit.models.machine import thread_count
@@ -217,10 +217,6 @@ class Moments:
         block = int(name[len(self._inventory.block_prefix) + 1 :].partition(".")[0])
         file = read_gradients(self._folder, block)
         return file.read(name) if name in file.entries else None
-
-    def tokens(self, index: int) -> dict[str, torch.Tensor]:
-        """How much the tokens of block ``index`` count, (samples, tokens), by the leaders of its groups."""
-        return {} if self._folder is None else read_tokens(self._folder, index, self._inventory.path(index, ""))
 
     def rows(self, name: str) -> torch.Tensor | None:
         """What errors of the rows of an embedding or a head are weighed with, (k, k), summed over its uses."""
