@@ -22,7 +22,7 @@ from lowbit.compression.blocks import compress_blocks
 from lowbit.compression.estimate import Work, estimate
 from lowbit.compression.layer import LayerSolver
 from lowbit.compression.method import Method
-from lowbit.compression.output import output_config, output_index, save_adapter, shipped_files
+from lowbit.compression.output import output_config, output_index, save_adapter
 from lowbit.compression.perplexity import measure_perplexity
 from lowbit.compression.readme import readme
 from lowbit.compression.record import PLAN_PARTS, make_plan, make_record
@@ -149,7 +149,7 @@ def _compress(
         with clock("write"):
             checkpoint.unchanged()
             adapter = save_adapter(folder.out, inventory, shards, base_model=chosen["model"]) if method.patches else []
-            record = make_record(plan, decoder, method, shards, perplexity, shipped_files(adapter))
+            record = make_record(plan, decoder, method, shards, perplexity, adapter)
             written = _write_rest(folder, checkpoint, shards, adapter, record)
             folder.complete(written, output_config(decoder.inventory, method, shards))
         return record, False
