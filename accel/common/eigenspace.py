@@ -60,12 +60,15 @@ def check_moment(clause: str, c: Array) -> None:
         raise SpecError(clause, f"c must have a diagonal >= 0, got {float(diagonal[j])!r} at ({j}, {j})")
 
 
-def check_definite(xp: Any, clause: str, c: Array, start: Array) -> None:
-    """Refuse an indefinite ``c``: by the least Ritz value of some Lanczos steps, which no eigenvalue is above.
+def check_definite(xp: Any, clause: str, name: str, c: Array) -> None:
+    """Refuse an indefinite ``c``: by the least Ritz value of some Lanczos steps, which is above the least eigenvalue.
 
-    Never refuses a semi-definite matrix, and costs as many products with a vector as steps. A negative eigenvalue of
-    a few hundredths of the spread is found; one at the tolerance itself may pass.
+    In float32 or float64. Never refuses a semi-definite matrix, and costs as many products with a vector as steps. A
+    negative eigenvalue of a few hundredths of the spread is found; one at the tolerance itself may pass.
     """
+    if not c.shape[0]:
+        return
+    start = xp.cos(xp.cumsum(xp.ones_like(c[0]), 0) - 1)
     basis, found, beside = [start / xp.linalg.norm(start)], [], []
     for _ in range(min(c.shape[0], _STEPS)):
         image = c @ basis[-1]
@@ -78,12 +81,10 @@ def check_definite(xp: Any, clause: str, c: Array, start: Array) -> None:
             break
         beside.append(norm)
         basis.append(image / norm)
-    if not found:
-        return
     beside = beside[: len(found) - 1]
     least = float(np.linalg.eigvalsh(np.diag(found) + np.diag(beside, 1) + np.diag(beside, -1))[0])
     if least < -_INDEFINITE * float(xp.linalg.norm(c)):
-        raise SpecError(clause, f"c must be positive semi-definite, it has an eigenvalue of {least:.3g} or less")
+        raise SpecError(clause, f"{name} must be positive semi-definite, it has an eigenvalue of {least:.3g} or less")
 
 
 def refuse_negative(xp: Any, value: float, d: Array, c: Array) -> float:
