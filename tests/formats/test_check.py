@@ -221,6 +221,34 @@ def test_peft_is_not_promised_what_it_refuses(write_model: Write) -> None:
     PeftModel.from_pretrained(model, str(folder))
 
 
+def test_an_adapter_without_a_fingerprint_is_said_to_fit_any_base(adapter: Path) -> None:
+    def noted() -> set[str]:
+        return {v.consumer for v in check_directory(adapter)[1] if any("not bound to a base" in n for n in v.notes)}
+
+    assert not noted()
+    save_file(load_file(adapter / WEIGHTS), adapter / WEIGHTS)  # as PEFT writes it
+    assert noted() == {"peft", "transformers"}
+
+
+def test_vllm_follows_an_index_that_transformers_leaves_alone(write_model: Write) -> None:
+    model = tiny_model()
+    folder = write_model(model)
+
+    def verdict(file: str) -> tuple[bool, str]:
+        named = dict.fromkeys(load_file(folder / "model.safetensors"), file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": named}))
+        found = verdicts(folder)
+        assert found["transformers"][0]
+        return found["vllm"]
+
+    assert verdict("model.safetensors") == (True, "")
+    assert verdict("model-00001-of-00001.safetensors") == (
+        False,
+        "vLLM takes model-00001-of-00001.safetensors, which the index names, and transformers model.safetensors: "
+        "remove what does not belong here",
+    )
+
+
 DENSE = [
     f"model.layers.{at}.{name}_proj" for at in ("0.mlp", "1.mlp.shared_experts") for name in ("down", "gate", "up")
 ]

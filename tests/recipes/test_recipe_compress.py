@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import contents
+from tiny_models import contents, save_tiny
 
 from lowbit.compression.readme import readme
 from lowbit.formats.checkpoint import open_checkpoint
@@ -25,6 +25,7 @@ from lowbit.models.taps import collect_inputs
 from lowbit.recipes.compress import compress
 from lowbit.recipes.options import CompressOptions
 from lowbit.report.schema import load_schema, problems
+from lowbit.runs.errors import RecipeError
 from lowbit.runs.events import BlockDone, Event, Finished, ModuleDone, Note, Started, Step
 
 Make = Callable[..., CompressOptions]
@@ -412,6 +413,29 @@ def test_the_readme_promises_no_adapter_that_peft_leaves_out(options: Make, tmp_
     for name, module in model.named_modules():
         if name in stored and stored[name][0].ndim == 2:
             assert torch.equal(module.lora_B["default"].weight, stored[name][0]) is (name not in shared)
+
+
+def test_every_chat_template_travels_and_is_an_input(options: Make, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = save_tiny(tmp_path / "model", "llama")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(folder)
+    name = "additional_chat_templates/tool_use.jinja"
+    result = compress(options(model=str(folder)))
+    assert (result.out / name).read_bytes() == (folder / name).read_bytes()
+    assert AutoTokenizer.from_pretrained(result.out).chat_template == tokenizer.chat_template
+    assert name in result.record["inputs"]
+    assert f"  {name}\n" in (result.out / "SHA256SUMS").read_text()
+    (folder / name).write_text("{{ other }}")
+    with pytest.raises(RecipeError, match=rf"inputs\.{name}: other content"):
+        compress(options(model=str(folder)))
+    (tmp_path / "secret").write_text("s")
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(RecipeError, match="a link that leaves its directory"):
+        compress(options(model=str(folder), out=tmp_path / "linked"))
 
 
 @pytest.mark.parametrize(("quantizer", "aware"), [("gptq", None), ("gptq", False), ("rtn", None)])

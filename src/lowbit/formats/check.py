@@ -24,7 +24,18 @@ from .limits import building
 from .packed import PackedFormat, WeightScheme
 from .packed.packing import dense_words, padded_words
 from .patterns import matches
-from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, target_of
+from .peft import (
+    BASE_HASH_KEY,
+    CONFIG,
+    RULES,
+    UNBOUND,
+    WEIGHTS,
+    module_names,
+    read_config,
+    scaling,
+    stated_rank,
+    target_of,
+)
 from .safetensors_file import SafetensorsFile
 
 __all__ = ["CONSUMERS", "Verdict", "check_directory", "record", "report_lines"]
@@ -97,6 +108,7 @@ class _Adapter:
     scales: dict[str, float]  # module → what PEFT multiplies with
     stacks: frozenset[str]  # those of ranks that are parameters of experts
     unloaded: str | None  # what PEFT leaves out on the model that it lies in; None where that was not tried
+    unbound: bool  # whether it says nothing of the weights that it was made for
 
 
 def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
@@ -148,6 +160,7 @@ def _read_adapter(folder: Path) -> _Adapter:
         scales={module: scaling(config, module, rank) for module, rank in ranks.items()},
         stacks=frozenset(ranks) - frozenset(pairs),
         unloaded=_unloaded(folder),
+        unbound=BASE_HASH_KEY not in file.metadata,
     )
 
 
@@ -173,6 +186,8 @@ def _peft(adapter: _Adapter, verdict: Verdict) -> None:
         stated = stated_rank(adapter.config, module)
         if stated != rank:
             verdict.fail(f"module {module} has rank {rank}, but r and rank_pattern say {stated}")
+    if adapter.unbound:
+        verdict.notes.append(f"{UNBOUND}: it fits any base of these shapes")
     if adapter.unloaded:
         verdict.fail(adapter.unloaded)
     if adapter.unloaded is None:
@@ -294,6 +309,11 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
         else:
             for problem in problems:
                 verdict.fail(problem)
+            if name == "vllm" and (unread := checkpoint.unread()):
+                verdict.fail(
+                    f"vLLM takes {', '.join(unread)}, which the index names, and transformers model.safetensors: "
+                    "remove what does not belong here"
+                )
             if checkpoint.quantization:
                 _packed_rules(checkpoint, cls, verdict)
         verdicts.append(verdict)

@@ -261,8 +261,10 @@ def _write_rest(
     make_folder(side)
     with writing(side):
         checkpoint.save_side_files(side)
-        for path in side.iterdir():
-            written[path.name] = write_bytes(out / path.name, path.read_bytes(), scratch=work)
+        for path in filter(Path.is_file, sorted(side.rglob("*"))):
+            name = path.relative_to(side)
+            make_folder((out / name).parent)
+            written[name.as_posix()] = write_bytes(out / name, path.read_bytes(), scratch=work)
     written[_RECORD] = write_json(out / _RECORD, record, scratch=work)
     written["report.html"] = write_bytes(out / "report.html", render(record).encode(), scratch=work)
     written["README.md"] = write_bytes(out / "README.md", readme(record).encode(), scratch=work)
