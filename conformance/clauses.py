@@ -177,6 +177,7 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("U-5", "fitted scales make the output error stationary", "core", "forward-error", "fit_scales"),
     ("U-5a", "scales that do not train come back unchanged", "core", "exact", "fit_scales"),
     ("U-5b", "of all fits the nearest: equal planes share", "full", "forward-error", "fit_scales"),
+    ("U-5c", "what is no second moment fits no scales", "core", "exact", "fit_scales"),
     # -- M
     ("M-1", "clusters of words by frequency, the largest to the rarest", "core", "exact", "row_bits"),
     ("M-1a", "equally frequent words go by id", "core", "exact", "row_bits"),
@@ -233,8 +234,22 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("E-7", "the adapter is quantized factor by factor", "full", "tie-band", "quantize_adapter"),
     ("E-8", "what a patch with its best B leaves of the moment", "full", "forward-error", "residual_moment"),
     ("E-8a", "it is symmetric and as dead as the moment, no more", "full", "exact", "residual_moment"),
+    (
+        "E-8b",
+        "what is no second moment leaves nothing, and judges no patch",
+        "core",
+        "exact",
+        "residual_moment quantize_adapter stationarity",
+    ),
     # -- F
     ("F-1", "the divergence is half of tr(G D C Dᵀ)", "core", "forward-error", "divergence"),
+    (
+        "F-1a",
+        "what is no second moment has no divergence",
+        "core",
+        "exact",
+        "divergence divergence_spectrum divergence_patch",
+    ),
     ("F-2", "its spectrum under damping, descending, as long as the smaller side", "core", "forward-error", _SPECTRUM),
     ("F-3", "the patch reaches the least divergence of its rank", "core", "certificate", "divergence_patch"),
     ("F-3a", "its bound is below the optimum, its objective honest", "full", "certificate", "divergence_patch"),
@@ -245,6 +260,7 @@ _TABLE: tuple[tuple[str, str, Level, Tier, str], ...] = (  # operations as words
     ("K-1", "shares of a squared spectrum", "core", "forward-error", "explained_error"),
     ("K-1a", "damage relative to the output; x/0 and 0/0", "core", "forward-error", "residual_damage"),
     ("K-2", "overlap of leading output subspaces", "full", "forward-error", "subspace_overlap"),
+    ("K-2a", "what is no second moment has no directions", "core", "exact", "subspace_overlap nest_patch"),
     ("K-3", "importance from output gradients", "full", "forward-error", "gradient_importance"),
     ("K-3a", "importance from measured losses", "full", "forward-error", "loss_importance"),
     ("K-4", "price of a rank in parameters and in bytes", "core", "exact", "rank_cost"),

@@ -38,10 +38,10 @@ __all__ = ["divergence", "divergence_patch", "divergence_spectrum", "draw_labels
 def root(g: npt.ArrayLike, m: int, damping: float, clause: str) -> tuple[F64, F64]:
     """R (p, m) with RᵀR = G_λ on the outputs that count, and its pseudo-inverse (m, p).  (F.2), (F.3)
 
-    Eigenvalues of G below 0 are rounding and count as 0. Without damping all up to γ_max · min(1, m 2⁻²³) do, and their
-    directions drop out: a mean summed in float32 cannot tell them from 0.
+    Eigenvalues of G a little below 0 are rounding and count as 0. Without damping all up to γ_max · min(1, m 2⁻²³) do,
+    and their directions drop out: a mean summed in float32 cannot tell them from 0.
     """
-    G = checks.second_moment(g, m, "g", clause)
+    G = checks.definite(checks.second_moment(g, m, "g", clause), "g", clause)
     damping = checks.number(damping, "damping", clause, low=0.0)
     γ, V = np.linalg.eigh(G)
     if damping == 0:
@@ -62,8 +62,8 @@ def divergence(d: npt.ArrayLike, c: npt.ArrayLike, g: npt.ArrayLike, /) -> float
     82.0
     """
     D = checks.finite(d, "d", "F-1", ndim=2)
-    C = checks.second_moment(c, D.shape[1], "c", "F-1")
-    G = checks.second_moment(g, D.shape[0], "g", "F-1")
+    C = checks.definite(checks.second_moment(c, D.shape[1], "c", "F-1"), "c", "F-1")
+    G = checks.definite(checks.second_moment(g, D.shape[0], "g", "F-1"), "g", "F-1")
     return float(((G @ D @ C) * D).sum() / 2)
 
 
@@ -79,7 +79,7 @@ def divergence_spectrum(d: npt.ArrayLike, c: npt.ArrayLike, g: npt.ArrayLike, /,
     [2.0, 1.0]
     """
     D = checks.finite(d, "d", "F-2", ndim=2)
-    C = checks.second_moment(c, D.shape[1], "c", "F-2")
+    C = checks.definite(checks.second_moment(c, D.shape[1], "c", "F-2"), "c", "F-2")
     R, _ = root(g, D.shape[0], damping, "F-2")
     values = np.zeros(min(D.shape))
     found = error_spectrum(R @ D, C) / np.sqrt(2)  # (F.3)
@@ -112,7 +112,7 @@ def divergence_patch(
     [[1.0, 0.0], [0.0, 0.0]]
     """
     D = checks.finite(d, "d", "F-3", ndim=2)
-    C = checks.second_moment(c, D.shape[1], "c", "F-3")
+    C = checks.definite(checks.second_moment(c, D.shape[1], "c", "F-3"), "c", "F-3")
     r = checks.rank(rank, D.shape, "F-3")
     R, inverse = root(g, D.shape[0], damping, "F-3")
     padded = np.zeros_like(D)  # as many rows as D, so that every rank of D is one of R D

@@ -231,7 +231,7 @@ def stationarity(d: npt.ArrayLike, c: npt.ArrayLike, b: npt.ArrayLike, a: npt.Ar
     >>> stationarity([[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0], [1.0]], [[0.0, 2.0]])
     Stationarity(left=0.0, right=0.0)
     """
-    D, C = problem(d, c, "E-6")
+    D, C = solvable(d, c, "E-6")
     B, A = checks.finite(b, "b", "E-6", ndim=2), checks.finite(a, "a", "E-6", ndim=2)
     if B.shape[1] != A.shape[0] or (B.shape[0], A.shape[1]) != D.shape:
         raise SpecError("E-6", f"b {B.shape} times a {A.shape} is not a patch for d {D.shape}")
@@ -275,7 +275,7 @@ def quantize_adapter(
     B = checks.finite(b, "b", "E-7", ndim=2)
     if B.shape[1] != A.shape[0]:
         raise SpecError("E-7", f"b {B.shape} times a {A.shape} is not a patch")
-    C = checks.second_moment(c, A.shape[1], "c", "E-7")
+    C = checks.definite(checks.second_moment(c, A.shape[1], "c", "E-7"), "c", "E-7")
     if group_size is not None:
         group_size = checks.whole(group_size, "group_size", "E-7", low=1)
 
@@ -310,7 +310,7 @@ def residual_moment(c: npt.ArrayLike, a: npt.ArrayLike, /) -> F64:
     [[0.99, -0.99], [-0.99, 0.99]]
     """
     A = checks.finite(a, "a", "E-8", ndim=2)
-    C = checks.second_moment(c, A.shape[1], "c", "E-8")
+    C = checks.definite(checks.second_moment(c, A.shape[1], "c", "E-8"), "c", "E-8")
     energy, bulk = ((A @ C) * A).sum(axis=1), ((np.abs(A) @ np.abs(C)) * np.abs(A)).sum(axis=1)
     seen = energy > 2.0**-40 * bulk
     N = A[seen] / np.sqrt(energy[seen])[:, None]

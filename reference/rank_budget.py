@@ -227,7 +227,7 @@ def subspace_overlap(w: npt.ArrayLike, w_hat: npt.ArrayLike, c: npt.ArrayLike, /
     W, V = checks.finite(w, "w", "K-2", ndim=2), checks.finite(w_hat, "w_hat", "K-2", ndim=2)
     if V.shape != W.shape:
         raise SpecError("K-2", f"w_hat must have shape {W.shape}, got {V.shape}")
-    C = checks.second_moment(c, W.shape[1], "c", "K-2")
+    C = checks.definite(checks.second_moment(c, W.shape[1], "c", "K-2"), "c", "K-2")
     r = checks.rank(rank, W.shape, "K-2")
     L, Q = np.linalg.eigh(C)
     root = Q * np.sqrt(np.maximum(L, 0))
@@ -600,7 +600,7 @@ def nest_patch(b: npt.ArrayLike, a: npt.ArrayLike, c: npt.ArrayLike, /, *, split
     """
     checks.choice(split, ("balanced", "left"), "split", "K-11")
     B, A = checks.finite(b, "b", "K-11", ndim=2), checks.finite(a, "a", "K-11", ndim=2)
-    C = checks.second_moment(c, A.shape[1], "c", "K-11")
+    C = checks.definite(checks.second_moment(c, A.shape[1], "c", "K-11"), "c", "K-11")
     if B.shape[1] != A.shape[0]:
         raise SpecError("K-11", f"b {B.shape} times a {A.shape} is not a patch")
     if B.shape[1] > min(B.shape[0], A.shape[1]):

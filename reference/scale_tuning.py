@@ -229,7 +229,8 @@ def fit_scales(
     [[[2.0]], [[9.0]]]
     """
     W, α = checks.finite(w, "w", "U-5", ndim=2), checks.finite(scale, "scale", "U-5", ndim=3)
-    C, on = checks.second_moment(c, W.shape[1], "c", "U-5"), np.asarray(trainable)
+    C = checks.definite(checks.second_moment(c, W.shape[1], "c", "U-5"), "c", "U-5")
+    on = np.asarray(trainable)
     m, groups, bits = α.shape
     B = planes(codes, bits, "U-5")
     if B.shape[1:] != W.shape:

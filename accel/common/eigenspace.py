@@ -60,30 +60,32 @@ def check_moment(clause: str, c: Array) -> None:
         raise SpecError(clause, f"c must have a diagonal >= 0, got {float(diagonal[j])!r} at ({j}, {j})")
 
 
-def check_definite(xp: Any, clause: str, c: Array, start: Array) -> None:
-    """Refuse an indefinite ``c``: by the least Ritz value of some Lanczos steps, which no eigenvalue is above.
+def check_definite(xp: Any, clause: str, name: str, c: Array) -> None:
+    """Refuse an indefinite ``c``: by the least Ritz value of some Lanczos steps, which is above the least eigenvalue.
 
-    Never refuses a semi-definite matrix, and costs as many products with a vector as steps. A negative eigenvalue of
-    a few hundredths of the spread is found; one at the tolerance itself may pass.
+    In float32 or float64. Never refuses a semi-definite matrix, and costs as many products with a vector as steps. A
+    negative eigenvalue of a few hundredths of the spread is found; one at the tolerance itself may pass.
     """
-    basis, found, beside = [start / xp.linalg.norm(start)], [], []
-    for _ in range(min(c.shape[0], _STEPS)):
-        image = c @ basis[-1]
-        found.append(float(image @ basis[-1]))
+    if not c.shape[0]:
+        return
+    start = xp.cos(xp.cumsum(xp.ones_like(c[0]), 0) - 1)
+    basis = xp.zeros_like(c[:_STEPS])
+    basis[0] = start / xp.linalg.norm(start)
+    found: list[float] = []
+    beside: list[float] = []
+    for i in range(len(basis)):
+        image = c @ basis[i]
+        found.append(float(image @ basis[i]))
         for _ in range(2):
-            for v in basis:
-                image = image - (image @ v) * v
+            image = image - (basis[: i + 1] @ image) @ basis[: i + 1]
         norm = float(xp.linalg.norm(image))
-        if norm <= _SYMMETRY * abs(found[0]) or len(found) == _STEPS:
+        if i + 1 == len(basis) or norm <= _SYMMETRY * abs(found[0]):
             break
         beside.append(norm)
-        basis.append(image / norm)
-    if not found:
-        return
-    beside = beside[: len(found) - 1]
+        basis[i + 1] = image / norm
     least = float(np.linalg.eigvalsh(np.diag(found) + np.diag(beside, 1) + np.diag(beside, -1))[0])
     if least < -_INDEFINITE * float(xp.linalg.norm(c)):
-        raise SpecError(clause, f"c must be positive semi-definite, it has an eigenvalue of {least:.3g} or less")
+        raise SpecError(clause, f"{name} must be positive semi-definite, it has an eigenvalue of {least:.3g} or less")
 
 
 def refuse_negative(xp: Any, value: float, d: Array, c: Array) -> float:

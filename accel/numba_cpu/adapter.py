@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 
+from lowbit.accel.common.eigenspace import check_definite
 from lowbit.accel.common.refusals import check_damping, check_either, check_matrix
 from lowbit.accel.common.uniform import check_bits
 from lowbit.reference.errors import SpecError
@@ -68,6 +69,7 @@ def quantize_adapter(
     for name, factor in (("b", left), ("a", right)):
         refuse_bad("E-7", name, fixed(factor, working_dtype(factor)))
     moment = _full(symmetric_moment("E-7", "c", c, right.shape[1]))
+    check_definite(np, "E-7", "c", moment)
     exact = right.astype(np.float64)
     seen = exact @ moment @ exact.T
     seen = (seen + seen.T) / 2

@@ -15,6 +15,7 @@ import scipy.linalg
 
 from lowbit.accel.common import divergence as common
 from lowbit.accel.common.divergence import Root
+from lowbit.accel.common.eigenspace import check_definite
 from lowbit.accel.common.low_rank import check_patch
 from lowbit.accel.common.refusals import check_damping, check_whole
 from lowbit.reference.errors import SpecError
@@ -33,7 +34,9 @@ Array = npt.NDArray[np.floating]
 
 def _moment(clause: str, name: str, x: Array, size: int) -> Array:
     upper = symmetric_moment(clause, name, x, size)
-    return np.triu(upper) + np.triu(upper, 1).T
+    moment = np.triu(upper) + np.triu(upper, 1).T
+    check_definite(np, clause, name, moment)
+    return moment
 
 
 def _problem(clause: str, d: Array, c: Array, g: Array) -> tuple[Array, Array, Array, Any]:

@@ -60,8 +60,7 @@ def _problem(clause: str, d: Array, c: Array) -> None:
 def _optimum(clause: str, d: Array, c: Array) -> None:
     """:func:`_problem` of what tells an optimum, which a moment that is not positive semi-definite has not."""
     _problem(clause, d, c)
-    dtype = _float(c)
-    common.check_definite(np, clause, c.astype(dtype, copy=False), np.cos(np.arange(len(c), dtype=dtype)))
+    common.check_definite(np, clause, "c", c.astype(_float(c), copy=False))
 
 
 def _float(*arrays: Array) -> np.dtype[Any]:
@@ -206,7 +205,7 @@ def stationarity(d: Array, c: Array, b: Array, a: Array, /) -> Stationarity:
     """Relative residuals of the first-order conditions, in float64; 0 where a denominator vanishes.  [E-6]"""
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
-    _problem("E-6", d, c)
+    _optimum("E-6", d, c)
     for name, x in (("b", b), ("a", a)):
         refuse_bad("E-6", name, fixed(x, working_dtype(x)))
     return common.stationarity(np, *(x.astype(np.float64) for x in (d, c, b, a)))
@@ -220,6 +219,7 @@ def residual_moment(c: Array, a: Array, /) -> Array:
     moment = weights("E-8", "c", c)
     upper = symmetric_moment("E-8", "c", moment, given.shape[1])
     h: F64 = np.triu(upper) + np.triu(upper, 1).T
+    common.check_definite(np, "E-8", "c", h)
     rows = given.astype(np.float64, order="C")
     image = rows @ h
     energy = np.einsum("ij,ij->i", image, rows)

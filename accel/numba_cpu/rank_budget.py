@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lowbit.accel.common.eigenspace import check_moment
+from lowbit.accel.common.eigenspace import check_definite, check_moment
 from lowbit.accel.common.low_rank import check_budget, check_patch
 from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_square, check_whole
 from lowbit.reference.errors import SpecError
@@ -291,6 +291,7 @@ def subspace_overlap(w: Array, w_hat: Array, c: Array, /, *, rank: int) -> Array
         refuse_bad("K-2", name, x)
         wide.append(x)
     check_moment("K-2", wide[2])
+    check_definite(np, "K-2", "c", wide[2])
     left, right = (_eigen(x, wide[2], rank)[1] for x in wide[:2])
     overlap = np.cumsum(np.cumsum((left.T @ right) ** 2, axis=0), axis=1)
     shares = np.minimum(np.diagonal(overlap) / np.arange(1, rank + 1), 1.0)
@@ -565,6 +566,7 @@ def nest_patch(b: Array, a: Array, c: Array, /, *, split: Split = "balanced") ->
         wide.append(x)
     left, right, moment = wide
     check_moment("K-11", moment)
+    check_definite(np, "K-11", "c", moment)
     q, r = np.linalg.qr(left)
     core = r @ (right @ moment @ right.T) @ r.T
     values, y = np.linalg.eigh((core + core.T) / 2)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.accel.common.binary_coding import binary_groups, check_planes
+from lowbit.accel.common.eigenspace import check_definite
 from lowbit.accel.common.refusals import check_matrix
 from lowbit.accel.common.scale_tuning import check_norm, check_train, check_tuning
 from lowbit.reference.errors import SpecError
@@ -257,6 +258,7 @@ def fit_scales(w: Array, c: Array, codes: Array, scale: Array, trainable: Array,
     refuse_bad("U-5", "scale", α)
     upper = symmetric_moment("U-5", "c", c, k)
     moment = np.triu(upper) + np.triu(upper, 1).T
+    check_definite(np, "U-5", "c", moment)
     refuse_codes("U-5", q, 0, 2**bits - 1)
     out = np.array(α)
     used = np.flatnonzero(on.any(axis=(0, 1)))

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from lowbit.accel.common.eigenspace import check_definite
 from lowbit.accel.common.refusals import check_damping, check_matrix
 from lowbit.reference.errors import SpecError
 from lowbit.reference.types import AdapterMethod, QuantizedAdapter, QuantizedWeight, ScaleDtype, Scheme
@@ -52,6 +53,7 @@ def quantize_adapter(
     refuse_nan("E-7", "b", b)
     refuse_nan("E-7", "a", a)
     moment = check_moment("E-7", "c", c, a.shape[1], like=b)
+    check_definite(torch, "E-7", "c", moment)
     wide = a.to(torch.float64)
     inner = wide @ moment @ wide.mT
     inner = (inner + inner.mT) / 2

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowbit.accel.common import divergence as common
 from lowbit.accel.common.divergence import Root
+from lowbit.accel.common.eigenspace import check_definite
 from lowbit.accel.common.low_rank import check_patch
 from lowbit.accel.common.refusals import check_damping, check_matrix, check_whole
 from lowbit.reference.errors import SpecError
@@ -33,7 +34,10 @@ def _problem(clause: str, d: Tensor, c: Tensor, g: Tensor) -> tuple[Tensor, Tens
     check_matrix(clause, "d", error.shape, (None, None))
     refuse_nan(clause, "d", error)
     m, k = error.shape
-    return error.to(torch.float64), check_moment(clause, "c", c, k), check_moment(clause, "g", g, m)
+    inputs, outputs = check_moment(clause, "c", c, k), check_moment(clause, "g", g, m)
+    check_definite(torch, clause, "c", inputs)
+    check_definite(torch, clause, "g", outputs)
+    return error.to(torch.float64), inputs, outputs
 
 
 def _root(g: Tensor, damping: float) -> Root:

@@ -59,8 +59,7 @@ def _problem(clause: str, d: Tensor, c: Tensor) -> None:
 def _optimum(clause: str, d: Tensor, c: Tensor) -> None:
     """:func:`_problem` of what tells an optimum, which a moment that is not positive semi-definite has not."""
     _problem(clause, d, c)
-    dtype = _float(c)
-    common.check_definite(torch, clause, c.to(dtype), torch.arange(len(c), dtype=dtype, device=c.device).cos())
+    common.check_definite(torch, clause, "c", c.to(_float(c)))
 
 
 def _float(*arrays: Tensor) -> torch.dtype:
@@ -197,7 +196,7 @@ def stationarity(d: Tensor, c: Tensor, b: Tensor, a: Tensor, /) -> Stationarity:
     """Relative residuals of the first-order conditions, in float64; 0 where a denominator vanishes.  [E-6]"""
     check_matrix("E-6", "b", b.shape, (d.shape[0] if d.ndim else None, None))
     check_matrix("E-6", "a", a.shape, (b.shape[1], d.shape[1] if d.ndim == 2 else None))
-    _problem("E-6", d, c)
+    _optimum("E-6", d, c)
     for name, x in (("b", b), ("a", a)):
         refuse_nan("E-6", name, x)
     return common.stationarity(torch, *(x.to(torch.float64) for x in (d, c, b, a)))
@@ -212,6 +211,7 @@ def residual_moment(c: Tensor, a: Tensor, /) -> Tensor:
         raise SpecError("E-8", f"a must hold real floating-point numbers, got {a.dtype}")
     refuse_nan("E-8", "a", a)
     h = check_moment("E-8", "c", c, a.shape[1])
+    common.check_definite(torch, "E-8", "c", h)
     rows = a.to(torch.float64)
     image = rows @ h
     energy = (image * rows).sum(1)

@@ -14,7 +14,7 @@ import struct
 import torch
 from torch import Tensor
 
-from lowbit.accel.common.eigenspace import check_moment
+from lowbit.accel.common.eigenspace import check_definite, check_moment
 from lowbit.accel.common.low_rank import check_budget, check_patch
 from lowbit.accel.common.refusals import check_choice, check_matrix, check_number, check_square, check_whole
 from lowbit.reference.errors import SpecError, Unsupported
@@ -243,6 +243,7 @@ def subspace_overlap(w: Tensor, w_hat: Tensor, c: Tensor, /, *, rank: int) -> Te
     for name, x in (("w", w), ("w_hat", w_hat), ("c", c)):
         refuse_nan("K-2", name, x)
     check_moment("K-2", c)
+    check_definite(torch, "K-2", "c", c.to(torch.float64))
     left, right = (_eigen(x, c, rank)[1] for x in (w, w_hat))
     overlap = (left.T @ right).square().cumsum(0).cumsum(1).diagonal()
     count = torch.arange(1, rank + 1, dtype=torch.float64, device=w.device)
@@ -529,10 +530,12 @@ def nest_patch(b: Tensor, a: Tensor, c: Tensor, /, *, split: Split = "balanced")
     for name, x in (("b", b), ("a", a), ("c", c)):
         refuse_nan("K-11", name, x)
     check_moment("K-11", c)
+    moment = c.to(torch.float64)
+    check_definite(torch, "K-11", "c", moment)
     dtype = working_dtype(b, a)
     right = a.to(torch.float64)
     q, r = torch.linalg.qr(b.to(torch.float64))
-    core = r @ (right @ c.to(torch.float64) @ right.T) @ r.T
+    core = r @ (right @ moment @ right.T) @ r.T
     values, y = torch.linalg.eigh((core + core.T) / 2)
     values, y = values.flip(0), y.flip(1)
     columns, rows = q @ y, (y.T @ r) @ right

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lowbit.accel.common.binary_coding import binary_groups, check_planes
+from lowbit.accel.common.eigenspace import check_definite
 from lowbit.accel.common.refusals import check_matrix
 from lowbit.accel.common.scale_tuning import check_norm, check_train, check_tuning
 from lowbit.reference.errors import SpecError
@@ -184,6 +185,7 @@ def fit_scales(w: Tensor, c: Tensor, codes: Tensor, scale: Tensor, trainable: Te
     refuse_nan("U-5", "scale", scale)
     moment = check_moment("U-5", "c", c, k, like=w)
     moment = (moment + moment.mT) / 2
+    check_definite(torch, "U-5", "c", moment)
     fitted = scale.to(working_dtype(w, scale), copy=True)
     used = on.any(0).any(0).nonzero()[:, 0]
     count = int(used.numel()) * groups

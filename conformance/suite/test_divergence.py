@@ -12,7 +12,7 @@ from lowbit.conformance import compare, laws, strategies
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
-from lowbit.conformance.suite.test_eigenspace import gap
+from lowbit.conformance.suite.test_eigenspace import check_moments, gap
 from lowbit.conformance.suite.test_low_rank import check_shapes
 
 U64 = compare.unit_roundoff("float64")
@@ -101,6 +101,16 @@ def allowance(kit: Kit, problem: OutputProblem, seen: Weighted, rank: int, resul
     """Rounding of the weighted problem, of the root, and of the way back through its inverse."""
     u = kit.u(*problem[:3], result=result)
     return (1 + seen.kappa) * gap(seen.d, problem.c, rank, u)
+
+
+@clause("F-1a", tier="exact", dtype=strategies.WIDE_FLOATS, k=st.integers(3, 12))
+def test_what_is_no_second_moment_has_no_divergence(kit: Kit, dtype: str, k: int) -> None:
+    """Of the inputs or of the outputs: a certificate for either would be false."""
+    d = np.eye(k, dtype=dtype)
+    low: dict[str, dict[str, Any]] = {"divergence": {}, "divergence_spectrum": {}, "divergence_patch": {"rank": 1}}
+    for op, options in low.items():
+        check_moments(kit, op, lambda c: [d, c, d], k, dtype, "F", **options)
+        check_moments(kit, op, lambda g: [d, d, g], k, dtype, "F", **options)
 
 
 @clause("F-2", tier="forward-error", problem=PROBLEMS)

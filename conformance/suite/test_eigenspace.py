@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,33 +96,66 @@ def test_objective_keeps_its_precision(kit: Kit, seed: int, dtype: str) -> None:
     kit.check(compare.forward(kit.call("objective", d, c), expected, allowed, "objective"))
 
 
+def no_moments(k: int, dtype: str) -> dict[str, Array]:
+    """Not symmetric, a negative diagonal, a negative eigenvalue behind a positive diagonal; k ≥ 3."""
+    ones, eye = np.ones((k, k), dtype), np.eye(k, dtype=dtype)
+    return {
+        "symmetric": eye + np.triu(ones, 1),
+        "diagonal": ones - 2 * np.diag(eye[-1]),
+        "semi-definite": 3 * ones - 2 * eye,
+    }
+
+
+def check_moments(
+    kit: Kit,
+    op: str,
+    arrays: Callable[[Array], Sequence[Array]],
+    k: int,
+    dtype: str,
+    chapter: str = "E",
+    **options: Any,
+) -> None:
+    """An operation refuses what is no second moment (k, k) among its ``arrays``; rounding may leave it indefinite."""
+    if not kit.has(op):
+        return
+    for c in no_moments(k, dtype).values():
+        with kit.part(op):
+            kit.refused(op, *arrays(c), clauses=(chapter,), **options)
+    rounded = np.ones((k, k), dtype) - np.ldexp(np.eye(k), -12).astype(dtype)  # of one token, its least eigenvalue
+    with kit.part(op):
+        kit.raw(op, *arrays(rounded), **options)
+
+
 @clause("E-1a", tier="exact", dtype=strategies.WIDE_FLOATS, k=st.integers(3, 12))
 def test_what_is_no_second_moment_is_refused(kit: Kit, dtype: str, k: int) -> None:
-    """Not symmetric, a negative diagonal, a negative eigenvalue behind a positive diagonal; rounding may leave one."""
+    """The objective alone knows an indefinite moment by what it makes of the error; the others have no optimum."""
     ones, eye = np.ones((k, k), dtype), np.eye(k, dtype=dtype)
     d = np.concatenate([eye, eye - ones / k])[: k + 2]
+    falling = d[k:] - d[k:].mean(axis=1, keepdims=True)
     low: dict[str, dict[str, Any]] = {
-        "objective": {},
         "optimum": {"rank": 1},
         "error_spectrum": {},
         "eora": {"rank": 1},
         "eora_certified": {"rank": 1},
     }
-    wrong = {
-        "symmetric": eye + np.triu(ones, 1),
-        "diagonal": ones - 2 * np.diag(eye[-1]),
-        "semi-definite": 3 * ones - 2 * eye,
-    }
+    wrong = no_moments(k, dtype)["semi-definite"]
+
+    def judged(c: Array) -> list[Array]:
+        return [falling if np.array_equal(c, wrong) else d, c]
+
+    check_moments(kit, "objective", judged, k, dtype)
     for op, options in low.items():
-        if not kit.has(op):
-            continue
-        for word, c in wrong.items():
-            error = d[k:] - d[k:].mean(axis=1, keepdims=True) if op == "objective" and word == "semi-definite" else d
-            with kit.part(op):
-                kit.refused(op, error, c, clauses=("E",), **options)
-        rounded = ones - np.ldexp(eye, -12).astype(dtype)  # the least eigenvalue of one token's moment, rounded
-        with kit.part(op):
-            kit.raw(op, d, rounded, **options)
+        check_moments(kit, op, lambda c: [d, c], k, dtype, **options)
+
+
+@clause("E-8b", tier="exact", dtype=strategies.WIDE_FLOATS, k=st.integers(3, 12))
+def test_what_is_no_second_moment_judges_no_patch(kit: Kit, dtype: str, k: int) -> None:
+    """Neither what a patch leaves, nor how it is rounded, nor whether it is the best."""
+    d, b, a = (np.eye(*shape, dtype=dtype) for shape in ((4, k), (4, 2), (2, k)))
+    check_moments(kit, "residual_moment", lambda c: [c, a], k, dtype)
+    for method in ("rtn", "gptq"):
+        check_moments(kit, "quantize_adapter", lambda c: [b, a, c], k, dtype, method=method, bits=4)
+    check_moments(kit, "stationarity", lambda c: [d, c, b, a], k, dtype)
 
 
 @clause("E-2", tier="certificate", problem=strategies.patch_problems(), split=SPLITS)

@@ -14,7 +14,7 @@ from lowbit.conformance import compare, laws, strategies
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array, PatchProblem
-from lowbit.conformance.suite.test_eigenspace import gap, size_of
+from lowbit.conformance.suite.test_eigenspace import check_moments, gap, size_of
 from lowbit.conformance.suite.test_low_rank import check_shapes
 
 
@@ -206,6 +206,14 @@ def test_subspace_overlap(kit: Kit, problem: PatchProblem, noise: float, seed: i
         if np.isfinite(allowed):
             expected = float(np.sum((left[:, :r].T @ right[:, :r]) ** 2)) / r
             kit.check(compare.forward(found[r - 1], expected, allowed, f"overlap of rank {r}"))
+
+
+@clause("K-2a", tier="exact", dtype=strategies.WIDE_FLOATS, k=st.integers(3, 12))
+def test_what_is_no_second_moment_has_no_directions(kit: Kit, dtype: str, k: int) -> None:
+    """Neither leading ones, nor an order among those of a patch."""
+    w, b, a = (np.eye(*shape, dtype=dtype) for shape in ((4, k), (4, 2), (2, k)))
+    check_moments(kit, "subspace_overlap", lambda c: [w, w, c], k, dtype, "K", rank=1)
+    check_moments(kit, "nest_patch", lambda c: [b, a, c], k, dtype, "K")
 
 
 @clause("K-3", tier="forward-error", gradient=strategies.matrices())

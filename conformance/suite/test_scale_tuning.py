@@ -12,6 +12,7 @@ from lowbit.conformance import compare, laws, strategies
 from lowbit.conformance.clauses import clause
 from lowbit.conformance.kit import Kit
 from lowbit.conformance.strategies import Array
+from lowbit.conformance.suite.test_eigenspace import check_moments
 
 
 class CodedLayer(NamedTuple):
@@ -276,3 +277,11 @@ def test_the_nearest_fit(kit: Kit, dtype: str, bits: int, groups: int) -> None:
     count = groups * width + scale[0].size
     allowed = compare.gamma(8 * count, kit.u(w, result=fitted)) * (np.abs(target)[..., None] + bits**2)
     kit.check(compare.forward(fitted, expected, allowed * np.ones(scale.shape), "fitted scales"))
+
+
+@clause("U-5c", tier="exact", dtype=strategies.WIDE_FLOATS, k=st.integers(3, 12))
+def test_what_is_no_second_moment_fits_no_scales(kit: Kit, dtype: str, k: int) -> None:
+    """Where an error has a negative price, no scales have the least."""
+    w, codes = np.ones((2, k), dtype), np.ones((2, k), np.int32)
+    scale, trainable = np.ones((2, 1, 1), dtype), np.ones((2, 1, 1), np.bool_)
+    check_moments(kit, "fit_scales", lambda c: [w, c, codes, scale, trainable], k, dtype, "U")

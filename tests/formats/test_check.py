@@ -204,22 +204,90 @@ def test_the_way_to_load_packed_codes_is_the_one_that_works(kind: str, write_mod
     assert needs == (kind != "bloom")
 
 
-def test_peft_is_not_promised_what_it_refuses(tmp_path: Path) -> None:
+def test_peft_is_not_promised_what_it_refuses(write_model: Write) -> None:
     from peft import PeftModel
     from transformers import AutoConfig
 
     config = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=1, vocab_size=96)
     model = tiny_model(config=config)
-    config.save_pretrained(tmp_path)
-    folder = tmp_path / "adapter"
+    folder = write_model(model) / "adapter"
     write_adapter(folder, factors(model), base_model="base", base_hash="00")
-    assert "PEFT refuses an adapter of backbone.layers.0.mixer.out_proj" in verdicts(folder)["peft"][1]
+    assert "PEFT refuses the adapter: [PEFT:PeftType.LORA] Module 'out_proj'" in verdicts(folder)["peft"][1]
     with pytest.raises(ValueError, match="incompatible with Mamba-based models"):
         PeftModel.from_pretrained(model, str(folder))
     model = tiny_model(config=config)
     write_adapter(folder, factors(model, suffix=("in_proj", "x_proj")), base_model="base", base_hash="00")
     assert verdicts(folder)["peft"][0]
     PeftModel.from_pretrained(model, str(folder))
+
+
+def test_an_adapter_without_a_fingerprint_is_said_to_fit_any_base(adapter: Path) -> None:
+    def noted() -> set[str]:
+        return {v.consumer for v in check_directory(adapter)[1] if any("not bound to a base" in n for n in v.notes)}
+
+    assert not noted()
+    save_file(load_file(adapter / WEIGHTS), adapter / WEIGHTS)  # as PEFT writes it
+    assert noted() == {"peft", "transformers"}
+
+
+def test_vllm_follows_an_index_that_transformers_leaves_alone(write_model: Write) -> None:
+    model = tiny_model()
+    folder = write_model(model)
+
+    def verdict(file: str) -> tuple[bool, str]:
+        named = dict.fromkeys(load_file(folder / "model.safetensors"), file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": named}))
+        found = verdicts(folder)
+        assert found["transformers"][0]
+        return found["vllm"]
+
+    assert verdict("model.safetensors") == (True, "")
+    assert verdict("model-00001-of-00001.safetensors") == (
+        False,
+        "vLLM takes model-00001-of-00001.safetensors, which the index names, and transformers model.safetensors: "
+        "remove what does not belong here",
+    )
+
+
+DENSE = [
+    f"model.layers.{at}.{name}_proj" for at in ("0.mlp", "1.mlp.shared_experts") for name in ("down", "gate", "up")
+]
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning", "ignore:The following:RuntimeWarning")
+@pytest.mark.parametrize("by_parameter", [(), DENSE])
+def test_factors_that_peft_takes_for_those_of_experts(by_parameter: list[str], write_model: Write) -> None:
+    """Of these types PEFT turns the target gate_proj into the stack of experts, wherever a gate_proj is."""
+    from peft import PeftModel
+    from transformers import AutoConfig
+
+    sizes = dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 16)
+    config = AutoConfig.for_model(
+        "deepseek_v3", vocab_size=96, hidden_size=32, intermediate_size=64, moe_intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, n_routed_experts=4, num_experts_per_tok=2,
+        n_group=1, topk_group=1, first_k_dense_replace=1, **sizes,
+    )  # fmt: skip
+    model = tiny_model(config=config)
+    folder = write_model(model) / "adapter"
+    patches = factors(model, ranks=(4,))
+    assert set(DENSE) < set(patches)
+    write_adapter(folder, patches, base_model="base", base_hash="00", by_parameter=by_parameter)
+    loaded: Any = PeftModel.from_pretrained(model, str(folder)).base_model.model
+    left = [name for name in patches if not hasattr(loaded.get_submodule(name), "lora_A")]
+    assert sorted(left) == ([] if by_parameter else DENSE)
+    assert not left or f"PEFT leaves out the factors of {', '.join(DENSE)}" in verdicts(folder)["peft"][1]
+    assert verdicts(folder)["peft"][0] == verdicts(folder)["transformers"][0] == (not left)
+
+
+def test_what_peft_would_do_with_the_base_is_said_to_be_untried(adapter: Path, write_model: Write) -> None:
+    def noted(folder: Path) -> bool:
+        return any("not tried whether PEFT" in note for note in check_directory(folder, ["peft"])[1][0].notes)
+
+    assert noted(adapter)
+    inside = adapter.rename(write_model(tiny_model()) / "adapter")
+    assert not noted(inside)
+    change(inside, target_modules="(.*_proj)+")
+    assert noted(inside)
 
 
 def test_places_that_are_neither(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ READERS: dict[str, Reader] = {
     "json": Reader(text("a.json"), "a.json", mutate_json, documents("a.json"), RECIPE),
     "csv": Reader(text("a.csv"), "a.csv", mutate_bytes, documents("a.csv"), RECIPE),
     "parquet": Reader(text("a.parquet"), "a.parquet", mutate_bytes, documents("a.parquet"), RECIPE),
-    "arrow": Reader(text("a.arrow"), "a.arrow", mutate_bytes, documents("a.arrow"), RECIPE, valid=False),
+    "arrow": Reader(text("a.arrow"), "a.arrow", mutate_bytes, documents("a.arrow"), RECIPE),
     "vectors": Reader(vector, "v.json", mutate_json, read_vector, (vectors.VectorError, SpecError)),
     "backend": Reader(backend_name, "name", mutate_bytes, load_backend, (lowbit.BackendError,), valid=False),
 }

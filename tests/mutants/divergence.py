@@ -89,3 +89,35 @@ def draw_labels(logits: Any, /, *, seed: int, first: int = 0) -> Any:
     p = np.exp(logits - np.max(logits, axis=1, keepdims=True))
     u = np.random.default_rng(seed).random(len(p))
     return (np.cumsum(p, 1) < (u * p.sum(1))[:, None]).sum(1)
+
+
+edit(
+    "F-1a",
+    "inputs may be indefinite",
+    "divergence",
+    "divergence",
+    (
+        'checks.definite(checks.second_moment(c, D.shape[1], "c", "F-1"), "c", "F-1")',
+        'checks.second_moment(c, D.shape[1], "c", "F-1")',
+    ),
+)
+edit(
+    "F-1a",
+    "outputs may be indefinite",
+    "divergence",
+    "divergence",
+    (
+        'checks.definite(checks.second_moment(g, D.shape[0], "g", "F-1"), "g", "F-1")',
+        'checks.second_moment(g, D.shape[0], "g", "F-1")',
+    ),
+)
+edit(
+    "F-1a",
+    "an indefinite moment of outputs gets a certificate",
+    "divergence",
+    "divergence_patch divergence_spectrum",
+    (
+        'checks.definite(checks.second_moment(g, m, "g", clause), "g", clause)',
+        'checks.second_moment(g, m, "g", clause)',
+    ),
+)

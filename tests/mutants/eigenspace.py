@@ -309,3 +309,41 @@ edit(
     "residual_moment",
     ("    return H\n", "    return H * (1 + U64 * 4 * np.tri(len(H), k=-1))\n"),
 )
+edit(
+    "E-8b",
+    "an indefinite moment leaves one",
+    "eigenspace",
+    "residual_moment",
+    (
+        'checks.definite(checks.second_moment(c, A.shape[1], "c", "E-8"), "c", "E-8")',
+        'checks.second_moment(c, A.shape[1], "c", "E-8")',
+    ),
+)
+edit(
+    "E-8b",
+    "factors are rounded by an indefinite moment",
+    "eigenspace",
+    "quantize_adapter",
+    (
+        'checks.definite(checks.second_moment(c, A.shape[1], "c", "E-7"), "c", "E-7")',
+        'checks.second_moment(c, A.shape[1], "c", "E-7")',
+    ),
+)
+edit(
+    "E-8b",
+    "a patch is best by an indefinite moment",
+    "eigenspace",
+    "stationarity",
+    ('D, C = solvable(d, c, "E-6")', 'D, C = problem(d, c, "E-6")'),
+)
+edit(
+    "E-8b",
+    "every rounding is refused",
+    "eigenspace",
+    "residual_moment",
+    (
+        'c, A.shape[1], "c", "E-8"), "c", "E-8")',
+        'c, A.shape[1], "c", "E-8"), "c", "E-8")\n'
+        '    checks.definite(C - np.linalg.norm(C) * (checks.INDEFINITE - 2**-40) * np.eye(len(C)), "c", "E-8")',
+    ),
+)

@@ -370,3 +370,25 @@ wrap(
 def _turn(n: int) -> Any:
     """An orthogonal matrix that is not a permutation."""
     return np.linalg.qr(np.vander(np.linspace(1, 2, n), n) if n else np.zeros((0, 0)))[0]
+
+
+edit(
+    "K-2a",
+    "an indefinite moment has leading directions",
+    "rank_budget",
+    "subspace_overlap",
+    (
+        'checks.definite(checks.second_moment(c, W.shape[1], "c", "K-2"), "c", "K-2")',
+        'checks.second_moment(c, W.shape[1], "c", "K-2")',
+    ),
+)
+edit(
+    "K-2a",
+    "a patch is nested by an indefinite moment",
+    "rank_budget",
+    "nest_patch",
+    (
+        'checks.definite(checks.second_moment(c, A.shape[1], "c", "K-11"), "c", "K-11")',
+        'checks.second_moment(c, A.shape[1], "c", "K-11")',
+    ),
+)

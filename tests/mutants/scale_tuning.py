@@ -214,3 +214,13 @@ edit(
     "fit_scales",
     ("error = W[r] - (α[r].T[..., None] * parts).sum(axis=0).reshape(-1)", "error = W[r]; fitted[r] = 0"),
 )
+edit(
+    "U-5c",
+    "scales are fitted by an indefinite moment",
+    "scale_tuning",
+    "fit_scales",
+    (
+        'checks.definite(checks.second_moment(c, W.shape[1], "c", "U-5"), "c", "U-5")',
+        'checks.second_moment(c, W.shape[1], "c", "U-5")',
+    ),
+)

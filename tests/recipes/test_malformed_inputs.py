@@ -193,6 +193,8 @@ CASES: dict[str, tuple[str, str, Edit, str]] = {
         "num_bits",
     ),
     "bits 0": ("eval", "config.json", bits(0), "num_bits = 0 is no width"),
+    "bits true": ("eval", "config.json", bits(True), "num_bits = True is no width"),
+    "bits 4.0": ("eval", "config.json", bits(4.0), "num_bits = 4.0 is no width"),
     "bits 40": ("eval", "config.json", bits(40), "num_bits = 40 is no width"),
     "targets 5": ("eval", "config.json", group(targets=5), "is not of type list"),
     "targets re:(": ("eval", "config.json", group(targets=["re:("]), "regular expression"),

@@ -23,7 +23,7 @@ from lowbit.recipes.evaluate import evaluate
 from lowbit.recipes.generate import generate
 from lowbit.recipes.options import CompareOptions, CompressOptions, EvalOptions
 from lowbit.runs.errors import RecipeError
-from lowbit.runs.events import Evaluated, Event
+from lowbit.runs.events import Evaluated, Event, Note
 
 Make = Callable[..., CompressOptions]
 
@@ -339,6 +339,19 @@ def test_adapters_of_both_are_compared(options: Make, text: Path) -> None:
         for side, name in zip(sides, ("compensated", "compressed"), strict=True):
             assert found[side]["kl"] == record["against_base"][name]["kl"]
             assert found[side]["perplexity"] == record[name]
+
+
+def test_an_adapter_that_names_no_base_is_measured_and_said_to_be_unbound(options: Make, text: Path) -> None:
+    out = compress(options()).out
+    events: list[Event] = []
+    where = {"path": str(out), "text": str(text), "tokens": 96, "length": 32, "adapter": out / "adapter"}
+    evaluate(EvalOptions(**where), events.append)
+    assert not [event for event in events if isinstance(event, Note)]
+    weights = out / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(weights), weights)
+    evaluate(EvalOptions(**where), events.append)
+    (note,) = [event.message for event in events if isinstance(event, Note)]
+    assert "is not bound to a base by a fingerprint of its weights: only its shapes are compared" in note
 
 
 def test_equal_models_differ_by_nothing_and_a_single_window_is_refused(tiny: Callable[..., Path], text: Path) -> None:

@@ -41,6 +41,14 @@ _SIZES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 32},
     "qwen3_moe": _EXPERTS,
+    "laguna": _EXPERTS
+    | {
+        "head_dim": 8,
+        "shared_expert_intermediate_size": 32,
+        "mlp_layer_types": ["dense", "sparse"],
+        "layer_types": ["full_attention", "full_attention"],
+        "num_attention_heads_per_layer": [4, 4],
+    },
     "granitemoe": {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
     "llama4_text": {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2, "moe_layers": [0, 1]},
     "gpt_oss": {

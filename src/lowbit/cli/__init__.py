@@ -1,4 +1,4 @@
-"""Sub-commands of ``lowbit``; each imports what it needs when it runs, so that help needs typer alone."""
+"""Sub-commands of ``lowbit``; each imports what it needs when it runs, so that help needs typer and NumPy alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import lowbit
+from lowbit.conformance.cli import conform
 
 from . import _models, _tools
 from ._exits import guarded
@@ -24,9 +25,9 @@ app = typer.Typer(
 )
 
 
-def _add(name: str, work: Callable[..., Any], **settings: Any) -> None:
+def _add(name: str, work: Callable[..., Any]) -> None:
     # What lists commands cuts the first line of their help, but not a text of its own.
-    app.command(name=name, short_help=inspect.getdoc(work), **settings)(work)
+    app.command(name=name, short_help=(inspect.getdoc(work) or "").partition("\n\n")[0])(work)
 
 
 _add("compress", _models.compress)
@@ -35,12 +36,7 @@ _add("eval", _models.evaluate)
 _add("compare", _models.compare)
 _add("demo", _models.demo)
 _add("check", _tools.check)
-_add(
-    "conform",
-    _tools.conform,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+_add("conform", conform)
 _add("bench", _tools.bench)
 _add("info", _tools.info)
 

@@ -1,4 +1,4 @@
-"""Commands that look at directories and at the installation: check, conform, bench and info."""
+"""Commands that look at directories and at the installation: check, bench and info."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ from lowbit.console import show
 from ._exits import Refusal
 from ._parameters import Json, answers, place, save
 
-__all__ = ["bench", "check", "conform", "info"]
+__all__ = ["bench", "check", "info"]
 
 
 def check(
@@ -39,15 +39,6 @@ def check(
         raise typer.Exit(1)
 
 
-def conform(context: typer.Context) -> None:
-    """Check a backend against the specification: lowbit conform mypackage.backend"""
-    from lowbit.conformance.cli import conform as work
-
-    sub = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    sub.command(name="conform")(work)
-    _leave(sub(args=context.args, prog_name="lowbit conform", standalone_mode=False))
-
-
 def bench(
     topic: Annotated[str | None, typer.Argument(help="One topic; all by default.")] = None,
     quick: Annotated[bool, typer.Option(help="Small shapes, few repeats.")] = False,
@@ -61,12 +52,7 @@ def bench(
     import importlib
 
     harness = importlib.import_module("harness")
-    _leave(harness.main(topic, quick, json))
-
-
-def _leave(code: Any) -> None:
-    if isinstance(code, int) and code:
-        raise typer.Exit(code)
+    raise typer.Exit(harness.main(topic, quick, json))
 
 
 def _benchmarks() -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.data.text import TokenRows
+from lowbit.formats.configs import empty_model
 from lowbit.formats.consumers import peft_refusal, unpacked_alone
 from lowbit.formats.dtypes import name_of
 from lowbit.models.decoder import Decoder
@@ -16,6 +17,7 @@ from lowbit.runs.plan import versions
 
 from .arrays import Arrays
 from .method import Method
+from .output import shipped_files
 from .setting import DENSE
 from .shards import Shards
 from .sizes import bytes_16
@@ -105,8 +107,8 @@ def make_record(
 ) -> dict[str, Any]:
     """Content of ``lowbit.json``; its JSON Schema is in :mod:`lowbit.report.schema`.
 
-    Bytes given are those of the weight files that were opened, bytes shipped those of the shards and of ``adapter``,
-    the files of the adapter that ships: all as they lie on the disk, headers included.
+    Bytes given are those of the weight files that were opened, bytes shipped those of the shards and of those files of
+    the ``adapter`` that ship: all as they lie on the disk, headers included.
     """
     inventory = decoder.inventory
     lines = shards.lines
@@ -117,7 +119,7 @@ def make_record(
     stored = sum(int(line["bytes"]) for line in lines)
     parts["other"] = stored - parts["packed"] - parts["scales"] - parts["zero_points"]
     before, after = inventory.values() * method.storage.itemsize, stored + parts["adapter"]
-    files = shards.file_bytes() + sum(path.stat().st_size for path in adapter)
+    files = shards.file_bytes() + sum(path.stat().st_size for path in shipped_files(adapter))
     factors = sum(int(module["bytes"].get("adapter_packed", module["bytes"]["adapter"])) for module in modules)
     return {
         "schema": _SCHEMA,
@@ -146,14 +148,16 @@ def make_record(
         "perplexity": perplexity,
         "calibration": plan["calibration"],
         "evaluation": plan["evaluation"],
-        "loads_with": _loads_with(method, inventory, [module["name"] for module in modules]),
+        "loads_with": _loads_with(method, inventory, [module["name"] for module in modules], adapter),
     }
 
 
 _PARTS = ("packed", "scales", "zero_points")
 
 
-def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) -> dict[str, Any]:
+def _loads_with(
+    method: Method, inventory: Inventory, modules: Sequence[str], adapter: Sequence[Path]
+) -> dict[str, Any]:
     """How transformers reads the files, if it does.
 
     It keeps packed what it can (``plain``), unpacks everything by one scheme as it loads (``dequantize``), or is given
@@ -175,6 +179,7 @@ def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) ->
     way = "plain" if why is None or not packed else "dequantize" if len(layers) < 2 else "state_dict"
     if way == "state_dict":
         why = f"{why}, and with dequantize=True it reads every module by one scheme, of which there are {len(layers)}"
+    empty = empty_model(type(inventory.model), inventory.checkpoint.config, inventory.source)
     return {
         "format": "pack-quantized" if packed else "dense",
         "way": way,
@@ -182,7 +187,7 @@ def _loads_with(method: Method, inventory: Inventory, modules: Sequence[str]) ->
         "schemes": len(layers),
         "transformers": _CALLS[way],
         "why": why or "symmetric",
-        "peft_refuses": peft_refusal(inventory.checkpoint.config.model_type, modules) if method.patches else None,
+        "peft_refuses": (peft_refusal(empty, adapter[0].parent) or None) if adapter else None,
     }
 
 

@@ -18,14 +18,24 @@ from .configs import decoder_class, empty_model, not_a_decoder
 from .consumers import peft_refusal, unpacked_alone
 from .errors import CheckpointError, UnreadError
 from .factors import holds_factors
-from .files import read_json
 from .keys import unmet
 from .layout import Layout
 from .limits import building
 from .packed import PackedFormat, WeightScheme
 from .packed.packing import dense_words, padded_words
 from .patterns import matches
-from .peft import CONFIG, RULES, WEIGHTS, module_names, read_config, scaling, stated_rank, target_of
+from .peft import (
+    BASE_HASH_KEY,
+    CONFIG,
+    RULES,
+    UNBOUND,
+    WEIGHTS,
+    module_names,
+    read_config,
+    scaling,
+    stated_rank,
+    target_of,
+)
 from .safetensors_file import SafetensorsFile
 
 __all__ = ["CONSUMERS", "Verdict", "check_directory", "record", "report_lines"]
@@ -97,7 +107,8 @@ class _Adapter:
     halves: list[str]  # modules with one factor, or factors that do not fit
     scales: dict[str, float]  # module → what PEFT multiplies with
     stacks: frozenset[str]  # those of ranks that are parameters of experts
-    base_type: str  # model_type of the model that it lies in, "" if it lies in none
+    unloaded: str | None  # what PEFT leaves out on the model that it lies in; None where that was not tried
+    unbound: bool  # whether it says nothing of the weights that it was made for
 
 
 def _check_adapter(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
@@ -148,16 +159,22 @@ def _read_adapter(folder: Path) -> _Adapter:
         halves=halves,
         scales={module: scaling(config, module, rank) for module, rank in ranks.items()},
         stacks=frozenset(ranks) - frozenset(pairs),
-        base_type=_model_type(folder.resolve().parent / "config.json"),
+        unloaded=_unloaded(folder),
+        unbound=BASE_HASH_KEY not in file.metadata,
     )
 
 
-def _model_type(path: Path) -> str:
-    """``model_type`` of a configuration, or "" where there is none."""
+def _unloaded(folder: Path) -> str | None:
+    """What PEFT leaves out of an adapter on the model around it, None where it was not tried."""
     try:
-        return str(read_json(path).get("model_type", ""))
+        base = open_checkpoint(folder.resolve().parent)
+        if (cls := decoder_class(base.config)) is None:
+            return None
+        with building(base):
+            model = empty_model(cls, base.config, base.source)
     except CheckpointError:
-        return ""
+        return None
+    return peft_refusal(model, folder)
 
 
 def _peft(adapter: _Adapter, verdict: Verdict) -> None:
@@ -169,8 +186,15 @@ def _peft(adapter: _Adapter, verdict: Verdict) -> None:
         stated = stated_rank(adapter.config, module)
         if stated != rank:
             verdict.fail(f"module {module} has rank {rank}, but r and rank_pattern say {stated}")
-    if refusal := peft_refusal(adapter.base_type, adapter.ranks):
-        verdict.fail(refusal)
+    if adapter.unbound:
+        verdict.notes.append(f"{UNBOUND}: it fits any base of these shapes")
+    if adapter.unloaded:
+        verdict.fail(adapter.unloaded)
+    if adapter.unloaded is None:
+        verdict.notes.append(
+            "not tried whether PEFT finds a place for every factor: the adapter lies in no model, or it names modules "
+            "by patterns"
+        )
     if verdict.consumer == "transformers":
         verdict.notes.append("through the peft package: model.load_adapter")
 
@@ -285,6 +309,11 @@ def _check_model(folder: Path, consumers: Sequence[str]) -> list[Verdict]:
         else:
             for problem in problems:
                 verdict.fail(problem)
+            if name == "vllm" and (unread := checkpoint.unread()):
+                verdict.fail(
+                    f"vLLM takes {', '.join(unread)}, which the index names, and transformers model.safetensors: "
+                    "remove what does not belong here"
+                )
             if checkpoint.quantization:
                 _packed_rules(checkpoint, cls, verdict)
         verdicts.append(verdict)

@@ -57,6 +57,8 @@ SIDE_FILES = (
 )
 """What a model directory holds beside its configuration and its weights."""
 
+_TEMPLATES = "additional_chat_templates"  # a folder with more than the one chat template
+
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -177,6 +179,7 @@ def _download(name: str) -> Path:
     except ImportError as error:
         raise CheckpointError(f"{name}: no such directory, and hub ids need: {hint('hf')}") from error
     try:
+        snapshot_download(name, allow_patterns=[f"{_TEMPLATES}/*.jinja"])
         return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED))
     except Exception as error:  # the hub client raises a dozen unrelated kinds; the user needs one sentence
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -241,7 +244,9 @@ class SafetensorsCheckpoint:
                 f"{source}: config.json and adapter_config.json in one directory, which transformers loads as the "
                 "adapter on its own base; merge the adapter into the model, or move it to a directory of its own"
             )
+        refuse_strangers(folder / _TEMPLATES, home=folder)
         beside = [folder / name for name in ("config.json", *SIDE_FILES) if (folder / name).is_file()]
+        beside += sorted((folder / _TEMPLATES).glob("*.jinja"))
         if not (folder / _SINGLE).is_file() and (folder / _INDEX).is_file():
             beside.append(folder / _INDEX)
         self._beside = {path: Identity.of(path) for path in beside}
@@ -378,8 +383,8 @@ class SafetensorsCheckpoint:
 
     def fingerprint(self) -> dict[str, str]:
         """See :class:`Checkpoint`."""
-        files = sorted(self._identities().items(), key=lambda item: item[0].name)
-        return {path.name: sha256(path, identity) for path, identity in files}
+        files = {path.relative_to(self.folder).as_posix(): (path, one) for path, one in self._identities().items()}
+        return {name: sha256(*file) for name, file in sorted(files.items())}
 
     def weight_bytes(self) -> int:
         """See :class:`Checkpoint`."""
@@ -397,6 +402,15 @@ class SafetensorsCheckpoint:
     def save_side_files(self, out: Path) -> None:
         """See :class:`Checkpoint`; the files are copied byte for byte."""
         for path, identity in self._beside.items():
-            if path.name in SIDE_FILES and path.resolve() != (out / path.name).resolve():
-                shutil.copyfile(path, out / path.name)
+            name = path.relative_to(self.folder)
+            travels = str(name) in SIDE_FILES or name.parent.name == _TEMPLATES
+            if travels and path.resolve() != (out / name).resolve():
+                (out / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, out / name)
                 identity.require(path)
+
+    def unread(self) -> list[str]:
+        """Weight files that an index names although a single file is read, as transformers reads it."""
+        if self.folder / _SINGLE not in self._identities() or not (self.folder / _INDEX).is_file():
+            return []
+        return sorted({*_read_index(self.folder / _INDEX).values()} - {_SINGLE})

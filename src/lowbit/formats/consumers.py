@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .configs import empty_model
+from .peft import WEIGHTS, module_names, read_config
+from .safetensors_file import SafetensorsFile
 
 __all__ = ["peft_refusal", "unpacked_alone"]
 
-# As PEFT 0.21 checks the targets of models of these types.
-_PEFT_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-_PEFT_REFUSED = ("out_proj", "conv1d")
+_PLACES = ("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern")
+_PLAIN = re.compile(r"[\w.^$-]*")  # an expression that is matched without search
 
 
-def peft_refusal(model_type: str, modules: Iterable[str]) -> str | None:
-    """Why PEFT loads no adapter with factors of these modules; None where it does."""
-    refused = [name for name in modules if name.rpartition(".")[2] in _PEFT_REFUSED]
-    if model_type in _PEFT_TYPES and refused:
-        return f"PEFT refuses an adapter of {refused[0]} in models of type {model_type}"
-    return None
+def peft_refusal(model: Any, folder: Path) -> str | None:
+    """Why PEFT loads nothing of the adapter in ``folder``, or which factors it leaves out; "" where it takes all.
+
+    PEFT turns targets and names of factors into those of the classes of today, experts among them, and says nothing of
+    what it then finds no place for. It is seen by letting it load factors without values into a ``model`` without
+    values, which is not the same after it. None where patterns of the file would have to be given to PEFT.
+
+    Raises:
+        CheckpointError: an adapter that cannot be read.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    config = read_config(folder)
+    settings = {key: config[key] for key in ("r", "rank_pattern", *_PLACES) if config.get(key) is not None}
+    entries = SafetensorsFile(folder / WEIGHTS).entries
+    modules = module_names(entries)
+    if not all(_PLAIN.fullmatch(pattern) for pattern in _patterns(settings)):
+        return None
+    empty = {name: torch.empty(entries[name].shape, device="meta") for name in modules}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings), low_cpu_mem_usage=True)
+            found = set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True)
+        except Exception as error:  # whatever its arithmetic raises
+            return f"PEFT refuses the adapter: {' '.join(str(error).split())[:300]}"
+    # What was renamed to no purpose is missing under its own name.
+    left = set(module_names([*found.unexpected_keys, *found.missing_keys]).values())
+    left = left & set(modules.values()) or set(found.unexpected_keys)
+    return f"PEFT leaves out the factors of {', '.join(sorted(left))}" if left else ""
+
+
+def _patterns(settings: Mapping[str, Any]) -> list[str]:
+    """What PEFT takes for regular expressions."""
+    names = [settings.get(key, ()) for key in ("target_modules", "exclude_modules")]
+    layers = settings.get("layers_pattern", ())
+    stated = [name for name in [*names, layers] if isinstance(name, str)]
+    return [*stated, *(layers if isinstance(layers, list) else ()), *settings.get("rank_pattern", ())]
 
 
 def unpacked_alone(cls: type[Any], config: Any, modules: Iterable[str]) -> str | None:

@@ -149,18 +149,22 @@ def _items(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def refuse_strangers(folder: Path) -> None:
+def refuse_strangers(folder: Path, *, home: Path | None = None) -> None:
     """Refuse a directory in which a name stands for something that is no file of it.
 
     A link may lead to a file of the directory itself, or, in a snapshot of the hub's cache, into the blobs of its own
     repository. Through any other, a copy of the directory would hold somebody else's file.
 
+    Args:
+        folder: the directory; nothing is refused where there is none.
+        home: the model directory that it is a part of.
+
     Raises:
         CheckpointError: such a link, a pipe or a device.
     """
-    home = folder.resolve()
+    home = (home or folder).resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
             continue
         if path.is_symlink():

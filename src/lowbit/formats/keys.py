@@ -56,9 +56,13 @@ def unmet(settings: Mapping[str, Any], rules: Mapping[str, Rule], advice: str = 
         rule = rules.get(key)
         if rule is None:
             found[key] = f"{key} = {reprlib.repr(value)} is unknown here and may change what is computed{advice}"
-        elif rule.neutral is not None and value not in rule.neutral:
+        elif rule.neutral is not None and not any(_same(value, neutral) for neutral in rule.neutral):
             found[key] = f"{key} = {reprlib.repr(value)} {rule.reason}"
     return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and a == b  # True and 1.0 are no 1
 
 
 def require_known(
@@ -99,6 +103,6 @@ def require_types(
     """
     for key, rule in rules.items():
         value = settings.get(key)
-        if rule.kinds and value is not None and not isinstance(value, rule.kinds):
+        if rule.kinds and value is not None and type(value) not in rule.kinds:
             wanted = " or ".join(kind.__name__ for kind in rule.kinds)
             raise error(f"{source}: {key} = {reprlib.repr(value)} is not of type {wanted}")

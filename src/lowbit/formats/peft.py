@@ -31,6 +31,7 @@ from .stacks import flatten, parameter_of, unflatten
 __all__ = [
     "BASE_HASH_KEY",
     "CONFIG",
+    "UNBOUND",
     "WEIGHTS",
     "Adapter",
     "adapter_files",
@@ -44,6 +45,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 BASE_HASH_KEY = "lowbit.base_hash"
 """Metadata entry of the weights file: fingerprint of the compressed base that the adapter was solved for."""
+
+UNBOUND = "not bound to a base by a fingerprint of its weights"
+"""What is said of an adapter without one."""
 
 _PREFIX = "base_model.model."
 _MORE = "is more than a low-rank sum; merge it into the model first"

@@ -7,8 +7,9 @@ from typing import Any
 
 from lowbit.formats.checkpoint import weights_hash
 from lowbit.formats.factors import holds_factors, read_factors
-from lowbit.formats.peft import read_adapter, require_base
+from lowbit.formats.peft import UNBOUND, read_adapter, require_base
 from lowbit.runs.errors import RecipeError
+from lowbit.runs.events import Note, OnEvent
 
 from .inventory import Inventory
 from .weights import Factors
@@ -16,13 +17,18 @@ from .weights import Factors
 __all__ = ["adapter_factors", "split_factors"]
 
 
-def adapter_factors(path: str | Path, adapter: str | Path | None) -> Factors:
-    """Factors of an adapter directory, PEFT's or packed, after checking that it was made for the base at ``path``."""
+def adapter_factors(path: str | Path, adapter: str | Path | None, tell: OnEvent | None = None) -> Factors:
+    """Factors of an adapter directory, PEFT's or packed, after checking that it was made for the base at ``path``.
+
+    Of one that does not say for which base it was made, shapes are all that can be compared; ``tell`` hears of it.
+    """
     if adapter is None:
         return {}
     loaded = read_factors(adapter) if holds_factors(adapter) else read_adapter(adapter)
     if loaded.base_hash is not None:
         require_base(loaded, weights_hash(path), adapter_path=adapter, base_path=path)
+    elif tell is not None:
+        tell(Note(f"{adapter} is {UNBOUND}: only its shapes are compared with the model's"))
     return loaded.factors
 
 

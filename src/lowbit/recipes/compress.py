@@ -19,7 +19,7 @@ from lowbit.compression.blocks import compress_blocks
 from lowbit.compression.estimate import Work, estimate
 from lowbit.compression.layer import LayerSolver
 from lowbit.compression.method import Method
-from lowbit.compression.output import output_config, output_index, save_adapter, shipped_files
+from lowbit.compression.output import output_config, output_index, save_adapter
 from lowbit.compression.perplexity import measure_perplexity
 from lowbit.compression.readme import readme
 from lowbit.compression.record import PLAN_PARTS, make_plan, make_record
@@ -146,7 +146,7 @@ def _compress(
         with clock("write"):
             checkpoint.unchanged()
             adapter = save_adapter(folder.out, inventory, shards, base_model=asked["model"]) if method.patches else []
-            record = make_record(plan, decoder, method, shards, perplexity, shipped_files(adapter))
+            record = make_record(plan, decoder, method, shards, perplexity, adapter)
             if decision is not None:
                 record["decision"] = decision
             written = _write_rest(folder, checkpoint, shards, adapter, record)
@@ -184,8 +184,10 @@ def _write_rest(
     make_folder(side)
     with writing(side):
         checkpoint.save_side_files(side)
-        for path in side.iterdir():
-            written[path.name] = write_bytes(out / path.name, path.read_bytes(), scratch=work)
+        for path in filter(Path.is_file, sorted(side.rglob("*"))):
+            name = path.relative_to(side)
+            make_folder((out / name).parent)
+            written[name.as_posix()] = write_bytes(out / name, path.read_bytes(), scratch=work)
     written[_RECORD] = write_json(out / _RECORD, record, scratch=work)
     written["report.html"] = write_bytes(out / "report.html", render(record).encode(), scratch=work)
     written["README.md"] = write_bytes(out / "README.md", readme(record).encode(), scratch=work)

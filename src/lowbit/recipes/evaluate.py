@@ -168,7 +168,7 @@ def _open(
         checkpoint = open_checkpoint(path)
         if adapter is not None:
             tell(Step(f"hashing the weights of {Path(path).name}"))
-        factors = adapter_factors(path, adapter)
+        factors = adapter_factors(path, adapter, tell)
         tokenizer = checkpoint.tokenizer()
     except CheckpointError as error:
         raise RecipeError(str(error)) from error

@@ -243,19 +243,13 @@ class CompressedTensors:
             own = group.get("format") or style
             if own != "pack-quantized" or args is None or str(args.get("type", "int")) != "int":
                 raise UnreadError(f"{source}: compressed-tensors format {own!r} is not read, only 'pack-quantized'")
-            size, targets = args.get("group_size"), group.get("targets", ["Linear"])
-            whole = type(args["num_bits"]) is int and (size is None or type(size) is int)
-            if not whole or not 1 <= args["num_bits"] <= 8 or not isinstance(targets, list):
-                raise CheckpointError(
-                    f"{source}: quantization_config needs num_bits in 1..8, a whole group_size and a list of targets, "
-                    f"it has {args['num_bits']!r:.40}, {size!r:.40} and {targets!r:.80}"
-                )
+            size = args.get("group_size")
             scheme = WeightScheme(
                 bits=args["num_bits"],
                 scheme="symmetric" if args.get("symmetric", True) else "asymmetric",
                 group_size=size if size and size > 0 else None,
             )
-            self._groups += [(str(target), scheme) for target in targets]
+            self._groups += [(str(target), scheme) for target in group.get("targets", ["Linear"])]
         self._named = dict(reversed(self._groups))
         if not self._groups:
             raise CheckpointError(f"{source}: quantization_config names no group of weights")
