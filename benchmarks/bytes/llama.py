@@ -148,7 +148,10 @@ def main() -> None:
         for matrix, embedding in ((True, SMALL_EMBEDDING), (True, None), (False, SMALL_EMBEDDING)):
             label = f"{'im-' if matrix else ''}{kind}{'' if embedding is None else f'+{embedding}'}"
             out = source.parent / "llama" / f"{label}.gguf"
-            if announced(options, f"llama-{label}") or not quantizer(source, out, kind, embedding, weights if matrix else {}):
+            if announced(options, f"llama-{label}"):
+                continue
+            if not quantizer(source, out, kind, embedding, weights if matrix else {}):
+                print(f"{label}: refused by the library", flush=True)
                 continue
             reader = gguf.GGUFReader(out)
             announce(
