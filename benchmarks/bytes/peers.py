@@ -1,7 +1,7 @@
 """Other quantizers for linear layers, each run in an environment of its own: nothing of this project is imported.
 
     python -m venv env && env/bin/pip install torch==2.13.0 transformers hqq==0.2.8.post1 bitsandbytes==0.50.2 \\
-      torchao==0.18.0       (or auto-round==0.16.1 alone: peer autoround)
+      torchao==0.18.0       (auto-round==0.16.1 and gptqmodel==7.7.0 each alone)
     env/bin/python benchmarks/bytes/peers.py --work W --data D --model smollm2 hqq4 nf4 ...
 
 Each leaves a dense directory of the values that its codes stand for, in float32, and the bytes of those codes, scales
@@ -71,29 +71,32 @@ LAYERWISE: dict[str, tuple[str, Callable[[torch.Tensor, int], tuple[torch.Tensor
 def layerwise(options: argparse.Namespace, name: str) -> None:
     """A peer that needs nothing but the weight."""
     package, quantize, bits = LAYERWISE[name]
-    folder = original(options)
-    tensors = load_file(folder / "model.safetensors")
-    total = 0
-    for key, w in tensors.items():
-        if key.endswith("_proj.weight"):
-            tensors[key], size = quantize(w.float(), bits)
-            tensors[key] = tensors[key].contiguous()
-            total += size
-        else:
-            total += w.nbytes
-    _leave(options, name, tensors, total, family=package, version=metadata.version(package), bits=bits)
+    made = {
+        key: quantize(w.float(), bits)
+        for key, w in load_file(original(options) / "model.safetensors").items()
+        if key.endswith("_proj.weight")
+    }
+    leave(
+        options, name, {key: w for key, (w, _) in made.items()}, sum(size for _, size in made.values()), package, bits
+    )
 
 
-def _leave(options: argparse.Namespace, name: str, tensors: dict[str, Any], size: int, **told: Any) -> None:
-    """A dense directory beside the original, and its announcement."""
+def leave(
+    options: argparse.Namespace, name: str, made: dict[str, Any], size: int, package: str, bits: int, **told: Any
+) -> None:
+    """A dense directory with the weights that were made, in ``size`` bytes, and its announcement."""
     source = original(options)
     out = source.parent / "peers" / name
     out.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, out)
+    tensors = load_file(source / "model.safetensors")
+    total = size + sum(w.nbytes for key, w in tensors.items() if key not in made)
+    tensors |= {key: w.float().contiguous() for key, w in made.items()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    announce(options, f"peer-{name}", path=f"peers/{name}", bytes=size, embeddings="fit", **told)
+    told |= {"family": package, "version": metadata.version(package), "bits": bits}
+    announce(options, f"peer-{name}", path=f"peers/{name}", bytes=total, embeddings="fit", **told)
 
 
 def calibration(options: argparse.Namespace, tokenizer: Any) -> list[torch.Tensor]:
@@ -129,21 +132,31 @@ def autoround(options: argparse.Namespace, bits: int, steps: int) -> None:
         device_map="cpu",
         enable_torch_compile=False,
     )
-    made, _ = rounding.quantize()
-    found = {key: value for key, value in made.state_dict().items() if key.endswith("_proj.weight")}
-    tensors = load_file(folder / "model.safetensors")
-    values = sum(w.numel() for key, w in tensors.items() if key in found)
-    groups = values // GROUP
-    rest = sum(w.nbytes for key, w in tensors.items() if key not in found)
-    size = rest + values * bits // 8 + groups * _HALF + groups * bits // 8
-    tensors |= {key: value.float().contiguous() for key, value in found.items()}
-    told = {"bits": bits, "steps": steps, "seconds": round(time.perf_counter() - started)}
-    _leave(options, name, tensors, size, family="auto-round", version=metadata.version("auto-round"), **told)
+    model, _ = rounding.quantize()
+    made = {key: w for key, w in model.state_dict().items() if key.endswith("_proj.weight")}
+    values = sum(w.numel() for w in made.values())
+    size = values * bits // 8 + values // GROUP * (8 * _HALF + bits) // 8
+    seconds = round(time.perf_counter() - started)
+    leave(options, name, made, size, "auto-round", bits, steps=steps, seconds=seconds)
+
+
+def gptqmodel(options: argparse.Namespace, bits: int) -> None:
+    """GPTQModel, asymmetric. Where there are two cores it needs ``GPTQMODEL_CPU_WORKERS=2``."""
+    transformers, package = importlib.import_module("transformers"), importlib.import_module("gptqmodel")
+    folder = original(options)
+    config = package.QuantizeConfig(bits=bits, group_size=GROUP, sym=False)
+    model = package.GPTQModel.load(str(folder), config, device="cpu")
+    rows = calibration(options, transformers.AutoTokenizer.from_pretrained(folder))
+    model.quantize([{"input_ids": row[0].tolist(), "attention_mask": [1] * row.numel()} for row in rows], batch_size=1)
+    layers = {name: layer for name, layer in model.model.named_modules() if hasattr(layer, "dequantize_weight")}
+    made = {f"{name}.weight": layer.dequantize_weight().T for name, layer in layers.items()}
+    size = sum(part.nbytes for layer in layers.values() for part in layer.buffers())
+    leave(options, f"gptqmodel{bits}", made, size, "gptqmodel", bits)
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("peers", nargs="+", help=f"{', '.join(LAYERWISE)} or autoround<BITS>-<STEPS>")
+    parser.add_argument("peers", nargs="+", help=f"{', '.join(LAYERWISE)} autoround<BITS>-<STEPS> or gptqmodel<BITS>")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.peers:
@@ -151,6 +164,8 @@ def main() -> None:
             continue
         if name in LAYERWISE:
             layerwise(options, name)
+        elif name.startswith("gptqmodel"):
+            gptqmodel(options, int(name.removeprefix("gptqmodel")))
         else:
             bits, _, steps = name.removeprefix("autoround").partition("-")
             autoround(options, int(bits), int(steps))
