@@ -133,7 +133,8 @@ class Quantizer:
             row.name, row.data, row.size = name.encode(), values.ctypes.data, values.size
         if weights:
             params.imatrix = ctypes.cast(table, ctypes.c_void_p)
-        return self._lib.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)) == 0
+        status: int = self._lib.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
+        return status == 0
 
 
 def main() -> None:

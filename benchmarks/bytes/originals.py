@@ -82,8 +82,8 @@ def pack_embedding(weight: torch.Tensor, bits: int, path: Path) -> None:
     """Rounded to nearest in groups with searched clipping: what this project does with an embedding."""
     backend = lowbit.load("torch")
     parts: dict[str, list[torch.Tensor]] = {}
-    for rows in weight.to(torch.float32).split(_ROWS):
-        rule = {"bits": bits, "scheme": "asymmetric"}
+    for rows in torch.split(weight.to(torch.float32), _ROWS):
+        rule: dict[str, Any] = {"bits": bits, "scheme": "asymmetric"}
         grid = backend.clip_search(rows, **rule, granularity="group", group_size=GROUP, scale_dtype="bfloat16")
         codes = backend.quantize(rows, grid.scale, grid.zero_point, **rule)
         packed = pack_module("embedding", codes, grid.scale.to(torch.bfloat16), grid.zero_point, **rule)

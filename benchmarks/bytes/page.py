@@ -142,8 +142,8 @@ def section(records: Sequence[Record], values: int) -> Iterator[str]:
     rows = []
     for record in sorted(peers, key=lambda r: r["bytes"]):
         exact = next((r for r in decided if r["name"] == f"decision-at-{record['name']}"), None)
-        ours = np.array(exact["kl"]) if exact else between(decided, record["bytes"])
-        told = "" if ours is None else against(ours, record) + ("" if exact else " (between sizes)")
+        near = np.array(exact["kl"]) if exact else between(decided, record["bytes"])
+        told = "" if near is None else against(near, record) + ("" if exact else " (between sizes)")
         alike = best(uniform, record["bytes"])
         own = "" if alike is None else against(np.array(alike["kl"]), record)
         rows.append([label(record), *sizes(record), mean(record), f"{record['perplexity']:.2f}", own, told])

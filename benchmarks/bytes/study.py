@@ -17,7 +17,7 @@ RECORDS = Path(__file__).resolve().parents[1] / "results" / "bytes"
 GROUP = 64
 """Columns per scale, of this project's layers and of packed embeddings."""
 
-CALIBRATION = {"samples": 16, "length": 1024}
+CALIBRATION: dict[str, Any] = {"samples": 16, "length": 1024}
 """The first rows of the WikiText-2 validation text: for everyone who calibrates."""
 
 
@@ -89,7 +89,8 @@ def announce(options: argparse.Namespace, name: str, **variant: Any) -> None:
 
 def announced(options: argparse.Namespace, name: str) -> bool:
     """Whether a variant is ready already."""
-    return (options.work / options.model / f"{name}.json").exists()
+    path: Path = options.work / options.model / f"{name}.json"
+    return path.exists()
 
 
 def variants(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from study import CALIBRATION, GROUP, TEXTS, announce, arguments, original
 
 from lowbit.recipes.compress import compress
-from lowbit.recipes.options import CompressOptions
+from lowbit.recipes.options import CompressOptions, parse_options
 
 RANKS = (32, 16, 8, 0)
 SETTINGS = [
@@ -31,7 +31,8 @@ def main() -> None:
             continue
         adapter: dict[str, Any] = {"compensate": "eora", "rank": rank, "adapter_bits": 8}
         result = compress(
-            CompressOptions(
+            parse_options(
+                CompressOptions,
                 model=str(folder / "original"),
                 out=folder / "uniform" / name,
                 bits=bits,
