@@ -138,6 +138,7 @@ def section(records: Sequence[Record], values: int) -> Iterator[str]:
                 rows.append([f"{size:g}", name, *sizes(record), mean(record), f"{record['perplexity']:.2f}", told])
     if rows:
         head = ["size", "best uniform setting" + (", decision" if decided else ""), "bits", "MB", "KL", "perplexity"]
+        yield f"Of {len(uniform)} uniform results that have been measured, the best that is no larger than each size:\n"
         yield from table([*head, "decision against uniform" if decided else ""], rows)
     rows = []
     for record in sorted(peers, key=lambda r: r["bytes"]):
