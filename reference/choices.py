@@ -121,7 +121,7 @@ def allocate_choices(
     at, λ, largest = climb(c, l, budget, ladder, {})
     best, bound = float(l[np.arange(len(c)), at].sum()), relaxed(c, l, λ, budget, {})
     if best > (1 + tolerance) * bound:
-        at, best, branched = branch(c, l, budget, ladder, {}, (at, λ, largest), best - bound, BRANCHES)
+        at, best, branched = branch(c, l, budget, ladder, {}, (at, λ, largest), best - bound, tolerance, BRANCHES)
         priced = l + λ * c
         lost, bound_ = priced - priced.min(axis=1, keepdims=True), max(bound, branched)
         if best > (1 + tolerance) * bound_:
@@ -170,6 +170,7 @@ def branch(
     fixed: Mapping[int, int],
     found: tuple[I64, float, int],
     gap: float,
+    tolerance: float,
     depth: int,
 ) -> tuple[I64, float, float]:
     """One module whose step is far larger than all others leaves a gap: with every option of it in turn, there is none.
@@ -188,10 +189,11 @@ def branch(
             continue
         deeper = {**fixed, largest: int(o)}
         inner = climb(c, l, budget, ladder, deeper)
-        loss, low = float(l[np.arange(len(c)), inner[0]].sum()), relaxed(c, l, inner[1], budget, deeper)
-        if low < best:
-            tried, loss, low = branch(c, l, budget, ladder, deeper, inner, loss - low, depth - 1)
-            at, best = (tried, loss) if loss < best else (at, best)
+        tried, loss = inner[0], float(l[np.arange(len(c)), inner[0]].sum())
+        low = relaxed(c, l, inner[1], budget, deeper)
+        if low < best and loss > (1 + tolerance) * low:
+            tried, loss, low = branch(c, l, budget, ladder, deeper, inner, loss - low, tolerance, depth - 1)
+        at, best = (tried, loss) if loss < best else (at, best)
         bound = min(bound, low)
     return at, best, min(bound, best)
 

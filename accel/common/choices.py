@@ -96,7 +96,7 @@ def solve(clause: str, c: Array, l: Array, budget: int, tolerance: float) -> Cho
     first = market.climb({})
     at, best, bound, byte = first.at, first.loss, first.bound, first.byte
     if best > (1 + tolerance) * bound:
-        at, best, branched = market.branch({}, first, _BRANCHES)
+        at, best, branched = market.branch({}, first, tolerance, _BRANCHES)
         gap, bound = best - bound, max(bound, branched)
         if best > (1 + tolerance) * bound:
             priced = l + byte * c
@@ -150,7 +150,7 @@ class _Market(NamedTuple):
         bound = max(0.0, float(least.sum() - byte * self.budget))
         return _Climb(at, self.loss(at), bound, byte, largest[1])
 
-    def branch(self, fixed: dict[int, int], found: _Climb, depth: int) -> tuple[Array, float, float]:
+    def branch(self, fixed: dict[int, int], found: _Climb, tolerance: float, depth: int) -> tuple[Array, float, float]:
         """The best choices with every option of the module that blocks in turn, their loss and a bound."""
         at, best, j = found.at, found.loss, found.blocked
         if j < 0 or depth == 0:
@@ -164,11 +164,11 @@ class _Market(NamedTuple):
                 continue
             deeper = {**fixed, j: o}
             inner = self.climb(deeper)
-            low = inner.bound
-            if low < best:
-                tried, loss, low = self.branch(deeper, inner, depth - 1)
-                if loss < best:
-                    at, best = tried, loss
+            tried, loss, low = inner.at, inner.loss, inner.bound
+            if low < best and loss > (1 + tolerance) * low:
+                tried, loss, low = self.branch(deeper, inner, tolerance, depth - 1)
+            if loss < best:
+                at, best = tried, loss
             bound = min(bound, low)
         return at, best, min(bound, best)
 

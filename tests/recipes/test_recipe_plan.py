@@ -111,8 +111,8 @@ def test_a_further_size_needs_no_model(planned: Path, monkeypatch: pytest.Monkey
         assert set(found.settled["settings"]) == {m["name"] for m in found.record["modules"]}
         before = found.decision.kl
     curve = plan(parse_options(PlanOptions, model=str(planned), out=planned)).sizes(6)
-    assert len(curve) == 6
-    assert all(a.bytes < b.bytes and a.kl > b.kl for a, b in itertools.pairwise(curve))
+    assert 3 <= len(curve) <= 6
+    assert all(a[0] < b[0] and a[1] > b[1] for a, b in itertools.pairwise(curve))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "opt"])

@@ -121,9 +121,8 @@ def _frontier(result: PlanResult) -> str:
     table, record = result.table, result.record
     lines = [f"{result.out}: {record['bytes_given']:,} bytes given, {record['bytes_16']:,} in 16 bits", ""]
     lines.append(f"{'size':>12}  bits per weight  predicted KL per token")
-    for decision in result.sizes(12):
-        bits = 8 * decision.bytes / table.weights
-        lines.append(f"{decision.bytes / 1e6:>9.1f} MB  {bits:>15.2f}  {decision.kl:>22.4f}")
+    for size, kl in result.sizes(12):
+        lines.append(f"{size / 1e6:>9.1f} MB  {8 * size / table.weights:>15.2f}  {kl:>22.4f}")
     if result.decision is not None:
         found = result.decision
         lines += [

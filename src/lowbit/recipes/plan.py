@@ -36,16 +36,17 @@ class PlanResult:
         """The decision, JSON-ready."""
         return None if self.decision is None else told(self.record, self.decision)
 
-    def sizes(self, count: int) -> list[Decision]:
-        """Decisions at ``count`` sizes in equal ratios, from the smallest files to those that lose next to nothing.
+    def sizes(self, count: int) -> list[tuple[int, float]]:
+        """Bytes and nats at about ``count`` sizes in equal ratios from the smallest files on: vertices of the curve.
 
-        None is larger than what was given.
+        The last lose next to nothing, or are as large as what was given.
         """
         curve = self.table.frontier()
         most = next(size for size, kl in curve if kl <= _NEXT_TO_NOTHING or size == curve[-1][0])
         most = max(self.table.least, min(most, self.table.given))
         ratio = (most / self.table.least) ** (1 / max(1, count - 1))
-        return [self.table.within(min(most, int(self.table.least * ratio**step) + 1)) for step in range(count)]
+        targets = [self.table.least * ratio**step * (1 + 1e-9) for step in range(count)]
+        return list(dict.fromkeys(max(point for point in curve if point[0] <= target) for target in targets))
 
 
 def plan(options: PlanOptions, on_event: Callable[[Event], None] | None = None) -> PlanResult:
