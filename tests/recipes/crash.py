@@ -101,6 +101,7 @@ def _work(fields: dict[str, Any], death: Death | None, count: Any) -> None:
         print(error, file=sys.stderr)
         sys.exit(REFUSED)
     if death is not None:
+        count.value = -(10**6)  # what losing power itself calls is no part of the run
         _die(death, disk)
 
 
