@@ -78,6 +78,7 @@ def code_factors(method: Method, arrays: Arrays, b: Any, a: Any, c: Any) -> dict
 
     A is an ordinary layer with inputs of second moment ``c``, rounded by GPTQ. B sees A C Aᵀ, which is diagonal for
     the factors of EoRA, and a diagonal weighs columns: every value is rounded to nearest [E-7], on the grids of Bᵀ.
+    For a patch of chapter F, whose A C Aᵀ need not be diagonal, that is an approximation.
     """
     backend, bits = arrays.backend, method.adapter_bits
     across = arrays.give(arrays.take(b).T.contiguous())

@@ -41,7 +41,7 @@ def parse_size(text: str) -> int:
     Raises:
         RecipeError: no size.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
     if found is None or found[2].upper() not in _UNITS:
         raise RecipeError(f"option size: {text!r} is no size: give bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
